@@ -256,6 +256,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                    'munet_nb.training.batch_indices': ('training.html#batch_indices', 'munet_nb/training.py'),
                                    'munet_nb.training.chunk_batches': ('training.html#chunk_batches', 'munet_nb/training.py'),
                                    'munet_nb.training.count_correct': ('training.html#count_correct', 'munet_nb/training.py'),
+                                   'munet_nb.training.evaluate_chain': ('training.html#evaluate_chain', 'munet_nb/training.py'),
                                    'munet_nb.training.layer_source': ('training.html#layer_source', 'munet_nb/training.py'),
                                    'munet_nb.training.learning_rates': ('training.html#learning_rates', 'munet_nb/training.py'),
                                    'munet_nb.training.load_eval': ('training.html#load_eval', 'munet_nb/training.py'),

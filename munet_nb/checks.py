@@ -36,6 +36,7 @@ def unknown(what: str, name: str, known) -> InputError:
 
 def make(cls, values: Mapping):
     "An instance of the dataclass `cls` with these fields. Raises InputError for an unknown or a missing one."
+    if not isinstance(values, Mapping): raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
     known = [f.name for f in fields(cls)]
     for name in values:
         if name not in known: raise unknown(f'field of {cls.__name__}', name, known)

@@ -82,7 +82,7 @@ def _run(evo: Evolution):
         evo.run()
         total, t = time.perf_counter() - started, evo.times
         _report(evo.path, evo.records, evo.system)
-        parts = dict(compiling=t.compiling, training=t.training, evaluating=t.evaluating)
+        parts = dict(compiling=evo.programs.seconds, training=t.training, evaluating=t.evaluating)
         parts['everything else'] = total - sum(parts.values())
         print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {len(evo.programs)} programs compiled')
         if evo.done and evo.system.models:

@@ -351,7 +351,9 @@ FORMAT = 1   # of the journal
 def _open(records) -> tuple[State, Arch, Config]:
     first = records[0]
     if first.get('kind') != 'run' or first.get('format') != FORMAT: raise InputError(f"this run's journal has format {first.get('format')!r}: this version reads format {FORMAT}")
-    return replay(records), get_arch(first['arch']), config_from_json(first['config'])
+    try: arch, config = get_arch(first['arch']), config_from_json(first['config'])
+    except (KeyError, TypeError, AttributeError) as e: raise InputError(f"the journal's first record does not describe a run ({type(e).__name__}: {e})") from None
+    return replay(records), arch, config
 
 # %% ../nbs/09_evolution.ipynb #cell-030
 @dataclass(frozen=True)
@@ -473,7 +475,9 @@ class Evolution:
         record = end_of_iteration(self.state, self.config, reference_params(self.arch))
         if record['kept']:
             m, task = self.state.models[record['kept']], self.tasks[record['task']]
+            started, compiled = time.perf_counter(), self.programs.seconds
             record['test'] = accuracy(task.test, self.arch, [r.name for r in m.chain], [self.pool[d].params for d in m.digests], m.hparams.image_size, self.config.training, self.programs)
+            self.times.evaluating += time.perf_counter() - started - (self.programs.seconds - compiled)
         self._commit(record)
         self._run_dir.clean(self.state.alive)
         self._feed = None

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNK_BATCHES', 'CHUNK_BYTES', 'PREDICT_BATCH', 'TrainingSettings', 'learning_rates', 'batch_indices', 'Feed',
            'TaskFeed', 'Programs', 'chunk_batches', 'load_train', 'load_eval', 'run_layer', 'train_steps',
-           'count_correct', 'Branch', 'layer_source', 'trunk_length', 'trunk_tree', 'walk', 'TrainedChild', 'Times',
-           'train_generation', 'accuracy', 'probabilities']
+           'count_correct', 'evaluate_chain', 'Branch', 'layer_source', 'trunk_length', 'trunk_tree', 'walk',
+           'TrainedChild', 'Times', 'train_generation', 'accuracy', 'probabilities']
 
 # %% ../nbs/07_training.ipynb #cell-002
 import math
@@ -160,13 +160,18 @@ def train_steps(arch, kinds, trained, trainable, momentum_state, frozen, x, labe
         return jax.tree.map(lambda p, u: p - rates[i] * u, params, updates), trace.trace
     return jax.lax.fori_loop(0, n, step, (trainable, momentum_state))
 
-def count_correct(arch, kinds, params, x, labels, n):
-    "How many of the first n batches' examples are classified right, and whether all logits are finite. A negative label is padding."
+def count_correct(arch, head, x, labels, n):
+    "How many of the first n batches' examples a head classifies right, and whether all logits are finite. A negative label is padding."
     def body(i, carry):
         correct, finite = carry
-        logits = apply_chain(arch, kinds, params, x[i])
+        logits = apply_layer(arch, 'head', head, x[i])
         return correct + (logits.argmax(-1) == labels[i]).sum(), finite & (jnp.isfinite(logits).all(-1) | (labels[i] < 0)).all()
     return jax.lax.fori_loop(0, n, body, (jnp.int32(0), jnp.bool_(True)))
+
+def evaluate_chain(programs: Programs, arch: Arch, kinds: Sequence[str], params: Sequence[Mapping], x, labels, n):
+    "Run layers over a chunk one by one, the last being a head: as `count_correct`. One program per kind of layer serves every model."
+    for kind, p in zip(kinds[:-1], params[:-1], strict=True): x = programs(run_layer, (arch, kind), p, x, n)
+    return programs(count_correct, (arch,), params[-1], x, labels, n)
 
 # %% ../nbs/07_training.ipynb #cell-027
 @dataclass
@@ -212,8 +217,7 @@ class TrainedChild:
 
 @dataclass
 class Times:
-    "Seconds spent, by what they were spent on."
-    compiling: float = 0.0
+    "Seconds spent, but for compiling, which `Programs` counts."
     training: float = 0.0
     evaluating: float = 0.0
 
@@ -301,12 +305,11 @@ def train_generation(plans: Sequence[ChildPlan],
             x = programs(load_eval, (size,), pixels, place, np.int32(n))
             def evaluate(i, out):
                 s = suffixes[i]
-                totals[i].append(programs(count_correct, (arch, s.kinds), _join(s.trained, s.trainable, s.frozen), out, labels, np.int32(n)))
+                totals[i].append(evaluate_chain(programs, arch, s.kinds, _join(s.trained, s.trainable, s.frozen), out, labels, np.int32(n)))
             walk(tree, x, run(n), evaluate)
         for i, (s, counts) in enumerate(zip(suffixes, jax.device_get(totals))):
             s.close_segment(float(sum(int(c) for c, _ in counts) / n_eval), all(bool(f) for _, f in counts))
             progress(i, segment, s.evaluations[-1])
-        times.compiling += programs.seconds - compiled
         times.training += trained - started - (compiled_training - compiled)
         times.evaluating += time.perf_counter() - trained - (programs.seconds - compiled_training)
     return [s.result() for s in suffixes]
@@ -320,7 +323,7 @@ def accuracy(split, arch: Arch, names: Sequence[str], params: Sequence[Mapping],
         pixels, place, labels = feed.chunk(piece)
         labels[:n][padding[first:first + n]] = -1
         x = programs(load_eval, (image_size,), pixels, place, np.int32(n))
-        correct.append(programs(count_correct, (arch, kinds), list(params), x, labels, np.int32(n))[0])
+        correct.append(evaluate_chain(programs, arch, kinds, params, x, labels, np.int32(n))[0])
     return float(sum(int(c) for c in jax.device_get(correct)) / len(split))
 
 def _probabilities(arch, kinds, size, params, pixels, index):

@@ -1,0 +1,148 @@
+"Real runs on real images, tiny ones: the same journal twice, killed and resumed, stopped by Ctrl-C, joined by a new task."
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+import numpy as np
+import pytest
+from munet_nb import Evolution, InputError, System, load_benchmark, load_root, preset, task_from_arrays
+from munet_nb.tasks import part
+
+CONFIG = dict(children_per_task=4, children_per_generation=2, batch_size=32, batches=4, segments=2, task_iterations=1, mutation_prob=.3)
+
+def small_tasks():
+    "Two tasks of real images, small enough to train in seconds."
+    out = []
+    for t in load_benchmark('demo')[:2]:
+        arrays = [tuple(map(list, zip(*(s[i] for i in range(n))))) for s, n in ((t.train, 128), (t.validation, 64), (t.test, 64))]
+        out.append(task_from_arrays(t.name, *arrays, classes=t.classes))
+    return out
+
+def start(path, seed=0): return Evolution.create(path, load_root('random:Ti1'), small_tasks(), preset('demo', seed=seed, **CONFIG))
+
+def contents(path): return {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())} | {'journal': Path(path, 'journal.jsonl').read_bytes()}
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "An uninterrupted run."
+    path = tmp_path_factory.mktemp('runs') / 'whole'
+    with start(path) as evo: evo.run()
+    return path
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_path):
+    with start(tmp_path / 'again') as evo:
+        while not evo.done: evo.step()
+    assert contents(tmp_path / 'again') == contents(whole)
+    with start(tmp_path / 'other', seed=1) as evo: evo.step()
+    assert (tmp_path / 'other/journal.jsonl').read_text().splitlines()[1] != (whole / 'journal.jsonl').read_text().splitlines()[1]
+
+def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path):
+    start(tmp_path / 'r').close()
+    for _ in range(20):
+        with Evolution.resume(tmp_path / 'r', tasks=small_tasks()) as evo:
+            if evo.done: break
+            evo.step()
+    assert contents(tmp_path / 'r') == contents(whole)
+
+SCRIPT = '''
+import sys; sys.path.insert(0, {tests!r})
+from test_runs import start
+evo = start({path!r}) if {fresh} else None
+print('ready', flush=True)
+evo.{method}({progress})
+'''
+
+def launch(path, method, progress=''):
+    code = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path), fresh=True, method=method, progress=progress)
+    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert p.stdout.readline().strip() == 'ready', p.stderr.read()
+    return p
+
+def wait_for_lines(path, n, process):
+    deadline = time.monotonic() + 120
+    while Path(path, 'journal.jsonl').read_text().count('\n') < n:
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
+        time.sleep(.02)
+
+def test_killed_hard_during_a_generation_then_resumed_it_is_the_same_run(whole, tmp_path):
+    p = launch(tmp_path / 'k', 'run')
+    wait_for_lines(tmp_path / 'k', 2, p)      # one generation is in the journal, the next one is being trained
+    p.kill(); p.wait()
+    lines = (tmp_path / 'k/journal.jsonl').read_bytes().count(b'\n')
+    assert 2 <= lines < 7
+    with Evolution.resume(tmp_path / 'k', tasks=small_tasks()) as evo: evo.run()
+    assert contents(tmp_path / 'k') == contents(whole)
+
+def test_torn_last_record_and_left_over_files_do_not_matter(whole, tmp_path):
+    with start(tmp_path / 't') as evo: evo.step()
+    with open(tmp_path / 't/journal.jsonl', 'ab') as f: f.write(b'{"kind": "generation", "chil')
+    (tmp_path / 't/pool/.half.safetensors.123').write_bytes(b'half')
+    (tmp_path / f"t/pool/{'0' * 64}.safetensors").write_bytes(b'unused')
+    with Evolution.resume(tmp_path / 't', tasks=small_tasks()) as evo: evo.run()
+    assert contents(tmp_path / 't') == contents(whole)
+
+def test_ctrl_c_saves_the_generation_and_stops(whole, tmp_path):
+    p = launch(tmp_path / 'c', 'run')
+    wait_for_lines(tmp_path / 'c', 1, p)
+    time.sleep(.5)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=120)
+    assert p.returncode == 0, err
+    assert 'Stopped; everything is saved' in out and 'munet resume' in out and 'Traceback' not in err
+    lines = (tmp_path / 'c/journal.jsonl').read_bytes().count(b'\n')
+    assert 2 <= lines < 7
+    with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo: evo.run()
+    assert contents(tmp_path / 'c') == contents(whole)
+
+def test_a_run_can_have_one_writer_and_many_readers(whole, tmp_path):
+    with start(tmp_path / 'w') as evo:
+        evo.step()
+        with pytest.raises(InputError, match='in use by another process'): Evolution.resume(tmp_path / 'w', tasks=small_tasks())
+        System.open(tmp_path / 'w')
+
+def test_refused_resumes_change_nothing(whole, tmp_path):
+    import shutil
+    shutil.copytree(whole, tmp_path / 'r'); path = tmp_path / 'r'
+    victim = next((path / 'pool').iterdir())
+    for data, message in ((victim.read_bytes()[:-7], 'truncated'), (victim.read_bytes()[:-1] + b'\x55', 'altered')):
+        good = victim.read_bytes()
+        victim.write_bytes(data)
+        before = contents(path)
+        with pytest.raises(InputError, match=message) as e: Evolution.resume(path, tasks=small_tasks())
+        assert victim.name in str(e.value)
+        assert contents(path) == before
+        victim.write_bytes(good)
+    other = small_tasks(); other[0] = task_from_arrays('mnist', (np.zeros((128, 28, 28), 'uint8'), [0, 1] * 64), classes=other[0].classes)
+    for tasks, message in ((other, 'not those'), (small_tasks()[:1], 'arrays in memory'), (small_tasks() * 2, 'named')):
+        with pytest.raises(InputError, match=message): Evolution.resume(path, tasks=tasks)
+    assert contents(path) == contents(whole)
+    with pytest.raises(InputError, match='holds a run already'): start(path, seed=5)
+    assert contents(path) == contents(whole)
+
+def test_a_new_task_joins_and_what_finished_tasks_use_stays_bit_identical(whole, tmp_path):
+    import shutil
+    shutil.copytree(whole, tmp_path / 'j')
+    rng = np.random.default_rng(0)
+    sizes = [(int(rng.integers(8, 40)), int(rng.integers(8, 40)), int(c)) for c in rng.choice([1, 3], 80)]
+    color = task_from_arrays('color', ([rng.integers(0, 256, s, 'uint8') for s in sizes], list(rng.integers(0, 3, 80))))
+    with Evolution.resume(tmp_path / 'j', tasks=small_tasks()) as evo:
+        assert evo.done
+        images = [evo.tasks['mnist'].test[i][0] for i in range(30)]
+        before = {t: (evo.system.models[t].digests, evo.system.predict(t, images).tobytes(), evo.system.evaluate(t)) for t in ('mnist', 'digits')}
+        evo.add_task(color)
+        assert not evo.done
+        while not evo.done: evo.step()
+        after = {t: (evo.system.models[t].digests, evo.system.predict(t, images).tobytes(), evo.system.evaluate(t)) for t in ('mnist', 'digits')}
+        assert before == after and 'color' in evo.system.models
+        assert evo.system.predict('color', [color.test[0][0]]).shape == (1, 3)
+    assert (tmp_path / 'j/journal.jsonl').read_bytes().startswith((whole / 'journal.jsonl').read_bytes())
+
+def test_saving_costs_only_what_is_new(whole):
+    "Every layer has one file, none is rewritten, and the journal only grows by the generation's own records."
+    files = list((whole / 'pool').iterdir())
+    state = System.open(whole)._state
+    assert {p.stem for p in files} == state.alive
+    lines = [len(l) for l in (whole / 'journal.jsonl').read_bytes().splitlines()]
+    assert max(lines[3:]) < 2 * lines[1] + 4000

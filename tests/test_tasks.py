@@ -1,0 +1,81 @@
+"Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks."
+import io
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from munet_nb import InputError, load_tfds
+from munet_nb.tasks import five_percent, tfds_ranges
+
+SHAPES = [(9, 12, 3), (12, 9, 3), (10, 10, 3)]
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    "A data set in the format that a user's prepared one has. PNG bytes, so that no TensorFlow is needed to write it."
+    VERSION = tfds.core.Version('1.0.0')
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
+            {'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(names=['tall', 'wide', 'square'])}), supervised_keys=('image', 'label'))
+    def _split_generators(self, _): return {'train': self._generate_examples(60), 'test': self._generate_examples(12)}
+    def _generate_examples(self, n):
+        for i in range(n):
+            f = io.BytesIO(); Image.fromarray(np.full(SHAPES[i % 3], i, 'uint8')).save(f, 'PNG'); f.seek(0)
+            yield i, {'image': f, 'label': i % 3}
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    d = tmp_path_factory.mktemp('tfds')
+    TinyShapes(data_dir=d, file_format='array_record').download_and_prepare()
+    return d
+
+def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(data_dir):
+    task = load_tfds('tiny_shapes', data_dir=data_dir)
+    assert task.classes == ('tall', 'wide', 'square')
+    assert (len(task.train), len(task.validation), len(task.test)) == (57, 3, 12), '5% of train validates, test is its own'
+    for i in range(57):
+        image, label = task.train[i]
+        assert image.shape in SHAPES and image.dtype == np.uint8
+    first_three = {int(task.validation[i][0].flat[0]) for i in range(3)}
+    rest = {int(task.train[i][0].flat[0]) for i in range(57)}
+    assert len(first_three) == 3 and not first_three & rest and len(rest) == 57
+    assert task.fingerprint == load_tfds('tiny_shapes', data_dir=data_dir).fingerprint
+
+def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)   # TFDS tries again for minutes
+    with pytest.raises(InputError, match='no data set .no_such_thing.'): load_tfds('no_such_thing', data_dir=tmp_path)
+    with pytest.raises(InputError, match='tfds build mnist'): load_tfds('mnist', data_dir=tmp_path)
+
+def test_the_exceptions_to_the_five_percent_rule():
+    r = tfds_ranges('imagenet2012', dict(train=1000, validation=50))
+    assert r['train'] == ('imagenet2012', 'train', range(1000)) and r['validation'][:2] == ('imagenet_v2', 'test') and r['test'] == ('imagenet2012', 'validation', range(50))
+    assert tfds_ranges('cifar10', dict(train=100, test=20))['validation'][:2] == ('cifar10_1', 'test')
+    c = tfds_ranges('cifar100', dict(train=50_000, test=10_000))
+    assert c['train'][2] == range(49_000) and c['validation'][2] == range(49_000, 50_000) and c['test'] == ('cifar100', 'test', range(10_000))
+    d = tfds_ranges('visual_domain_decathlon/svhn', dict(train=10, validation=7, test=99))
+    assert d['validation'][2] == range(3) and d['test'] == ('visual_domain_decathlon/svhn', 'validation', range(3, 7)), "the decathlon's own test labels are hidden"
+    o = tfds_ranges('omniglot', dict(train=10, test=9, small1=4, small2=5))
+    assert o['validation'][1] == 'small1' and o['test'][1] == 'small2'
+    e = tfds_ranges('emnist/letters', dict(train=100, test=20))
+    assert e['validation'][2] == range(5) and e['train'][2] == range(5, 100) and e['test'] == ('emnist/letters', 'test', range(20))
+    both = tfds_ranges('x', dict(train=200))
+    assert (both['test'][2], both['validation'][2], both['train'][2]) == (range(10), range(10, 20), range(20, 200)), 'in the order test, validation'
+    with pytest.raises(InputError, match='small1'): tfds_ranges('omniglot', dict(train=10))
+
+@pytest.mark.parametrize('n', [1, 2, 3, 19, 20, 1000])
+def test_five_percent_covers_every_example_once(n):
+    for v in (True, False):
+        for t in (True, False): assert sorted(i for r in five_percent(n, v, t).values() for i in r) == list(range(n))
+
+def test_features_of_a_real_catalogue_entry_through_the_mock(monkeypatch):
+    "omniglot: color images, 1,623 classes, splits of its own names. The mock knows its features, not its splits' sizes."
+    from munet_nb import tasks
+    class Split: num_examples = 20
+    real = tasks._tfds_builder
+    def builder(name, data_dir):
+        b = tfds.builder(name)
+        class Info:
+            features, splits = b.info.features, {s: Split() for s in ('train', 'test', 'small1', 'small2')}
+        class Builder: info, as_data_source = Info, b.as_data_source
+        return Builder
+    monkeypatch.setattr(tasks, '_tfds_builder', builder)
+    with tfds.testing.mock_data(num_examples=20): task = load_tfds('omniglot')
+    assert len(task.classes) == 1623 and task.train[3][0].shape == (105, 105, 3) and (len(task.train), len(task.test)) == (20, 20)
