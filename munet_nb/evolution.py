@@ -94,8 +94,8 @@ PRESETS = {
     'characters': Config(),
     'decathlon': Config(training=TrainingSettings(256, 200, 30, 10), defaults=HParams(image_size=80)),
     'vit': Config(children_per_task=16, task_iterations=32, tune_num_layers=False, training=TrainingSettings(32, 4000, 2, 312), defaults=HParams(warmup_ratio=.05, image_size=384)),
-    'demo': Config(children_per_task=8, children_per_generation=4, training=TrainingSettings(64, 25, 3, 10), defaults=HParams(lr=.05, flip=False, area_min=.5),
-                   search={**{k: v for k, v in AUTO_TUNE.items() if k not in ('image_size', 'saturation', 'hue')}, 'lr': (.005, .01, .02, .05, .1, .2)}),
+    'demo': Config(children_per_task=8, children_per_generation=4, training=TrainingSettings(64, 47, 3, 10), defaults=HParams(lr=.1, flip=False, area_min=.5),
+                   search={**{k: v for k, v in AUTO_TUNE.items() if k not in ('image_size', 'saturation', 'hue')}, 'lr': (.01, .02, .05, .1, .2, .5)}),
 }
 
 def preset(name: str, **values) -> Config:

@@ -1,0 +1,52 @@
+"Every notebook runs top to bottom, and reads as a document: no errors, times, devices or paths in its outputs."
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+import pytest
+
+TOP = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((TOP / 'nbs').glob('*.ipynb'))
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_runs_top_to_bottom(path):
+    out = subprocess.run([Path(sys.executable).with_name('nbdev_test'), '--path', str(path), '--n_workers', '0'], cwd=TOP / 'nbs', capture_output=True, text=True)
+    assert out.returncode == 0 and 'Success' in out.stdout + out.stderr, out.stdout + out.stderr
+
+def cells(path, kind): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_reads_as_a_document(path):
+    nb = json.loads(path.read_text())
+    first = ''.join(cells(path, 'markdown')[0]['source'])
+    assert first.startswith('# ') and '\n> ' in first, 'a title and a subtitle'
+    assert 'widgets' not in nb['metadata']
+    for c in cells(path, 'code'):
+        source = ''.join(c['source'])
+        assert source.count('\n') <= 45, f'two ideas in one cell?\n{source[:200]}'
+        for o in c['outputs']:
+            assert o['output_type'] != 'error' and 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})
+            text = json.dumps({k: v for k, v in o.get('data', o).items() if not k.startswith('image/')})
+            assert not re.search(r'/home/|/root/|/tmp/|/work/|CpuDevice|\d it/s|ms per loop', text), text[:300]
+
+def test_figures_are_committed():
+    with_figures = {p.stem for p in NOTEBOOKS for c in cells(p, 'code') for o in c['outputs'] if 'image/png' in o.get('data', {})}
+    assert with_figures >= {'00_vit', '03_mutation', '04_selection', '05_tasks', '06_augment', '07_training', '09_evolution', '12_plots', '20_demo', '30_demo_data'}
+
+def test_each_notebook_imports_only_from_lower_ones_and_public_names_are_documented():
+    order = {re.search(r'default_exp (\w+)', p.read_text())[1]: i for i, p in enumerate(NOTEBOOKS) if 'default_exp' in p.read_text()}
+    for module, place in order.items():
+        tree = ast.parse((TOP / 'munet_nb' / f'{module}.py').read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('munet_nb.'):
+                assert order[node.module.split('.')[1]] < place, f'{module} imports {node.module}'
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
+                assert ast.get_docstring(node) or len(node.body) == 1 and node.lineno == node.body[0].lineno, f'{module}.{node.name} has no docstring'
+
+def test_exported_code_uses_no_pickle_and_no_development_tools():
+    for path in (TOP / 'munet_nb').glob('*.py'):
+        text = path.read_text()
+        assert not re.search(r'\bpickle\b|allow_pickle=True|\beval\(|\bexec\(|import nbdev|import fastcore|from fastcore|execnb', text), path
