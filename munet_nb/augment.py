@@ -7,7 +7,6 @@ __all__ = ['TRIES', 'adjust_saturation', 'adjust_hue', 'AUGMENT_FIELDS', 'sample
            'rgb_to_hsv', 'hsv_to_rgb', 'adjust_brightness', 'adjust_contrast', 'augment_args', 'augment', 'resize']
 
 # %% ../nbs/06_augment.ipynb #cell-002
-from functools import partial
 from typing import NamedTuple
 import jax
 import jax.numpy as jnp
@@ -85,8 +84,11 @@ def hsv_to_rgb(hsv): # (..., 3)
 def _in_hsv(change):
     return lambda x, amount: hsv_to_rgb(change(rgb_to_hsv(jnp.clip((x + 1) / 2, 0, 1)), amount)) * 2 - 1
 
-def adjust_brightness(x, amount): return x + amount                       # amount in [-delta, delta]
+def adjust_brightness(x, amount):
+    "Images in [-1, 1], brighter by amount."
+    return x + amount
 def adjust_contrast(x, amount):
+    "Images in [-1, 1], each channel scaled around its mean by 1 + amount."
     mean = x.mean((1, 2), keepdims=True)
     return (x - mean) * (1 + amount) + mean
 adjust_saturation = _in_hsv(lambda hsv, amount: hsv.at[..., 1].set(jnp.clip(hsv[..., 1] * (1 + amount[..., 0]), 0, 1)))

@@ -5,13 +5,17 @@
 # %% auto #0
 __all__ = ['PRESETS', 'FORMAT', 'Config', 'config_fields', 'with_fields', 'config_to_json', 'config_from_json', 'preset',
            'TaskInfo', 'State', 'next_task', 'generations_left', 'Generation', 'rng_for', 'key_for', 'scores_of', 'ask',
-           'to_model', 'tell', 'end_of_iteration', 'apply_record', 'replay', 'System', 'GenerationReport', 'Evolution']
+           'to_model', 'tell', 'best_active', 'end_of_iteration', 'apply_record', 'replay', 'open_records',
+           'kept_models', 'system_table', 'System', 'GenerationReport', 'Search', 'SteppedSearch', 'run_to_end',
+           'Evolution']
 
 # %% ../nbs/09_evolution.ipynb #cell-002
 import math
+import shlex
 import signal
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,10 +28,10 @@ from tqdm.auto import tqdm
 from .checks import InputError, check, is_count, is_number, make, unknown
 from .models import DATA_HPARAMS, HParams, LayerRef, Model, Root, accounted_params, model_from_json, model_to_json, params_per_task, root_model, users_of_models, with_data_hparams
 from .mutation import AUTO_TUNE, ChildPlan, Surroundings, check_space, mutate_child, mutate_hparams, seed_child
-from .pool import Digest, Layer, LayerPool, Users
-from .rundir import RunDir
+from .pool import Digest, LayerPool
+from .rundir import RunDir, RunWriter
 from .selection import ranked, sample_parent, score
-from .tasks import Task, check_tasks, load_source, to_image
+from .tasks import Task, check_tasks, load_source, to_images
 from .training import Programs, TaskFeed, Times, TrainedChild, TrainingSettings, accuracy, probabilities, train_generation
 from .vit import Arch, get_arch, n_tokens, reference_params
 
@@ -44,7 +48,7 @@ class Config:
     auto_tune: bool = True            # whether the hyperparameters in `search` are tuned
     tune_num_layers: bool = True      # whether blocks may be dropped and taken back
     training: TrainingSettings = TrainingSettings()
-    defaults: HParams = HParams()     # num_layers is replaced by the root's depth
+    defaults: HParams = HParams()     # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
 
     def __post_init__(self):
@@ -54,6 +58,8 @@ class Config:
         for name in ('children_per_task', 'children_per_generation', 'task_iterations'):
             check(name, getattr(self, name), is_count(getattr(self, name)), 'a positive whole number')
         for name in ('auto_tune', 'tune_num_layers'): check(name, getattr(self, name), type(getattr(self, name)) is bool, 'True or False')
+        for name, cls in (('training', TrainingSettings), ('defaults', HParams)): check(name, getattr(self, name), isinstance(getattr(self, name), cls), f'a {cls.__name__}')
+        check('search', self.search, isinstance(self.search, Mapping) and all(isinstance(v, (list, tuple)) for v in self.search.values()), 'a mapping of hyperparameters to lists of values')
         check('search', sorted(self.search), 'num_layers' not in self.search, "without 'num_layers', which follows from the root (see tune_num_layers)")
         object.__setattr__(self, 'search', MappingProxyType({k: tuple(v) for k, v in self.search.items()}))
         if self.auto_tune: check_space(self.search, self.defaults)
@@ -75,10 +81,11 @@ def config_fields() -> dict[str, object]:
 def with_fields(config: Config, **values) -> Config:
     "`config` with other values for some fields, those of its parts included. Raises InputError for an unknown one."
     parts: dict[str, dict] = {}
+    if 'num_layers' in values: raise InputError('num_layers follows from the root model and is not a field of a configuration (see tune_num_layers)')
     for name in list(values):
         if name in _OWNER: parts.setdefault(_OWNER[name], {})[name] = values.pop(name)
         elif name not in {f.name for f in fields(Config)}: raise unknown('configuration field', name, [*config_fields(), 'search'])
-    return replace(config, **values, **{p: replace(getattr(config, p), **v) for p, v in parts.items()})
+    return replace(config, **{**values, **{p: replace(values.get(p, getattr(config, p)), **v) for p, v in parts.items()}})
 
 def config_to_json(config: Config) -> dict:
     "A configuration as plain values."
@@ -188,6 +195,7 @@ def scores_of(models: Iterable[Model], state: State, task: str, config: Config, 
     users = users_of_models(state.others(task))
     return {m.id: score(m, users, config.scale_factor, reference) for m in models}
 
+# %% ../nbs/09_evolution.ipynb #cell-018
 def ask(state: State, config: Config, arch: Arch) -> Generation:
     "The children of the next generation (sections 3.2 and 3.3 of the paper). Raises InputError if the search is done."
     task = next_task(state, config)
@@ -214,7 +222,7 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
                         else mutate_child(rng, id, task, lineage, hparams, space, mu, around))
     return Generation(task, iteration, state.generation, tuple(children), tuple(tried))
 
-# %% ../nbs/09_evolution.ipynb #cell-019
+# %% ../nbs/09_evolution.ipynb #cell-020
 def to_model(trained: TrainedChild) -> Model:
     "The model that training made. Its chain is empty if it diverged."
     plan = trained.plan
@@ -234,19 +242,24 @@ def tell(state: State, config: Config, reference: int, generation: Generation, t
         value = score(model, users, config.scale_factor, reference) if model.chain else 0.0
         accepted = bool(model.chain) and (parent.task != task or value > score(parent, users, config.scale_factor, reference))
         children.append({'model': model_to_json(model), 'trained': list(t.plan.changes), 'score': value, 'accounted': charged, 'accepted': accepted})
-    return {'kind': 'generation', 'task': task, 'iteration': generation.iteration, 'generation': generation.number,
-            'seeds_tried': list(generation.seeds_tried), 'children': children}
+    record = {'kind': 'generation', 'task': task, 'iteration': generation.iteration, 'generation': generation.number,
+              'seeds_tried': list(generation.seeds_tried), 'children': children}
+    return {**record, 'best': best_active(apply_record(state, record), task, config, reference)}
+
+def best_active(state: State, task: str, config: Config, reference: int) -> dict | None:
+    "The model of the active population with the highest score, as the journal tells it."
+    active = [state.models[i] for i in state.active]
+    scores = scores_of(active, state, task, config, reference)
+    if not active: return None
+    best = ranked(active, scores)[0]
+    return {'id': best.id, 'score': scores[best.id], 'quality': best.quality, 'accounted': accounted_params(best, users_of_models(state.others(task)))}
 
 def end_of_iteration(state: State, config: Config, reference: int) -> dict:
     "The record that ends a task iteration: only the best model is kept (section 3.1 of the paper). Its test accuracy is added by the caller, who selects nothing by it."
-    active = [state.models[i] for i in state.active]
-    scores = scores_of(active, state, state.task, config, reference)
-    best = ranked(active, scores)[0] if active else None
-    return {'kind': 'task_end', 'task': state.task, 'iteration': state.visits.get(state.task, 0), 'kept': best and best.id,
-            'validation': best and best.quality, 'score': best and scores[best.id],
-            'accounted': best and accounted_params(best, users_of_models(state.others(state.task)))}
+    best = best_active(state, state.task, config, reference)
+    return {'kind': 'task_end', 'task': state.task, 'iteration': state.visits.get(state.task, 0), 'kept': best and best['id'], 'best': best}
 
-# %% ../nbs/09_evolution.ipynb #cell-021
+# %% ../nbs/09_evolution.ipynb #cell-022
 def _run(record):
     root = model_from_json(record['root'])
     return State(root, {t['name']: _info(t) for t in record['tasks']}, {root.id: root})
@@ -255,6 +268,8 @@ def _info(d): return make(TaskInfo, {**d, 'classes': tuple(d['classes'])})
 
 def _generation(state, record):
     task, first = record['task'], state.task is None
+    due = (state.task or task, state.visits.get(task, 0), state.generation)
+    if (task, record['iteration'], record['generation']) != due: raise InputError(f"the journal has generation {record['generation']} of {task!r}, iteration {record['iteration']}, where {due} was due")
     active = (() if task not in state.kept else (state.kept[task],)) if first else state.active
     models, offspring = dict(state.models), dict(state.offspring)
     for c in record['children']:
@@ -289,26 +304,59 @@ def replay(records: Iterable[Mapping]) -> State:
     for record in records: state = apply_record(state, record)
     return state
 
-# %% ../nbs/09_evolution.ipynb #cell-028
+# %% ../nbs/09_evolution.ipynb #cell-023
+FORMAT = 1   # of the journal
+
+def open_records(records: Sequence[Mapping]) -> tuple[State, Arch, Config]:
+    "What a whole journal describes. Raises InputError if it was written in another format or was altered."
+    first = records[0]
+    if first.get('kind') != 'run' or first.get('format') != FORMAT: raise InputError(f"this run's journal has format {first.get('format')!r}: this version reads format {FORMAT}")
+    try: arch, config = get_arch(first['arch']), config_from_json(first['config'])
+    except (KeyError, TypeError, AttributeError) as e: raise InputError(f"the journal's first record does not describe a run ({type(e).__name__}: {e})") from None
+    return replay(records), arch, config
+
+# %% ../nbs/09_evolution.ipynb #cell-030
+def kept_models(state: State) -> dict[str, Model]:
+    "The kept model of each task that has one."
+    return {t: state.models[state.kept[t]] for t in state.tasks if t in state.kept}
+
+def system_table(state: State) -> pd.DataFrame:
+    "One row per task: accuracies, parameters charged, which share of its layers it reuses and whose they are."
+    models, rows = kept_models(state), {}
+    users = users_of_models(models.values())
+    for t, m in models.items():
+        reused = [r.trained_by or 'root' for r in m.chain if r.trained_by != t]
+        whose = ', '.join(f'{n} ({reused.count(n)})' for n in dict.fromkeys(reused))
+        rows[t] = {'validation': m.quality, 'test': state.tests.get(t), 'charged': round(accounted_params(m, users)), 'layers': len(m.chain), 'reused': len(reused) / len(m.chain), 'from': whose or '-'}
+    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('task')
+
+def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
+    while True:
+        records = run.records()
+        state, arch, config = open_records(records)
+        try: return state, LayerPool(run.load(sorted({d for m in kept_models(state).values() for d in m.digests}))), arch, config
+        except InputError:   # a search that goes on may have dropped the layer meanwhile, and then its journal says so
+            if len(run.records()) == len(records): raise
+
+# %% ../nbs/09_evolution.ipynb #cell-031
 class System:
     "The multitask network: one kept model per task over a pool of shared layers."
     def __init__(self, state: State, pool: LayerPool, arch: Arch, training: TrainingSettings, data: Mapping[str, Task] = {}, programs: Programs | None = None):
         self._state, self._pool, self._arch, self._training, self._data = state, pool, arch, training, data
-        self._programs = programs or Programs()
-        self.models = {t: state.models[state.kept[t]] for t in state.tasks if t in state.kept}  # task -> its kept model
-        self.classes = {t: state.tasks[t].classes for t in self.models}                          # task -> names of its classes
+        self._programs = Programs() if programs is None else programs
+        self.models = kept_models(state)                                # task -> its kept model
+        self.classes = {t: state.tasks[t].classes for t in self.models} # task -> names of its classes
 
     @classmethod
     def open(cls, path: str | Path # a run directory
             ) -> 'System':
         "The system of a run, finished or not, without its data. Raises InputError if there is none, or a layer was truncated or altered."
-        run = RunDir(path)
-        state, arch, config = _open(run.records())
-        return cls(state, LayerPool(run.load(sorted({d for i in state.kept.values() for d in state.models[i].digests}))), arch, config.training)
+        state, pool, arch, config = _read_system(RunDir(path))
+        return cls(state, pool, arch, config.training)
 
     def _model(self, task):
         if task not in self.models:
-            if task in self._state.tasks: raise InputError(f'task {task!r} has no model yet: its first task iteration is not finished')
+            if task in self._state.tasks: raise InputError(f'task {task!r} has no model: its first task iteration is not finished, or all its children diverged')
             raise unknown('task', task, self._state.tasks)
         m = self.models[task]
         return m, [r.name for r in m.chain], [self._pool[d].params for d in m.digests]
@@ -318,9 +366,7 @@ class System:
                ) -> np.ndarray:   # (n, classes)
         "Class probabilities. Raises InputError for a task without a model or for what is not an image."
         m, names, params = self._model(task)
-        images = [to_image(im, f'image {i}') for i, im in enumerate(images)]
-        if not images: return np.zeros((0, len(self.classes[task])), np.float32)
-        return probabilities(images, self._arch, names, params, m.hparams.image_size, self._programs)
+        return probabilities(to_images(images), self._arch, names, params, m.hparams.image_size, self._programs)
 
     def evaluate(self, task: str, split: str = 'test') -> float:
         "Accuracy on a split of the task's data. Raises InputError if the system was opened without it."
@@ -335,43 +381,23 @@ class System:
         return params_per_task(self.models.values())
 
     def table(self) -> pd.DataFrame:
-        "One row per task: accuracies, parameters charged, which share of its layers it reuses and whose they are."
-        users, rows = users_of_models(self.models.values()), {}
-        for t, m in self.models.items():
-            reused = [r.trained_by or 'root' for r in m.chain if r.trained_by != t]
-            whose = ', '.join(f'{n} ({reused.count(n)})' for n in dict.fromkeys(reused))
-            rows[t] = {'validation': m.quality, 'test': self._state.tests.get(t), 'charged': round(accounted_params(m, users)), 'layers': len(m.chain), 'reused': len(reused) / len(m.chain), 'from': whose or '-'}
-        return pd.DataFrame.from_dict(rows, orient='index').rename_axis('task')
-
+        "As `system_table`."
+        return system_table(self._state)
     def _repr_html_(self): return self.table().to_html(float_format='{:.3f}'.format)
     def __repr__(self): return self.table().to_string(float_format='{:.3f}'.format) if self.models else 'System without a kept model yet'
 
-FORMAT = 1   # of the journal
-
-def _open(records) -> tuple[State, Arch, Config]:
-    first = records[0]
-    if first.get('kind') != 'run' or first.get('format') != FORMAT: raise InputError(f"this run's journal has format {first.get('format')!r}: this version reads format {FORMAT}")
-    try: arch, config = get_arch(first['arch']), config_from_json(first['config'])
-    except (KeyError, TypeError, AttributeError) as e: raise InputError(f"the journal's first record does not describe a run ({type(e).__name__}: {e})") from None
-    return replay(records), arch, config
-
-# %% ../nbs/09_evolution.ipynb #cell-030
+# %% ../nbs/09_evolution.ipynb #cell-033
 @dataclass(frozen=True)
 class GenerationReport:
     "A generation that was trained, as it is in the journal; displays itself."
     record: Mapping
     state: State      # before the generation
 
-    @property
-    def best(self) -> Mapping | None:
-        "The accepted child with the best score."
-        return max((c for c in self.record['children'] if c['accepted']), key=lambda c: c['score'], default=None)
-
     def line(self) -> str:
-        "The generation in one line."
-        r, best = self.record, self.best
+        "The generation in one line: what was trained, and the best model of the task after it."
+        r, best = self.record, self.record['best']
         head = f"{r['task']:12} iteration {r['iteration'] + 1} generation {r['generation'] + 1}: {len(r['children'])} children, {sum(c['accepted'] for c in r['children'])} accepted"
-        return head + (f", best score {best['score']:.4f} quality {max(best['model']['evaluations']):.4f} charged {best['accounted']:,.0f}" if best else ', none better than its parent')
+        return head + (f", best score {best['score']:.4f} quality {best['quality']:.4f} charged {best['accounted']:,.0f}" if best else ', all diverged')
 
     def table(self) -> pd.DataFrame:
         "One row per child: its parent, what it trained, which hyperparameters moved, how it did."
@@ -385,90 +411,57 @@ class GenerationReport:
     def __repr__(self): return self.line() + '\n' + self.table().to_string(float_format='{:.4f}'.format)
     def _repr_html_(self): return f'<p>{self.line()}</p>' + self.table().to_html(float_format='{:.4f}'.format)
 
-# %% ../nbs/09_evolution.ipynb #cell-032
-@contextmanager
-def _stop_on_interrupt() -> Iterator[list]:
-    "Collect the first Ctrl-C instead of raising it; the second one raises."
-    pressed = []
-    def handler(*_):
-        if pressed: raise KeyboardInterrupt
-        pressed.append(True); tqdm.write('Stopping after this generation, which will be saved. Ctrl-C again stops at once.')
-    try: previous = signal.signal(signal.SIGINT, handler)
-    except ValueError: yield pressed; return   # not in the main thread: there is no Ctrl-C to catch
-    try: yield pressed
-    finally: signal.signal(signal.SIGINT, previous)
-
+# %% ../nbs/09_evolution.ipynb #cell-036
 def _task_info(task: Task) -> TaskInfo: return TaskInfo(task.name, task.classes, task.private, task.fingerprint, task.source)
 
-def _check_sizes(config: Config, arch: Arch):
-    for size in {config.defaults.image_size, *(config.search.get('image_size', ()) if config.auto_tune else ())}: n_tokens(arch, size)
+def _first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
+    "The record that starts a journal. Raises InputError if the parts are not what they should be or do not fit."
+    check('root', root, isinstance(root, Root), 'a root model, as load_root gives')
+    check('config', config, isinstance(config, Config), 'a Config')
+    for size in {config.defaults.image_size, *(config.search.get('image_size', ()) if config.auto_tune else ())}: n_tokens(root.arch, size)
+    return {'kind': 'run', 'format': FORMAT, 'arch': root.arch.name, 'root_name': root.name, 'root': model_to_json(root_model(root, config.defaults)),
+            'config': config_to_json(config), 'tasks': [asdict(_task_info(t)) for t in check_tasks(tasks)]}
 
-class Evolution:
-    "A search in progress, and the system it has made so far. Make one with `create` or `resume`."
-    def __init__(self, run: RunDir, records: list[dict], state: State, arch: Arch, config: Config, pool: LayerPool, tasks: Mapping[str, Task]):
-        self._run_dir, self.records, self.state, self.arch, self.config, self.pool, self.tasks = run, records, state, arch, config, pool, tasks
+def _data_of(state: State, given: Sequence[Task] | None, where: Path) -> dict[str, Task]:
+    "The data of a run's tasks: what was given, the rest loaded again. Raises InputError if it is not the data that the run was started with."
+    named = {t.name: t for t in check_tasks(given)} if given is not None else {}
+    for name in named:
+        if name not in state.tasks: raise unknown(f'task for the run {where}', name, state.tasks)
+    data = {n: named[n] if n in named else load_source(i.source, n) for n, i in state.tasks.items()}
+    for n, info in state.tasks.items():
+        if data[n].fingerprint != info.fingerprint: raise InputError(f'task {n!r}: its classes, sizes or images are not those that the run {where} was started with')
+    return {n: replace(data[n], private=info.private) for n, info in state.tasks.items()}
+
+# %% ../nbs/09_evolution.ipynb #cell-038
+@contextmanager
+def _on_interrupt(handler: Callable):
+    "Handle Ctrl-C differently for a while. Outside the main thread there is none to handle."
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    previous = signal.signal(signal.SIGINT, handler)
+    try: yield
+    finally: signal.signal(signal.SIGINT, previous)
+
+@contextmanager
+def _interrupt_later():
+    "Deliver a Ctrl-C only afterwards."
+    waiting = []
+    with _on_interrupt(lambda *args: waiting.append(args)): yield
+    if waiting: signal.raise_signal(signal.SIGINT)
+
+# %% ../nbs/09_evolution.ipynb #cell-039
+class Search:
+    "A search with its data, its pool and its run directory."
+    def __init__(self, run: RunWriter, records: list[dict], pool: LayerPool, tasks: Mapping[str, Task]):
+        self._run_dir, self.records, self.pool, self.tasks = run, records, pool, tasks
+        self.state, self.arch, self.config = open_records(records)
         self.programs, self.times, self._feed = Programs(), Times(), None
 
-    @classmethod
-    def create(cls, path: str | Path, root: Root, tasks: Sequence[Task], config: Config = Config()) -> 'Evolution':
-        "Start a search in a new run directory. Raises InputError, and writes nothing, if something is wrong."
-        tasks = check_tasks(tasks)
-        check('root', root, isinstance(root, Root), 'a root model, as load_root gives')
-        check('config', config, isinstance(config, Config), 'a Config')
-        _check_sizes(config, root.arch)
-        first = {'kind': 'run', 'format': FORMAT, 'arch': root.arch.name, 'root_name': root.name, 'root': model_to_json(root_model(root, config.defaults)),
-                 'config': config_to_json(config), 'tasks': [asdict(_task_info(t)) for t in tasks]}
-        run = RunDir(path)
-        run.create(first, root.layers.values())
-        records = run.records()
-        return cls(run, records, replay(records), root.arch, config, LayerPool(root.layers.values()), {t.name: t for t in tasks})
-
-    @classmethod
-    def resume(cls, path: str | Path,
-               tasks: Sequence[Task] | None = None # missing: loaded again from where they came from
-              ) -> 'Evolution':
-        "Go on with a run. Raises InputError, and changes nothing, if it is in use, altered, or its data is not the same."
-        run = RunDir(path)
-        records = run.records()
-        run.lock()
-        try:
-            records = run.records()   # again, now that nobody else writes
-            state, arch, config = _open(records)
-            pool = LayerPool(run.load(sorted(state.alive)))
-            given = {t.name: t for t in check_tasks(tasks)} if tasks is not None else {}
-            for name in given:
-                if name not in state.tasks: raise unknown(f'task for the run {run.path}', name, state.tasks)
-            data = {n: given[n] if n in given else load_source(i.source, n) for n, i in state.tasks.items()}
-            for n, info in state.tasks.items():
-                if data[n].fingerprint != info.fingerprint: raise InputError(f'task {n!r}: its classes, sizes or images are not those that the run {run.path} was started with')
-            data = {n: replace(data[n], private=info.private) for n, info in state.tasks.items()}
-        except BaseException: run.close(); raise
-        run.clean(state.alive)
-        return cls(run, records, state, arch, config, pool, data)
-
-    def close(self):
-        "Release the run directory."
-        self._run_dir.close()
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
-
-    @property
-    def path(self) -> Path:
-        "The run directory."
-        return self._run_dir.path
-    @property
-    def done(self) -> bool:
-        "Whether every task has had its task iterations."
-        return next_task(self.state, self.config) is None
-    @property
-    def system(self) -> System:
-        "What the search has made so far."
-        return System(self.state, self.pool, self.arch, self.config.training, self.tasks, self.programs)
-
     def _commit(self, record, layers=()):
-        self._run_dir.append(record, layers)
-        self.records.append(record); self.state = apply_record(self.state, record)
-        self.pool = self.pool.add(layers).keep(self.state.alive)
+        with _interrupt_later():   # what is in the journal and what is in memory must not part
+            state = apply_record(self.state, record)
+            self._run_dir.append(record, layers)
+            self.records.append(record)
+            self.state, self.pool = state, self.pool.add(layers).keep(state.alive)
 
     def _end_iteration(self):
         if not self.state.task or self.state.sampled < self.config.children_per_task: return
@@ -479,12 +472,28 @@ class Evolution:
             record['test'] = accuracy(task.test, self.arch, [r.name for r in m.chain], [self.pool[d].params for d in m.digests], m.hparams.image_size, self.config.training, self.programs)
             self.times.evaluating += time.perf_counter() - started - (self.programs.seconds - compiled)
         self._commit(record)
-        self._run_dir.clean(self.state.alive)
+        self._run_dir.sweep(self.state.alive)
         self._feed = None
 
+    @property
+    def path(self) -> Path:
+        "The run directory."
+        return self._run_dir.path
+    @property
+    def done(self) -> bool:
+        "Whether every task has had its task iterations."
+        return next_task(self.state, self.config) is None
+    def close(self):
+        "Release the run directory."
+        self._run_dir.close()
+    def __enter__(self): return self
+    def __exit__(self, *_): self.close()
+
+# %% ../nbs/09_evolution.ipynb #cell-040
+class SteppedSearch(Search):
+    "A search that advances: ask, train, tell."
     def ask(self) -> Generation:
         "The next generation's children."
-        self._end_iteration()   # only after a run that died between a generation and the end of its task iteration
         return ask(self.state, self.config, self.arch)
 
     def train(self, generation: Generation, progress=lambda child, segment, accuracy: None) -> list[TrainedChild]:
@@ -496,10 +505,8 @@ class Evolution:
 
     def tell(self, generation: Generation, trained: Sequence[TrainedChild]) -> GenerationReport:
         "Accept or reject the trained children, save what is new, and end the task iteration if it is complete."
-        before = self.state
-        record = tell(before, self.config, reference_params(self.arch), generation, trained)
-        new = [layer for t, c in zip(trained, record['children']) if c['accepted'] for layer in t.layers.values()]
-        self._commit(record, new)
+        before, record = self.state, tell(self.state, self.config, reference_params(self.arch), generation, trained)
+        self._commit(record, [layer for t, c in zip(trained, record['children']) if c['accepted'] for layer in t.layers.values()])
         self._end_iteration()
         return GenerationReport(record, before)
 
@@ -508,18 +515,66 @@ class Evolution:
         generation = self.ask()
         return self.tell(generation, self.train(generation, progress))
 
+# %% ../nbs/09_evolution.ipynb #cell-041
+@contextmanager
+def _stop_on_interrupt() -> Iterator[list]:
+    "Collect the first Ctrl-C instead of raising it; the second one raises."
+    pressed = []
+    def handler(*_):
+        if pressed: raise KeyboardInterrupt
+        pressed.append(True); tqdm.write('Stopping after this generation, which will be saved. Ctrl-C again stops at once.')
+    with _on_interrupt(handler): yield pressed
+
+def run_to_end(search: SteppedSearch):
+    "Step until the search is done, with a progress bar and a line per generation. Ctrl-C stops after the running generation is saved."
+    per_generation = search.config.training.segments * search.config.children_per_generation
+    left = lambda: generations_left(search.state, search.config)
+    with _stop_on_interrupt() as stop, tqdm(total=left() * per_generation, unit='segment', smoothing=.05, dynamic_ncols=True) as bar:
+        while left() and not stop:
+            bar.set_description(next_task(search.state, search.config))
+            report = search.step(lambda child, segment, accuracy: bar.update())
+            bar.total = bar.n + left() * per_generation
+            tqdm.write(report.line())
+        bar.set_description('stopped' if left() else 'done')
+    if left(): tqdm.write(f'Stopped; everything is saved in {search.path}. Go on with: munet resume {shlex.quote(str(search.path))}')
+
+# %% ../nbs/09_evolution.ipynb #cell-043
+class Evolution(SteppedSearch):
+    "A search in progress, and the system it has made so far. Make one with `create` or `resume`."
+    @classmethod
+    def create(cls, path: str | Path, root: Root, tasks: Sequence[Task], config: Config = Config()) -> 'Evolution':
+        "Start a search in a new run directory. Raises InputError, and writes nothing, if something is wrong."
+        first, run = _first_record(root, tasks, config), RunWriter(path)
+        run.create(first, root.layers.values())
+        return cls(run, run.records(), LayerPool(root.layers.values()), {t.name: t for t in tasks})
+
+    @classmethod
+    def resume(cls, path: str | Path,
+               tasks: Sequence[Task] | None = None # missing: loaded again from where they came from
+              ) -> 'Evolution':
+        "Go on with a run. Raises InputError, and changes nothing, if it is in use, altered, or its data is not the same."
+        run = RunWriter(path)
+        run.records()   # before a lock file is made where there is no run
+        run.lock()
+        try:
+            records = run.records()
+            state = open_records(records)[0]
+            pool, data = LayerPool(run.load(sorted(state.alive))), _data_of(state, tasks, run.path)
+            evo = cls(run, records, pool, data)
+            run.trim(); run.sweep(state.alive)
+            evo._end_iteration()   # if it died between the last generation of a task iteration and its end
+            return evo
+        except BaseException: run.close(); raise
+
     def run(self) -> System:
         "To the end, with progress. Ctrl-C stops after the generation, which is saved."
-        units = self.config.training.segments * self.config.children_per_generation
-        with _stop_on_interrupt() as stop, tqdm(total=generations_left(self.state, self.config) * units, unit='segment', smoothing=.05, dynamic_ncols=True) as bar:
-            bar.set_description(next_task(self.state, self.config))
-            while not self.done and not stop:
-                report = self.step(lambda child, segment, accuracy: bar.update())
-                bar.total = bar.n + generations_left(self.state, self.config) * units
-                bar.set_description(next_task(self.state, self.config) or 'done')
-                tqdm.write(report.line())
-        if stop: tqdm.write(f'Stopped; everything is saved in {self.path}. Go on with: munet resume {self.path}')
+        run_to_end(self)
         return self.system
+
+    @property
+    def system(self) -> System:
+        "What the search has made so far."
+        return System(self.state, self.pool, self.arch, self.config.training, self.tasks, self.programs)
 
     def add_task(self, task: Task):
         "A new task joins the system, running or finished; what finished tasks use stays as it is. Raises InputError if there is one of that name."

@@ -78,7 +78,7 @@ class Model:
 
     @property
     def quality(self) -> float:
-        "Validation accuracy: the maximum over its evaluations (section 3.1 of the paper). Raises InputError for a root model."
+        "Validation accuracy: the maximum over its evaluations (section 3.1 of the paper). Raises ValueError for a root model."
         if not self.evaluations: raise ValueError(f'model {self.id} was never evaluated, so it has no quality')
         return max(self.evaluations)
     @property

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 import numpy as np
-from .evolution import State, replay
+from .evolution import kept_models, replay
 from .models import accounted_params, users_of_models
 from .vit import layer_kind
 
@@ -34,6 +34,10 @@ def task_colors(tasks: Sequence[str]) -> dict[str | None, str]:
     else: colors = [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps['viridis'](np.linspace(0, .95, len(tasks)))]
     return {**dict(zip(tasks, colors)), None: ROOT_COLOR}
 
+def _label(task: str) -> str:
+    "A task's name without its collection, and with no dollar taken for mathematics."
+    return task.split('/')[-1].replace('$', r'\$')
+
 def _ink(color: str) -> str:
     "Black or white, whichever reads better on `color`."
     r, g, b = matplotlib.colors.to_rgb(color)
@@ -53,7 +57,7 @@ _HEIGHT = dict(block=1.0, embedding=.7, head=.7, adapter=.5, norm=.5, cls=.5, po
 def plot_architectures(records: Sequence[Mapping]) -> Picture:
     "The kept model of every task as a column of layers; test accuracy on top, parameters charged below."
     state = replay(records)
-    models = {t: state.models[state.kept[t]] for t in state.tasks if t in state.kept}
+    models = kept_models(state)
     colors, users = task_colors(list(state.tasks)), users_of_models(models.values())
     rows = _rows(models.values()) if models else []
     bottom = dict(zip(rows, np.cumsum([0] + [_HEIGHT[layer_kind(n)] for n in rows])))
@@ -70,13 +74,13 @@ def plot_architectures(records: Sequence[Mapping]) -> Picture:
         ax.text(x, top + .12, f'{test:.1%}' if test is not None else '', ha='center', va='bottom', fontsize=9, fontweight='bold')
         ax.text(x, -.18, f'{accounted_params(model, users) / 1e6:.2f} M', ha='center', va='top', fontsize=8)
     ax.set(xlim=(-.6, max(len(models), 1) - .4), ylim=(-.75, top + .8), xticks=range(len(models)), yticks=[bottom[n] + _HEIGHT[layer_kind(n)] / 2 for n in rows])
-    ax.set_xticklabels([t.split('/')[-1] for t in models], rotation=0 if len(models) <= 6 else 45, ha='center' if len(models) <= 6 else 'right', fontsize=8)
+    ax.set_xticklabels([_label(t) for t in models], rotation=0 if len(models) <= 6 else 45, ha='center' if len(models) <= 6 else 'right', fontsize=8)
     ax.set_yticklabels(rows, fontsize=8)
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
     ax.set_title('test accuracy above, parameters charged below', fontsize=9)
     used = [k for k in (None, *state.tasks) if any(r.trained_by == k for m in models.values() for r in m.chain)]
-    handles = [Patch(facecolor=colors[k], edgecolor='black', linewidth=.4, label='root' if k is None else k.split('/')[-1]) for k in used]
+    handles = [Patch(facecolor=colors[k], edgecolor='black', linewidth=.4, label='root' if k is None else _label(k)) for k in used]
     handles.append(Patch(facecolor='white', edgecolor='black', linewidth=1.8, label="the task's own"))
     fig.legend(handles=handles, title='layer trained by', loc='outside right upper', fontsize=7, title_fontsize=7, frameon=False)
     return fig
@@ -91,17 +95,15 @@ def plot_progress(records: Sequence[Mapping]) -> Picture:
     axs = fig.subplots(max(len(tasks), 1), 1, squeeze=False)[:, 0]
     for ax, task in zip(axs, tasks):
         own = [r for r in records if r.get('task') == task and r['kind'] in ('generation', 'task_end')]
-        x, best, line = 0, None, []
+        x, line = 0, []
         for r in own:
             if r['kind'] == 'task_end':
                 ax.axvline(x + .5, color='gray', linewidth=.6, linestyle='--'); continue
             x += 1
             for c in r['children']: ax.plot(x, c['score'], 'o', markersize=4, markeredgewidth=.8, color=colors[task] if c['accepted'] else 'none', markeredgecolor=colors[task])
-            best = max([c['score'] for c in r['children'] if c['accepted']] + ([best] if best is not None else []), default=None)
-            line.append((x, best))
-        line = [p for p in line if p[1] is not None]
+            if r['best']: line.append((x, r['best']['score']))
         if line: ax.step(*zip(*line), where='mid', color=colors[task], linewidth=1)
-        ax.set_ylabel(task.split('/')[-1], fontsize=8); ax.tick_params(labelsize=7)
+        ax.set_ylabel(_label(task), fontsize=8); ax.tick_params(labelsize=7)
         ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     if tasks: axs[-1].set_xlabel('generation of the task', fontsize=8); axs[0].set_title('score of every child (filled: accepted) and the best so far', fontsize=9)
     return fig

@@ -18,7 +18,7 @@ def load_root(spec: str,             # 'random:Ti3'; 'random:B#7' draws with see
               image_size: int = 32   # of its position embedding, pixels; other sizes are resized from it
              ) -> Root:
     "The root model that `spec` describes. Raises InputError if it describes none."
-    m = re.fullmatch(r'random:([^#]+)(?:#(\d{1,9}))?', spec)
+    m = re.fullmatch(r'random:([^#]+)(?:#(\d{1,9}))?', str(spec))
     if not m: raise InputError(f"root {spec!r}: must be 'random:VARIANT', as in 'random:Ti3' (or 'random:Ti3#7' for another draw)")
     arch = get_arch(m[1])
     names = layer_names(arch.depth)[:-1]   # the head is every task's own

@@ -63,10 +63,9 @@ def bad_inputs(folders, tmp):
     for d in (broken, tmp / 'broken' / 'b', single):
         for i in range(30): Image.new('L', (8, 8)).save(d / f'{i}.png')
     for i in range(3): Image.new('L', (8, 8)).save(empty / 'a' / f'{i}.png')
-    whole = (broken / '0.png').read_bytes()
     (broken / '0.png').write_bytes(b'GIF89a nonsense')
     odd = ['--folder', str(folders / 'odd')]
-    return whole, {
+    return {
         'scale_factor = 2.0: must be a number in (0, 1]': [*odd, '--scale-factor', '2'],
         'mutation_prob = -0.1': [*odd, '--mutation-prob=-0.1'],
         'default of lr = 0.03: must be in its own search list': [*odd, '--lr', '0.03'],
@@ -80,15 +79,14 @@ def bad_inputs(folders, tmp):
         "split 'test' of task 'empty' is empty": ['--folder', str(tmp / 'empty')],
         'unknown ViT variant': [*odd, '--root', 'random:Giant'],
         'invalid choice': [*odd, '--preset', 'huge'],
+        "--search 'speed=1': must be NAME=V1,V2": [*odd, '--search', 'speed=1'],
+        'the values must be of type float': [*odd, '--search', 'lr=fast'],
         'unrecognized arguments': [*odd, '--scale', '1', '--learning-rate', '1'],
     }
 
 def test_bad_input_is_one_line_exit_status_2_and_writes_nothing(folders, tmp_path, capsys):
-    _, cases = bad_inputs(folders, tmp_path)
-    for message, args in cases.items():
-        base = [a for a in SMALL if '--root' not in args or a not in ('--root', 'random:Ti1')]
-        base = [a for i, a in enumerate(base) if not ('--batch-size' in args and '--batch-size' in base[max(0, i - 1):i + 1])]
-        try: status = main(['evolve', '--run', str(tmp_path / 'run'), *base, *args])
+    for message, args in bad_inputs(folders, tmp_path).items():
+        try: status = main(['evolve', '--run', str(tmp_path / 'run'), *SMALL, *args])   # of an option given twice the last one counts
         except SystemExit as e: status = e.code
         err = capsys.readouterr().err
         assert status == 2 and message in err and 'Traceback' not in err, (message, err)
@@ -103,6 +101,22 @@ def test_images_that_are_cut_off_are_named(folders, tmp_path, capsys):
     status = main(['evolve', '--run', str(tmp_path / 'run'), '--folder', str(tmp_path / 'cut'), *SMALL])
     assert status == 2 and '7.png: is not an image that can be decoded' in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
+
+def test_a_search_list_can_be_given(folders, tmp_path):
+    status = main(['evolve', '--run', str(tmp_path / 'run'), *SMALL, '--folder', str(folders / 'odd'), '--search', 'lr=0.01,0.03,0.1', '--search', 'momentum=', '--lr', '0.03'])
+    import json
+    config = json.loads((tmp_path / 'run/journal.jsonl').read_text().splitlines()[0])['config']
+    assert status == 0 and config['search']['lr'] == [.01, .03, .1] and 'momentum' not in config['search'] and config['defaults']['lr'] == .03
+
+def test_what_is_not_a_file_of_its_kind_is_named(folders, tmp_path, capsys):
+    (tmp_path / 'idx').mkdir()
+    import gzip
+    for n in ('images-idx3', 'labels-idx1'): (tmp_path / f'idx/train-{n}-ubyte.gz').write_bytes(gzip.compress(bytes(50000))[:-20] + b'xx')
+    assert main(['evolve', '--run', str(tmp_path / 'run'), '--idx', str(tmp_path / 'idx'), *SMALL]) == 2
+    assert 'train-images-idx3-ubyte.gz' in capsys.readouterr().err and not (tmp_path / 'run').exists()
+    (tmp_path / 'file').touch()
+    assert main(['evolve', '--run', str(tmp_path / 'file' / 'run'), '--folder', str(folders / 'odd'), *SMALL]) == 2
+    assert 'cannot be made a run directory' in capsys.readouterr().err
 
 def test_predict_refuses_what_it_cannot_use(run, folders, tmp_path, capsys):
     file = str(next((folders / 'odd' / 'odd').iterdir()))

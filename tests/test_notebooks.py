@@ -37,14 +37,17 @@ def test_figures_are_committed():
 
 def test_each_notebook_imports_only_from_lower_ones_and_public_names_are_documented():
     order = {re.search(r'default_exp (\w+)', p.read_text())[1]: i for i, p in enumerate(NOTEBOOKS) if 'default_exp' in p.read_text()}
+    imported = []
     for module, place in order.items():
         tree = ast.parse((TOP / 'munet_nb' / f'{module}.py').read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('munet_nb.'):
-                assert order[node.module.split('.')[1]] < place, f'{module} imports {node.module}'
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or '').startswith('munet_nb')):
+                imported.append(node.module.split('.')[-1])
+                assert order[imported[-1]] < place, f'{module} imports {node.module}'
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
                 assert ast.get_docstring(node) or len(node.body) == 1 and node.lineno == node.body[0].lineno, f'{module}.{node.name} has no docstring'
+    assert len(imported) > 30, 'the imports were found'
 
 def test_exported_code_uses_no_pickle_and_no_development_tools():
     for path in (TOP / 'munet_nb').glob('*.py'):

@@ -74,12 +74,51 @@ def test_seeds_are_tried_first_newest_first_unmutated_and_private_models_never(h
         assert parents[:n] == expected[:n] == record['seeds_tried'][:n] and len(record['seeds_tried']) == n
         for c in record['children'][:n]:
             parent, m = before.models[c['model']['parent']], model_from_json(c['model'])
-            resized = m.hparams.image_size != parent.hparams.image_size
             if m.chain: assert {r.name for r in m.chain if r.name != 'head'} == {r.name for r in parent.chain if r.name != 'head'}
-            assert set(c['trained']) == {'head'} or resized
+            resized = m.hparams.image_size != parent.hparams.image_size   # then an ancestor's position embedding may be this task's own
+            assert {'head'} <= set(c['trained']) <= ({'head', 'posembed'} if resized else {'head'})
             assert all(getattr(m.hparams, f) == getattr(parent.hparams, f) for f in ('lr', 'momentum', 'adapter_dim', 'num_layers'))
         data = {tuple(c['model']['hparams'][f] for f in DATA_HPARAMS) for c in record['children']}
         assert len(data) == 1, 'the children of a generation share the data hyperparameters'
+
+@settings(max_examples=40, deadline=None)
+@given(histories())
+def test_a_child_is_accepted_if_it_beats_its_parent_and_the_best_model_is_kept(history):
+    run, states = history
+    def value(m, before, task):
+        shared = users_of_models(before.others(task))
+        charged = sum(r.n_params / len(shared.get(r.digest, frozenset()) | {task}) for r in m.chain)
+        return max(m.evaluations) * run.config.scale_factor ** (charged / REFERENCE)
+    for before, after, record in zip(states, states[1:], run.records[1:]):
+        task = record.get('task')
+        if record['kind'] == 'generation':
+            for c in record['children']:
+                m, parent = model_from_json(c['model']), before.models[c['model']['parent']]
+                if not m.chain: assert not c['accepted'] and c['score'] == 0, 'it diverged'
+                else:
+                    assert c['score'] == pytest.approx(value(m, before, task))
+                    assert c['accepted'] == (parent.task != task or value(m, before, task) > value(parent, before, task))
+                assert (m.id in after.active) == c['accepted']
+        if record['kind'] == 'task_end' and before.active:
+            best = max(before.active, key=lambda i: value(before.models[i], before, task))   # the older one of equals
+            assert record['kept'] == best == after.kept[task] and record['best']['id'] == best
+
+@settings(max_examples=40, deadline=None)
+@given(histories())
+def test_data_hyperparameters_start_from_the_best_model_and_stay_while_seeds_are_tried(history):
+    run, states = history
+    for before, record in zip(states, run.records[1:]):
+        if record['kind'] != 'generation': continue
+        task, tried = record['task'], before.tried if before.task else frozenset()
+        active = [before.models[i] for i in (before.active if before.task else [before.kept[task]] if task in before.kept else [])]
+        shared = users_of_models(before.others(task))
+        value = lambda m: max(m.evaluations) * run.config.scale_factor ** (accounted_params(m, shared) / REFERENCE)
+        start = max(active, key=value).hparams if active else run.config.defaults
+        now = model_from_json(record['children'][0]['model']).hparams
+        for f in DATA_HPARAMS:
+            a, b, space = getattr(start, f), getattr(now, f), run.config.space(ARCH).get(f)
+            if not space or any(m.id not in tried for m in before.seeds(task)): assert a == b
+            else: assert abs(space.index(a) - space.index(b)) <= 1
 
 @settings(max_examples=40, deadline=None)
 @given(histories())
@@ -148,6 +187,25 @@ def test_each_mutation_happens_with_probability_mu():
                 p = {i - 1: .05, i + 1: .05}.get(j, 0)
                 if j == i: p = .9 + .05 * ((i == 0) + (i == len(space) - 1))   # a step past the end stays
                 assert_frequency(values[v], p)
+
+def test_data_hyperparameters_move_with_probability_mu_per_generation():
+    run = ToyRun(Config(children_per_task=10 ** 6, children_per_generation=1), [info('a')])
+    run.step()
+    state, n, moved = run.state, 1500, Counter()
+    start = state.models[state.active[0]].hparams if state.active else state.root.hparams
+    for g in range(n):
+        child = ask(replace(state, generation=g), run.config, ARCH).children[0]
+        for f in DATA_HPARAMS: moved[f] += getattr(child.hparams, f) != getattr(start, f)
+    for f in DATA_HPARAMS:
+        i, space = AUTO_TUNE[f].index(getattr(start, f)), AUTO_TUNE[f]
+        assert_frequency(moved[f], .1 if 0 < i < len(space) - 1 else .05, n)   # at an end, half of the steps stay
+
+def test_a_generation_out_of_turn_is_refused():
+    run = ToyRun(Config(children_per_task=8, children_per_generation=4), [info('a'), info('b')])
+    run.step()
+    with pytest.raises(InputError, match='was due'): replay([*run.records, run.records[-1]])
+    run.step()
+    with pytest.raises(InputError, match='was due'): replay(run.records[:1] + run.records[2:])
 
 def test_independent_mutations():
     _, children = children_of_root()

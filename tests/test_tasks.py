@@ -79,3 +79,16 @@ def test_features_of_a_real_catalogue_entry_through_the_mock(monkeypatch):
     monkeypatch.setattr(tasks, '_tfds_builder', builder)
     with tfds.testing.mock_data(num_examples=20): task = load_tfds('omniglot')
     assert len(task.classes) == 1623 and task.train[3][0].shape == (105, 105, 3) and (len(task.train), len(task.test)) == (20, 20)
+
+def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path):
+    from munet_nb.tasks import open_image
+    Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / 'deep.png')
+    assert set(open_image(tmp_path / 'deep.png').ravel()) == {30000 >> 8}
+    turned = Image.new('RGB', (6, 4)); exif = turned.getexif(); exif[0x0112] = 6; turned.save(tmp_path / 'turned.jpg', exif=exif)
+    assert open_image(tmp_path / 'turned.jpg').shape == (6, 4, 3)
+
+def test_labels_that_a_lazy_split_gives_are_checked_when_they_are_read():
+    from munet_nb.tasks import LazySplit, Task
+    from munet_nb.training import TaskFeed, TrainingSettings
+    split = LazySplit(10, lambda i: (np.zeros((8, 8), 'uint8'), 7), 'train of task x')
+    with pytest.raises(InputError, match='labels from 7 to 7'): TaskFeed(Task('x', ('a', 'b'), split, split, split), TrainingSettings())
