@@ -346,7 +346,6 @@ class System:
         self._programs = Programs() if programs is None else programs
         self.models = kept_models(state)                                # task -> its kept model
         self.classes = {t: state.tasks[t].classes for t in self.models} # task -> names of its classes
-
     @classmethod
     def open(cls, path: str | Path # a run directory
             ) -> 'System':
