@@ -11,8 +11,9 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from .checks import InputError
+from .checks import InputError, unknown
 from .evolution import PRESETS, Evolution, System, config_fields, preset, with_fields
 from .mutation import AUTO_TUNE
 from .plots import plot_architectures, plot_progress
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--folder', action='append', default=[], metavar='[NAME=]DIR', help='a task from an image folder: split/class/file or class/file')
     p.add_argument('--idx', action='append', default=[], metavar='[NAME=]DIR', help="a task from IDX files, MNIST's format")
     p.add_argument('--tfds', action='append', default=[], metavar='NAME', help='a task from TensorFlow Datasets')
+    p.add_argument('--private', action='append', default=[], metavar='NAME', help='a task whose model no other task may start from')
     _add_config(p)
     p = commands.add_parser('resume', help='go on with a run that was stopped')
     p.add_argument('run', metavar='DIR')
@@ -112,6 +114,9 @@ def _evolve(args):
     tasks = load_benchmark(args.benchmark) if args.benchmark else []
     for given, load in ((args.folder, load_folder), (args.idx, load_idx)): tasks += [_named(text, load) for text in given]
     tasks += [load_tfds(name) for name in args.tfds]
+    for name in args.private:
+        if name not in {t.name for t in tasks}: raise unknown('task to be private', name, [t.name for t in tasks])
+    tasks = [replace(t, private=t.name in args.private) for t in tasks]
     if not tasks: raise InputError('no tasks: give at least one of --benchmark, --folder, --idx, --tfds')
     root = args.root or ROOTS.get(args.preset or args.benchmark, 'random:Ti3')
     _run(Evolution.create(args.run, load_root(root, config.defaults.image_size), tasks, config))

@@ -25,7 +25,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope='module')
 def run(folders, tmp_path_factory):
     path = tmp_path_factory.mktemp('runs') / 'pets'
-    assert main(['evolve', '--run', str(path), '--folder', str(folders / 'odd'), '--folder', f"size={folders / 'size'}", '--scale-factor', '.9', '--mutation-prob', '0.2', *SMALL]) == 0
+    assert main(['evolve', '--run', str(path), '--folder', str(folders / 'odd'), '--folder', f"size={folders / 'size'}", '--scale-factor', '.9', '--mutation-prob', '0.2', '--private', 'size', *SMALL]) == 0
     return path
 
 def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, capsys):
@@ -34,6 +34,11 @@ def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, cap
     assert 'odd' in out and 'size' in out and 'parameters per task' in out
     for name in ('architectures', 'progress'):
         with Image.open(run / f'{name}.png') as im: assert im.size[0] > 300 and len(np.unique(np.asarray(im.convert('L')))) > 10
+
+def test_a_private_task_is_marked_in_the_journal(run):
+    import json
+    tasks = json.loads((run / 'journal.jsonl').read_text().splitlines()[0])['tasks']
+    assert {t['name']: t['private'] for t in tasks} == {'odd': False, 'size': True}
 
 def test_predict_shows_classes_and_probabilities(run, folders, capsys):
     file = next((folders / 'odd' / 'odd').iterdir())
