@@ -220,6 +220,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                 'munet_nb.tasks._tfds_builder': ('tasks.html#_tfds_builder', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks.check_tasks': ('tasks.html#check_tasks', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks.five_percent': ('tasks.html#five_percent', 'munet_nb/tasks.py'),
+                                'munet_nb.tasks.from_pillow': ('tasks.html#from_pillow', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks.load_benchmark': ('tasks.html#load_benchmark', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks.load_folder': ('tasks.html#load_folder', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks.load_idx': ('tasks.html#load_idx', 'munet_nb/tasks.py'),

@@ -32,7 +32,7 @@ def unknown(what: str, name: str, known) -> InputError:
     "The error for a name that is not among the known ones."
     known = [str(k) for k in known]
     near = get_close_matches(str(name), known, 1)
-    return InputError(f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else ''} Allowed: {', '.join(known)}")
+    return InputError(f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Allowed: {', '.join(known)}")
 
 def make(cls, values: Mapping):
     "An instance of the dataclass `cls` with these fields. Raises InputError for an unknown or a missing one."

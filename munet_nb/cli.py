@@ -7,6 +7,7 @@ __all__ = ['ROOTS', 'main']
 
 # %% ../nbs/14_cli.ipynb #cell-002
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -99,7 +100,8 @@ def _run(evo: Evolution):
         _report(evo.path, evo.records, evo.system)
         parts = dict(compiling=evo.programs.seconds, training=t.training, evaluating=t.evaluating)
         parts['everything else'] = total - sum(parts.values())
-        print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {len(evo.programs)} programs compiled')
+        if not evo.programs: print('\nThis search was done already.')
+        else: print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {len(evo.programs)} programs compiled')
         if evo.done and evo.system.models:
             run, task = (shlex.quote(str(s)) for s in (evo.path, next(iter(evo.system.models))))
             print(f'\nNext: munet predict {run} --task {task} IMAGE...\n      munet report {run}\nor, in Python: from munet_nb import System; System.open({str(evo.path)!r})')
@@ -150,6 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try: {'demo': _demo, 'evolve': _evolve, 'resume': _resume, 'report': _report_command, 'predict': _predict}[args.command](args)
     except InputError as e: print(f'munet: {e}', file=sys.stderr); return 2
+    except BrokenPipeError:   # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as e: print(f'munet: {e}', file=sys.stderr); return 2   # a full disk, a directory that may not be written to
     except KeyboardInterrupt: print('munet: stopped; if a run had begun, munet resume goes on with its last saved generation', file=sys.stderr); return 130
     return 0

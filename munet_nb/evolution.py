@@ -426,7 +426,10 @@ def _data_of(state: State, given: Sequence[Task] | None, where: Path) -> dict[st
     named = {t.name: t for t in check_tasks(given)} if given is not None else {}
     for name in named:
         if name not in state.tasks: raise unknown(f'task for the run {where}', name, state.tasks)
-    data = {n: named[n] if n in named else load_source(i.source, n) for n, i in state.tasks.items()}
+    def again(name, source):
+        try: return load_source(source, name)
+        except InputError as e: raise InputError(f'task {name!r}: {e}; if it was moved, give its new place (munet resume --folder {name}=DIR, Evolution.resume(..., tasks=[...]))') from None
+    data = {n: named[n] if n in named else again(n, i.source) for n, i in state.tasks.items()}
     for n, info in state.tasks.items():
         if data[n].fingerprint != info.fingerprint: raise InputError(f'task {n!r}: its classes, sizes or images are not those that the run {where} was started with')
     return {n: replace(data[n], private=info.private) for n, info in state.tasks.items()}

@@ -39,7 +39,7 @@ def check_space(space: SearchSpace, defaults: HParams):
         check(f'search space of {name}', values, isinstance(values, tuple) and len(set(values)) == len(values) > 0, 'a list of different values')
         for v in values: make(HParams, {name: v})
         default = getattr(defaults, name)
-        check(f'default of {name}', default, default in values, f'in its own search list {list(values)}')
+        check(f'default of {name}', default, default in values, f'in its own search list {list(values)}; give another list (munet evolve --search {name}=V1,V2,...) or none, which stops tuning it')
 
 # %% ../nbs/03_mutation.ipynb #cell-011
 def mutate_hparams(rng: np.random.Generator, hparams: HParams, space: SearchSpace, mu: float,

@@ -74,8 +74,9 @@ _OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.\d+')
 class RunDir:
     "A run's directory: `journal.jsonl` and `pool/`. While it is open for writing, nobody else can open it so."
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
-        self.journal, self.pool = self.path / 'journal.jsonl', self.path / 'pool'
+        self.path = Path(path).expanduser()   # as it was given, for messages
+        here = self.path.absolute()           # a later change of the working directory must not move the run
+        self.journal, self.pool, self._lock_file = here / 'journal.jsonl', here / 'pool', here / '.lock'
         self._lock = None
 
     def is_run(self) -> bool:
@@ -86,7 +87,7 @@ class RunDir:
     def lock(self):
         "Claim the directory for writing. Raises InputError if somebody else has it."
         if not self.path.is_dir(): raise InputError(f'{self.path}: is not a run directory')
-        lock = filelock.FileLock(self.path / '.lock')
+        lock = filelock.FileLock(self._lock_file)
         try: lock.acquire(timeout=0)
         except filelock.Timeout: raise InputError(f'{self.path}: is in use by another process, or by an Evolution of this one that was not closed') from None
         except OSError as e: raise InputError(f'{self.path}: cannot be written to ({e})') from None

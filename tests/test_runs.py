@@ -191,3 +191,10 @@ def test_saving_costs_only_what_is_new(tmp_path):
         assert all(before[n] == after[n] for n in before.keys() & after.keys()) and before.keys() & after.keys()
         assert (path / 'journal.jsonl').read_bytes().startswith(journal)
         assert {n.split('.')[0] for n in after} == evo.state.alive
+
+def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with start('relative') as evo:
+        (tmp_path / 'elsewhere').mkdir(); monkeypatch.chdir(tmp_path / 'elsewhere')
+        evo.step()
+    assert (tmp_path / 'relative/journal.jsonl').read_bytes().count(b'\n') == 2 and not list((tmp_path / 'elsewhere').iterdir())

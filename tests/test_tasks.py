@@ -92,3 +92,43 @@ def test_labels_that_a_lazy_split_gives_are_checked_when_they_are_read():
     from munet_nb.training import TaskFeed, TrainingSettings
     split = LazySplit(10, lambda i: (np.zeros((8, 8), 'uint8'), 7), 'train of task x')
     with pytest.raises(InputError, match='labels from 7 to 7'): TaskFeed(Task('x', ('a', 'b'), split, split, split), TrainingSettings())
+
+def folder_of(path, *names, n=4):
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for i in range(n): Image.new('L', (8, 8), i).save(path / name / f'{i}.png')
+    return path
+
+def test_hidden_files_are_not_images_of_a_task(tmp_path):
+    from munet_nb import load_folder
+    f = folder_of(tmp_path / 'f', 'a', 'b', 'a/.ipynb_checkpoints', n=10)
+    (f / 'b' / '._1.png').write_bytes(b'resource fork')
+    t = load_folder(f)
+    assert len(t.train) + len(t.validation) + len(t.test) == 20
+
+def test_split_folders_go_by_their_usual_names_and_nothing_is_left_out_in_silence(tmp_path):
+    from munet_nb import load_folder
+    t = load_folder(folder_of(tmp_path / 'usual', 'Train/a', 'Train/b', 'valid/a', 'valid/b', 'testing/a', 'testing/b'))
+    assert t.classes == ('a', 'b') and (len(t.train), len(t.validation), len(t.test)) == (8, 8, 8)
+    for name, dirs in dict(no_train=('validation/a', 'test/a'), extra=('train/a', 'train/b', 'holdout/a')).items():
+        with pytest.raises(InputError, match='nothing else'): load_folder(folder_of(tmp_path / name, *dirs))
+    vehicles = load_folder(folder_of(tmp_path / 'vehicles', 'train', 'plane', n=40))
+    assert vehicles.classes == ('plane', 'train'), 'a class may be called train'
+    flat = tmp_path / 'flat'; flat.mkdir(); Image.new('L', (8, 8)).save(flat / '1.png')
+    with pytest.raises(InputError, match='no class folders'): load_folder(flat)
+
+def test_one_image_is_not_taken_for_many_and_palettes_are_looked_up():
+    from munet_nb.tasks import to_images
+    for one in (np.zeros((28, 28, 1), 'uint8'), np.zeros((28, 28, 3), 'uint8'), Image.new('RGB', (4, 4))):
+        with pytest.raises(InputError, match='give'): to_images(one)
+    red = Image.new('RGB', (4, 4), (255, 0, 0)).quantize(2)
+    assert to_images([red])[0].reshape(-1, 3).tolist() == [[255, 0, 0]] * 16
+
+@pytest.mark.parametrize('classes, message', [(['a', 'a'], 'different names'), ('ab', 'list'), ({0: 'a', 1: 'b'}, 'list'), (['a', ''], 'printable'), (['a', 'caf\udce9'], 'printable')])
+def test_class_names_are_checked(classes, message):
+    from munet_nb import task_from_arrays
+    with pytest.raises(InputError, match=message): task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, 1] * 20), classes=classes)
+
+def test_negative_labels_are_named_as_such():
+    from munet_nb import task_from_arrays
+    with pytest.raises(InputError, match='labels from -1'): task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, -1] * 20))
