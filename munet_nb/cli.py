@@ -147,6 +147,7 @@ def _file(name: str) -> Path:
     if not Path(name).is_file(): raise InputError(f'{name}: is not a file')
     return Path(name)
 
+# %% ../nbs/14_cli.ipynb #cell-011
 def main(argv: Sequence[str] | None = None) -> int:
     "The command line. Returns the exit status: 0, 2 for a mistake in the input, 130 after a second Ctrl-C."
     args = _parser().parse_args(argv)

@@ -211,6 +211,7 @@ def _folder_split(folder, classes, where):
     if pixels <= DECODE_PIXELS: return ArraySplit([open_image(path) for path, _ in found], labels, where)
     return LazySplit(len(found), lambda i: (open_image(found[i][0]), found[i][1]), where, labels)
 
+# %% ../nbs/05_tasks.ipynb #cell-023
 def load_folder(folder: str | Path,
                 name: str | None = None,   # missing: the folder's name
                 private: bool = False) -> Task:
@@ -234,7 +235,7 @@ def load_folder(folder: str | Path,
     splits = {s: _folder_split(d, classes, f'{s} of task {name!r}') for s, d in split_dirs.items()}
     return Task(name, tuple(classes), **_fill_splits(splits), private=private, source=f'folder:{folder}')
 
-# %% ../nbs/05_tasks.ipynb #cell-025
+# %% ../nbs/05_tasks.ipynb #cell-026
 def read_idx(path: str | Path) -> np.ndarray:
     "The array of bytes in an IDX file, plain or .gz. Raises InputError if it is not one, or is truncated."
     path = Path(path)
@@ -268,7 +269,7 @@ def load_idx(folder: str | Path, name: str | None = None, private: bool = False)
     top = 1 + max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
     return Task(name, tuple(map(str, range(top))), **_fill_splits(splits), private=private, source=f'idx:{folder}')
 
-# %% ../nbs/05_tasks.ipynb #cell-028
+# %% ../nbs/05_tasks.ipynb #cell-029
 def tfds_ranges(name: str, sizes: Mapping[str, int] # examples in each split of the data set
                ) -> dict[str, tuple[str, str, range]]:
     "Where each split of the task comes from: (data set, split, range of its examples). Raises InputError if a split is missing."
@@ -287,7 +288,7 @@ def tfds_ranges(name: str, sizes: Mapping[str, int] # examples in each split of 
         return {**{s: whole(s) for s in ('validation', 'test') if s in sizes}, **{s: (name, 'train', r) for s, r in ranges.items()}}
     except KeyError as e: raise InputError(f"TFDS data set {name!r} has the splits {', '.join(sizes) or 'none'}, but not {e}") from None
 
-# %% ../nbs/05_tasks.ipynb #cell-030
+# %% ../nbs/05_tasks.ipynb #cell-031
 def _tfds_builder(name, data_dir):
     import tensorflow_datasets as tfds   # slow to import, so only where it is used
     try: builder = tfds.builder(name, data_dir=data_dir)
@@ -320,7 +321,7 @@ def load_tfds(name: str,                        # 'cifar100', 'visual_domain_dec
         splits[split] = LazySplit(stop - r.start, read, f'{split} of task {name!r}')
     return Task(name, tuple(features[label].names), **splits, private=private, source=f'tfds:{name}' + (f'@{data_dir}' if data_dir else ''))
 
-# %% ../nbs/05_tasks.ipynb #cell-032
+# %% ../nbs/05_tasks.ipynb #cell-033
 def packaged_arrays(name: str) -> dict[str, np.ndarray]:
     "The arrays of a packaged data file."
     with files('munet_nb').joinpath('data', f'{name}.npz').open('rb') as f, np.load(f, allow_pickle=False) as z: return dict(z)
@@ -363,7 +364,7 @@ def load_source(source: str, name: str) -> Task:
     if kind not in loaders: raise InputError(f'task {name!r} was made from arrays in memory: only Evolution.resume(..., tasks=...) can bring it back')
     return loaders[kind](rest, name)
 
-# %% ../nbs/05_tasks.ipynb #cell-036
+# %% ../nbs/05_tasks.ipynb #cell-037
 @dataclass(frozen=True, eq=False)
 class Packed:
     "Images of any size in one array of pixels."
