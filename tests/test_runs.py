@@ -1,5 +1,4 @@
 "Real runs on real images, tiny ones: the same journal twice, killed and resumed, stopped by Ctrl-C, joined by a new task."
-import os
 import signal
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from munet_nb import Evolution, InputError, System, load_benchmark, load_root, preset, task_from_arrays
-from munet_nb.tasks import part
 
 CONFIG = dict(children_per_task=4, children_per_generation=2, batch_size=32, batches=4, segments=2, task_iterations=1, mutation_prob=.3)
 

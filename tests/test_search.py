@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from munet_nb.checks import InputError
 from munet_nb.evolution import Config, ask, next_task, replay
-from munet_nb.models import DATA_HPARAMS, HParams, accounted_params, model_from_json, params_per_task, users_of_models
+from munet_nb.models import DATA_HPARAMS, accounted_params, model_from_json, params_per_task, users_of_models
 from munet_nb.mutation import AUTO_TUNE, Surroundings, mutate_child
 from munet_nb.selection import sample_parent
 from toy import ARCH, REFERENCE, ToyRun, info, toy_root_model

@@ -69,7 +69,6 @@ def test_features_of_a_real_catalogue_entry_through_the_mock(monkeypatch):
     "omniglot: color images, 1,623 classes, splits of its own names. The mock knows its features, not its splits' sizes."
     from munet_nb import tasks
     class Split: num_examples = 20
-    real = tasks._tfds_builder
     def builder(name, data_dir):
         b = tfds.builder(name)
         class Info:
