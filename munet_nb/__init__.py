@@ -6,4 +6,4 @@ from .evolution import Config, Evolution, System, preset
 from .models import HParams
 from .pretrained import load_root
 from .tasks import Task, load_benchmark, load_folder, load_idx, load_tfds, task_from_arrays
-from .training import TrainingSettings
+from .feeds import TrainingSettings

@@ -7,6 +7,7 @@ __all__ = ['ROOTS', 'main']
 
 # %% ../nbs/14_cli.ipynb #cell-002
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -20,6 +21,7 @@ from .mutation import AUTO_TUNE
 from .plots import plot_architectures, plot_progress
 from .pretrained import load_root
 from .rundir import RunDir
+from .speed import CASES, WAYS, measure_speed, show_speed
 from .tasks import BENCHMARKS, Task, load_benchmark, load_folder, load_idx, load_tfds, open_image
 
 # %% ../nbs/14_cli.ipynb #cell-005
@@ -74,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--idx', action='append', default=[], metavar='NAME=DIR', help='the same for IDX files')
     p = commands.add_parser('report', help='tables and pictures of a run')
     p.add_argument('run', metavar='DIR')
+    p = commands.add_parser('bench', help='measure').add_subparsers(dest='what', required=True, metavar='WHAT').add_parser('speed', help='what a generation costs, beside other ways to train it (minutes)')
+    p.add_argument('--case', action='append', choices=CASES, help='model to measure, may be repeated (default: all)')
+    p.add_argument('--repeats', type=int, default=5, help='turns of each way, of which the median counts (default: 5)')
+    p.add_argument('--way', action='append', choices=[w for w in WAYS if w != 'munet'], help='what to compare with, may be repeated (default: all that is installed)')
+    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
     p = commands.add_parser('predict', help='class probabilities of image files')
     p.add_argument('run', metavar='DIR')
     p.add_argument('--task', required=True, help='which task to solve')
@@ -101,7 +108,7 @@ def _run(evo: Evolution):
         parts = dict(compiling=evo.programs.seconds, training=t.training, evaluating=t.evaluating)
         parts['everything else'] = total - sum(parts.values())
         if not evo.programs: print('\nThis search was done already.')
-        else: print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {len(evo.programs)} programs compiled')
+        else: print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {sum(evo.programs.compilations.values())} programs compiled or read from the cache')
         if evo.done and evo.system.models:
             run, task = (shlex.quote(str(s)) for s in (evo.path, next(iter(evo.system.models))))
             print(f'\nNext: munet predict {run} --task {task} IMAGE...\n      munet report {run}\nor, in Python: from munet_nb import System; System.open({str(evo.path)!r})')
@@ -143,6 +150,13 @@ def _predict(args):
     for file, p in zip(args.files, system.predict(args.task, images)):
         print(f'{file}: ' + ', '.join(f'{system.classes[args.task][i]} {p[i]:.3f}' for i in (-p).argsort()[:args.top]))
 
+def _bench(args):
+    if args.repeats < 1: raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
+    if args.json and not Path(args.json).absolute().parent.is_dir(): raise InputError(f'--json {args.json}: its folder does not exist')
+    record = measure_speed(tuple(args.case or CASES), args.repeats, ('munet', *(args.way or WAYS)))
+    if args.json: Path(args.json).write_text(json.dumps(record, indent=1))
+    print(show_speed(record))
+
 def _file(name: str) -> Path:
     if not Path(name).is_file(): raise InputError(f'{name}: is not a file')
     return Path(name)
@@ -151,7 +165,7 @@ def _file(name: str) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     "The command line. Returns the exit status: 0, 2 for a mistake in the input, 130 after a second Ctrl-C."
     args = _parser().parse_args(argv)
-    try: {'demo': _demo, 'evolve': _evolve, 'resume': _resume, 'report': _report_command, 'predict': _predict}[args.command](args)
+    try: {'demo': _demo, 'evolve': _evolve, 'resume': _resume, 'report': _report_command, 'bench': _bench, 'predict': _predict}[args.command](args)
     except InputError as e: print(f'munet: {e}', file=sys.stderr); return 2
     except BrokenPipeError:   # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

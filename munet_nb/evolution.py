@@ -26,13 +26,15 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from .checks import InputError, check, is_count, is_number, make, unknown
+from .feeds import TaskFeed, TrainingSettings
 from .models import DATA_HPARAMS, HParams, LayerRef, Model, Root, accounted_params, model_from_json, model_to_json, params_per_task, root_model, users_of_models, with_data_hparams
 from .mutation import AUTO_TUNE, ChildPlan, Surroundings, check_space, mutate_child, mutate_hparams, seed_child
 from .pool import Digest, LayerPool
-from .rundir import RunDir, RunWriter
+from .programs import Programs
+from .rundir import RunDir, RunWriter, StoredPool
 from .selection import ranked, sample_parent, score
 from .tasks import Task, check_tasks, load_source, to_images
-from .training import Programs, TaskFeed, Times, TrainedChild, TrainingSettings, accuracy, probabilities, train_generation
+from .training import Times, TrainedChild, accuracy, probabilities, train_generation
 from .vit import Arch, get_arch, n_tokens, reference_params
 
 # %% ../nbs/09_evolution.ipynb #cell-005
@@ -365,7 +367,7 @@ class System:
                ) -> np.ndarray:   # (n, classes)
         "Class probabilities. Raises InputError for a task without a model or for what is not an image."
         m, names, params = self._model(task)
-        return probabilities(to_images(images), self._arch, names, params, m.hparams.image_size, self._programs)
+        return probabilities(to_images(images), self._arch, names, params, m.hparams.image_size, self._training.precision, self._programs)
 
     def evaluate(self, task: str, split: str = 'test') -> float:
         "Accuracy on a split of the task's data. Raises InputError if the system was opened without it."
@@ -453,7 +455,7 @@ def _interrupt_later():
 # %% ../nbs/09_evolution.ipynb #cell-039
 class Search:
     "A search with its data, its pool and its run directory."
-    def __init__(self, run: RunWriter, records: list[dict], pool: LayerPool, tasks: Mapping[str, Task]):
+    def __init__(self, run: RunWriter, records: list[dict], pool: StoredPool, tasks: Mapping[str, Task]):
         self._run_dir, self.records, self.pool, self.tasks = run, records, pool, tasks
         self.state, self.arch, self.config = open_records(records)
         self.programs, self.times, self._feed = Programs(), Times(), None
@@ -548,7 +550,7 @@ class Evolution(SteppedSearch):
         "Start a search in a new run directory. Raises InputError, and writes nothing, if something is wrong."
         first, run = _first_record(root, tasks, config), RunWriter(path)
         run.create(first, root.layers.values())
-        return cls(run, run.records(), LayerPool(root.layers.values()), {t.name: t for t in tasks})
+        return cls(run, run.records(), StoredPool(run.pool, [l.digest for l in root.layers.values()]), {t.name: t for t in tasks})
 
     @classmethod
     def resume(cls, path: str | Path,
@@ -561,7 +563,8 @@ class Evolution(SteppedSearch):
         try:
             records = run.records()
             state = open_records(records)[0]
-            pool, data = LayerPool(run.load(sorted(state.alive))), _data_of(state, tasks, run.path)
+            pool, data = StoredPool(run.pool, state.alive), _data_of(state, tasks, run.path)
+            for digest in sorted(state.alive): pool[digest]   # an altered layer is refused now, not hours later
             evo = cls(run, records, pool, data)
             run.trim(); run.sweep(state.alive)
             evo._end_iteration()   # if it died between the last generation of a task iteration and its end
@@ -576,7 +579,8 @@ class Evolution(SteppedSearch):
     @property
     def system(self) -> System:
         "What the search has made so far."
-        return System(self.state, self.pool, self.arch, self.config.training, self.tasks, self.programs)
+        used = {d for m in kept_models(self.state).values() for d in m.digests}
+        return System(self.state, LayerPool(self.pool[d] for d in used), self.arch, self.config.training, self.tasks, self.programs)
 
     def add_task(self, task: Task):
         "A new task joins the system, running or finished; what finished tasks use stays as it is. Raises InputError if there is one of that name."

@@ -88,7 +88,7 @@ def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path)
 
 def test_labels_that_a_lazy_split_gives_are_checked_when_they_are_read():
     from munet_nb.tasks import LazySplit, Task
-    from munet_nb.training import TaskFeed, TrainingSettings
+    from munet_nb.feeds import TaskFeed, TrainingSettings
     split = LazySplit(10, lambda i: (np.zeros((8, 8), 'uint8'), 7), 'train of task x')
     with pytest.raises(InputError, match='labels from 7 to 7'): TaskFeed(Task('x', ('a', 'b'), split, split, split), TrainingSettings())
 

@@ -1,0 +1,128 @@
+"The engine: one result whatever the devices and the memory, memory as predicted, programs kept between processes."
+import gc
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+import jax
+import numpy as np
+import pytest
+from munet_nb import InputError, TrainingSettings
+from munet_nb.feeds import TaskFeed
+from munet_nb.programs import Programs
+from munet_nb.speed import Case, Pretended, make_work
+from munet_nb.training import Times, batch_parts, memory_plan, place, train_generation
+from munet_nb.vit import count_params
+
+CASE = Case('Ti1', 32, 256, 2)
+
+def digests(trained): return [{n: l.digest for n, l in t.layers.items()} for t in trained]
+
+def train(work, plans, settings=None, programs=None, **kwargs):
+    settings = settings or work.evo.config.training
+    feed = TaskFeed(work.evo.tasks['task2'], settings)
+    return train_generation(plans, work.evo.arch, work.evo.pool, feed, settings, np.random.default_rng(0), work.key, Programs() if programs is None else programs, Times(), **kwargs)
+
+@pytest.fixture(scope='module')
+def work():
+    with make_work(CASE) as w: yield w
+
+@pytest.fixture(scope='module')
+def plans(work):
+    "A child that trains everything, and the three with the longest suffixes of those that evolution drew."
+    drawn = sorted(work.plans, key=lambda p: -sum(l.n_params for l in p.layers if l.trainable))
+    return [work.everything(), *drawn[:3]]
+
+@pytest.fixture(scope='module')
+def expected(work, plans): return digests(train(work, plans))
+
+DEVICES = '''
+import sys; sys.path.insert(0, {tests!r})
+import jax, test_training as t
+from munet_nb import training
+used, original = [], training.place
+def place(*args): used.extend(original(*args)); return used
+training.place = place
+with t.make_work(t.CASE) as work:
+    drawn = sorted(work.plans, key=lambda p: -sum(l.n_params for l in p.layers if l.trainable))
+    got = t.digests(t.train(work, [work.everything(), *drawn[:3]]))
+print(repr((len(jax.devices()), sorted(len(on) for on in used), len({{d for on in used for d in on}}), got)))
+'''
+
+def test_eight_devices_train_the_same_layers_as_one(expected):
+    "Children are spread, the largest is split over several devices, and every new layer has the same bytes."
+    env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+    out = subprocess.run([sys.executable, '-c', DEVICES.format(tests=str(Path(__file__).parent))], env=env, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    devices, widths, used, got = eval(out.stdout.strip().splitlines()[-1], {'__builtins__': {}})
+    assert devices == 8 and widths[-1] >= 2 and used >= 4, (devices, widths, used)
+    assert got == expected
+
+def test_a_small_budget_changes_memory_and_time_but_not_the_result(work, plans, expected):
+    "Nothing resident, chunks of one batch, validation outputs computed again each time."
+    settings = replace(work.evo.config.training, device_budget=.5)
+    assert digests(train(work, plans, settings)) == expected
+
+def test_children_alone_are_the_same_as_in_a_generation(work, plans, expected):
+    assert digests(train(work, plans[1:2])) == expected[1:2]
+
+def test_bfloat16_computes_otherwise_but_keeps_float32_parameters(work, plans, expected):
+    trained = train(work, plans[:1], replace(work.evo.config.training, precision='bfloat16'))
+    assert digests(trained) != expected[:1]
+    assert {a.dtype for layer in trained[0].layers.values() for a in layer.flat.values()} == {np.dtype('float32')}
+
+def test_memory_is_as_predicted(work, plans):
+    settings, arch = replace(work.evo.config.training, device_budget=64.), work.evo.arch
+    gc.collect()
+    before, peak = sum(a.nbytes for a in jax.live_arrays()), []
+    programs = Programs()
+    train(work, plans, settings, programs, progress=lambda *_: peak.append(sum(a.nbytes for a in jax.live_arrays()) - before))
+    params = sum(l.n_params for l in plans[0].layers)
+    plan = memory_plan(arch, settings, CASE.image_size, len(plans), params)
+    held = [v for k, v in plan.items() if 'step' not in k]
+    assert 0 < max(peak) <= sum(held), (max(peak), plan)
+    temporary = max(program.memory_analysis().temp_size_in_bytes for key, (program, _) in programs._compiled.items() if key[0].__name__ == 'train_steps')
+    running = sum(v for k, v in plan.items() if 'step' in k)
+    assert temporary <= running <= 4 * temporary, (temporary, plan)
+
+def test_placing_spreads_the_load_and_keeps_siblings_together(work):
+    devices = list('abcdefgh')
+    assert set(place(work.plans, 1, ['a'])) == {('a',)}
+    on = place(work.plans, 8, devices)
+    assert len({d for group in on for d in group}) > 4 and all(len(group) in (1, 2, 4, 8) for group in on)
+    few = sorted(work.plans, key=lambda p: sum(l.n_params for l in p.layers if l.trainable))[:2] * 2   # train little, on one trunk
+    assert len(set(place([replace(p, id=str(i)) for i, p in enumerate(few)], 1, ['a', 'b']))) == 1, 'the shared trunk is most of the work'
+
+def test_parts_depend_on_the_configuration_alone(work):
+    assert [batch_parts(work.evo.arch, TrainingSettings(b), 32) for b in (64, 100, 256, 512, 4096)] == [1, 2, 4, 8, 8]
+
+def test_a_pool_of_many_tasks_holds_only_what_is_in_use(work):
+    gc.collect()
+    pool = work.evo.pool
+    assert len(pool) > 8 and len(pool._held) == 0
+    layer = pool[next(iter(pool))]
+    assert len(pool._held) == 1
+    del layer; gc.collect()
+    assert len(pool._held) == 0
+
+CACHED = '''
+import jax, numpy as np
+from munet_nb.programs import Programs
+def twice(x): return jax.numpy.sort(jax.numpy.sin(x)) @ jax.numpy.cos(x)
+Programs()(twice, (), np.arange(8.0, dtype=np.float32))
+'''
+
+@pytest.mark.parametrize('switch', [True, False])
+def test_compiled_programs_are_kept_in_the_users_cache_directory_unless_switched_off(tmp_path, switch):
+    env = {k: v for k, v in os.environ.items() if k not in ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')}
+    env |= {'XDG_CACHE_HOME': str(tmp_path), 'HOME': str(tmp_path), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'} | ({} if switch else {'JAX_ENABLE_COMPILATION_CACHE': 'false'})
+    for _ in range(2):
+        out = subprocess.run([sys.executable, '-c', CACHED], env=env, capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+    kept = [p.name for p in (tmp_path / 'munet_nb').glob('*twice*cache')] if (tmp_path / 'munet_nb').exists() else []
+    assert len(kept) == (1 if switch else 0), 'one program, compiled by the first process and read by the second'
+
+def test_bad_settings_are_named():
+    with pytest.raises(InputError, match='precision'): TrainingSettings(precision='float16')
+    with pytest.raises(InputError, match='device_budget'): TrainingSettings(device_budget=-1.)
