@@ -150,6 +150,7 @@ def _predict(args):
     for file, p in zip(args.files, system.predict(args.task, images)):
         print(f'{file}: ' + ', '.join(f'{system.classes[args.task][i]} {p[i]:.3f}' for i in (-p).argsort()[:args.top]))
 
+# %% ../nbs/14_cli.ipynb #cell-011
 def _bench(args):
     if args.repeats < 1: raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
     if args.json and not Path(args.json).absolute().parent.is_dir(): raise InputError(f'--json {args.json}: its folder does not exist')
@@ -161,7 +162,7 @@ def _file(name: str) -> Path:
     if not Path(name).is_file(): raise InputError(f'{name}: is not a file')
     return Path(name)
 
-# %% ../nbs/14_cli.ipynb #cell-011
+# %% ../nbs/14_cli.ipynb #cell-012
 def main(argv: Sequence[str] | None = None) -> int:
     "The command line. Returns the exit status: 0, 2 for a mistake in the input, 130 after a second Ctrl-C."
     args = _parser().parse_args(argv)

@@ -563,8 +563,7 @@ class Evolution(SteppedSearch):
         try:
             records = run.records()
             state = open_records(records)[0]
-            pool, data = StoredPool(run.pool, state.alive), _data_of(state, tasks, run.path)
-            for digest in sorted(state.alive): pool[digest]   # an altered layer is refused now, not hours later
+            pool, data = StoredPool(run.pool, state.alive).checked(), _data_of(state, tasks, run.path)
             evo = cls(run, records, pool, data)
             run.trim(); run.sweep(state.alive)
             evo._end_iteration()   # if it died between the last generation of a task iteration and its end
@@ -579,8 +578,7 @@ class Evolution(SteppedSearch):
     @property
     def system(self) -> System:
         "What the search has made so far."
-        used = {d for m in kept_models(self.state).values() for d in m.digests}
-        return System(self.state, LayerPool(self.pool[d] for d in used), self.arch, self.config.training, self.tasks, self.programs)
+        return System(self.state, LayerPool(self.pool[d] for m in kept_models(self.state).values() for d in m.digests), self.arch, self.config.training, self.tasks, self.programs)
 
     def add_task(self, task: Task):
         "A new task joins the system, running or finished; what finished tasks use stays as it is. Raises InputError if there is one of that name."

@@ -32,6 +32,11 @@ def _struct(leaf, on):
     sharding = jax.sharding.SingleDeviceSharding(on[0]) if len(on) == 1 else getattr(leaf, 'sharding', None)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
+def _key(fn, static, args, on):
+    leaves, tree = jax.tree.flatten(args)
+    return fn, static, tree, tuple((l.shape, l.dtype) for l in leaves), on
+
+# %% ../nbs/07_programs.ipynb #cell-008
 class Programs:
     "Compiled programs, by function, static arguments, shapes and devices."
     def __init__(self, limit: int = 256):
@@ -41,16 +46,12 @@ class Programs:
 
     def __len__(self): return len(self._compiled)
 
-    def _key(self, fn, static, args, on):
-        leaves, tree = jax.tree.flatten(args)
-        return fn, static, tree, tuple((l.shape, l.dtype) for l in leaves), on
-
     def plan(self, fn: Callable, static: tuple, *args, # arrays or their shapes
              on: tuple = ()                            # devices; none: the default one
             ):
         "The shapes of fn(*static, *args). If it is not compiled yet, it will be by `compile_planned`."
         on = on or (jax.devices()[0],)
-        key = self._key(fn, static, args, on)
+        key = _key(fn, static, args, on)
         with self._lock:
             if key in self._compiled: self._compiled.move_to_end(key); return self._compiled[key][1]
             if key not in self._traced:
@@ -73,7 +74,7 @@ class Programs:
 
     def __call__(self, fn: Callable, static: tuple, *args, on: tuple = ()):
         "fn(*static, *args) on these devices, compiled if need be."
-        key = self._key(fn, static, args, on or (jax.devices()[0],))
+        key = _key(fn, static, args, on or (jax.devices()[0],))
         with self._lock:
             if key not in self._compiled:
                 self.plan(fn, static, *args, on=on)

@@ -130,6 +130,10 @@ class StoredPool(Mapping):
         "Only the layers that are needed."
         needed = set(digests)
         return StoredPool(self.folder, [d for d in self._digests if d in needed], self._held)
+    def checked(self) -> 'StoredPool':
+        "This pool. Raises InputError if a layer is missing, truncated or altered: now, not hours later."
+        for digest in sorted(self): self[digest]
+        return self
     def __repr__(self): return f'StoredPool({len(self)} layers, {len(self._held)} in memory)'
 
 # %% ../nbs/08_rundir.ipynb #cell-015

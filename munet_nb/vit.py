@@ -98,6 +98,7 @@ class Block(nn.Module):
         hidden = nn.gelu(dense(self.mlp, name='mlp1')(_layer_norm(x, 'norm2')))
         return (x + dense(d, name='mlp2')(hidden)).reshape(n, out, d)
 
+# %% ../nbs/00_vit.ipynb #cell-013
 def _piece(rows, most=128): return next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
 
 # A narrow product's gradient is summed in pieces of at most 128 rows: how a CPU splits a longer sum depends on the number of threads.
@@ -125,7 +126,7 @@ class Adapter(nn.Module):
         hidden = nn.gelu(_Narrow(self.dim, name='down')(_layer_norm(flat, 'norm')))
         return x + _Narrow(x.shape[-1], nn.initializers.zeros, name='up')(hidden).reshape(x.shape)
 
-# %% ../nbs/00_vit.ipynb #cell-014
+# %% ../nbs/00_vit.ipynb #cell-015
 class Norm(nn.Module):
     "The last LayerNorm: (n, t, D) -> (n, t, D)."
     @nn.compact
@@ -137,7 +138,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x): return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='dense')(x[:, 0].astype(jnp.float32))
 
-# %% ../nbs/00_vit.ipynb #cell-016
+# %% ../nbs/00_vit.ipynb #cell-017
 def layer_names(num_layers: int,             # blocks, counted from the bottom
                 adapters: Iterable[int] = () # blocks that have an adapter before them
                ) -> tuple[str, ...]:
@@ -156,7 +157,7 @@ def chain_kinds(names: Iterable[str] # of a whole model
     top = len(kinds) - 1 - kinds[::-1].index('block')
     return (*kinds[:top], 'top_block', *kinds[top + 1:])
 
-# %% ../nbs/00_vit.ipynb #cell-019
+# %% ../nbs/00_vit.ipynb #cell-020
 @dataclass(frozen=True)
 class Sizes:
     "What the shapes of a model's layers depend on besides its architecture."
@@ -182,7 +183,7 @@ def apply_chain(arch: Arch, kinds: Iterable[str], params: Iterable[Mapping], x: 
     for kind, p in zip(kinds, params, strict=True): x = apply_layer(arch, kind, p, x)
     return x
 
-# %% ../nbs/00_vit.ipynb #cell-020
+# %% ../nbs/00_vit.ipynb #cell-021
 def n_tokens(arch: Arch, image_size: int) -> int:
     "Tokens of an image, the class token included. Raises InputError if the size is not a multiple of the patch."
     if image_size < arch.patch or image_size % arch.patch:
@@ -217,7 +218,7 @@ def reference_params(arch: Arch) -> int:
     "The size penalty's denominator P: all parameters with a two-class head at `arch.reference_size` (section 4.3 of the paper)."
     return sum(count_params(arch, name, Sizes(arch.reference_size)) for name in layer_names(arch.depth))
 
-# %% ../nbs/00_vit.ipynb #cell-028
+# %% ../nbs/00_vit.ipynb #cell-029
 def layer_key(key: jax.Array, name: str) -> jax.Array:
     "A key for the layer called `name`, independent of the other layers of the model."
     return jax.random.fold_in(key, crc32(name.encode()))
@@ -226,7 +227,7 @@ def init_chain(key: jax.Array, arch: Arch, names: Iterable[str], sizes: Sizes) -
     "Freshly drawn parameters of the layers called `names`, by name."
     return {name: init_layer(layer_key(key, name), arch, name, sizes) for name in names}
 
-# %% ../nbs/00_vit.ipynb #cell-034
+# %% ../nbs/00_vit.ipynb #cell-035
 def resize_posembed(arch: Arch, params: Mapping, image_size: int) -> dict:
     "The position embedding stretched to another image size (pixels): (1, 1 + g^2, D) -> (1, 1 + (image_size/patch)^2, D)."
     old = np.asarray(params['embedding'])

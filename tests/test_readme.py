@@ -17,7 +17,7 @@ def test_the_two_lines_are_there_and_ci_runs_the_second():
 
 def test_every_munet_command_of_the_readme_parses():
     commands = [l.split('#')[0].split()[1:] for b in blocks('sh') for l in b.splitlines() if l.startswith('munet ')]
-    assert {c[0] for c in commands} == {'demo', 'evolve', 'resume', 'report', 'predict'}
+    assert {c[0] for c in commands} == {'demo', 'evolve', 'resume', 'report', 'predict', 'bench'}
     for c in commands: _parser().parse_args(c)
 
 def test_the_python_snippet_runs(tmp_path):
