@@ -341,7 +341,8 @@ def outside_share(work: Work) -> float:
     programs = Watched()
     work.munet(work.plans, programs)
     programs.ran.clear()
-    return 1 - programs.busy() / _seconds(lambda: work.munet(work.plans, programs))
+    whole = _seconds(lambda: work.munet(work.plans, programs))
+    return 1 - programs.busy() / whole
 
 # %% ../nbs/11_speed.ipynb #cell-026
 class _Counted(Programs):
