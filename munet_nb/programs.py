@@ -14,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 import jax
-import numpy as np
 import platformdirs
 
 # %% ../nbs/07_programs.ipynb #cell-005

@@ -11,9 +11,8 @@ import pytest
 from munet_nb import InputError, TrainingSettings
 from munet_nb.feeds import TaskFeed
 from munet_nb.programs import Programs
-from munet_nb.speed import Case, Pretended, make_work
+from munet_nb.speed import Case, make_work
 from munet_nb.training import Times, batch_parts, memory_plan, place, train_generation
-from munet_nb.vit import count_params
 
 CASE = Case('Ti1', 32, 256, 2)
 
