@@ -34,7 +34,7 @@ from .mutation import ChildPlan, Surroundings, seed_child
 from .pool import make_layer
 from .programs import Programs
 from .tasks import Task, load_benchmark, part
-from .training import Times, TrainedChild, child_key, learning_rates, plan_generation, start_params, train_generation, trunk_length, trunk_tree
+from .training import Times, TrainedChild, child_key, layer_source, learning_rates, plan_generation, start_params, train_generation, trunk_length, trunk_tree
 from .vit import Arch, Sizes, apply_chain, chain_kinds, get_arch, init_chain, layer_kind, layer_names, n_tokens
 
 # %% ../nbs/11_speed.ipynb #cell-005
@@ -150,12 +150,17 @@ def _solo_layer(arch: Arch, kind: str, p: Mapping, x):
 # %% ../nbs/11_speed.ipynb #cell-013
 class Solo:
     "Children trained one after the other, each with its own compiled step and evaluation."
-    def __init__(self, work: Work, plans: Sequence[ChildPlan]): self.children = [self._child(work, p) for p in plans]
+    def __init__(self, work: Work, plans: Sequence[ChildPlan]):
+        self.frozen = {}   # on the device, once each
+        self.children = [self._child(work, p) for p in plans]
 
     def _child(self, work, plan):
         arch, kinds, hp = work.evo.arch, [layer_kind(l.name) for l in plan.layers], plan.hparams
         params = {l.name: _solo_params(arch, k, p) for l, k, p in zip(plan.layers, kinds, work.params(plan))}
-        trainable, frozen = ({l.name: params[l.name] for l in plan.layers if l.trainable is flag} for flag in (True, False))
+        trainable = {l.name: params[l.name] for l in plan.layers if l.trainable}
+        for l in plan.layers:
+            if not l.trainable and layer_source(l, work.case.image_size) not in self.frozen: self.frozen[layer_source(l, work.case.image_size)] = jax.device_put(params[l.name])
+        frozen = {l.name: self.frozen[layer_source(l, work.case.image_size)] for l in plan.layers if not l.trainable}
         rates = jnp.asarray(learning_rates(hp, work.case.batches, 2))
         tx = optax.chain(optax.clip_by_global_norm(1.), optax.sgd(lambda i: rates[i], hp.momentum or None, hp.nesterov, jnp.bfloat16))
         def logits(trainable, frozen, x):
@@ -166,7 +171,7 @@ class Solo:
             updates, opt = tx.update(jax.grad(loss)(t, f, x, y), opt)
             return optax.apply_updates(t, updates), opt
         correct = lambda t, f, x, y: (logits(t, f, x).argmax(-1) == y).mean(where=y >= 0)
-        return jax.device_put((trainable, tx.init(trainable))), jax.device_put(frozen), jax.jit(step), jax.jit(correct)
+        return jax.device_put((trainable, tx.init(trainable))), frozen, jax.jit(step), jax.jit(correct)
 
     def run(self, train, validation) -> list[list[float]]:
         "Evaluations of each child."
@@ -215,10 +220,15 @@ class Torch:
         import torch
         torch.set_num_threads(os.cpu_count())
         self.device, self.work, self.plans = 'cuda' if torch.cuda.is_available() else 'cpu', work, plans
-        self.start = [[_torch_layer(work.evo.arch, layer_kind(l.name), p, work.case.image_size) for l, p in zip(plan.layers, work.params(plan))] for plan in plans]
-        for layers, plan in zip(self.start, plans):
-            for (module, _), l in zip(layers, plan.layers): module.to(self.device).requires_grad_(l.trainable)
-        self.saved = [[p.detach().clone() for m, _ in layers for p in m.parameters()] for layers in self.start]
+        frozen = {}
+        def layer(l, p):
+            if (key := layer_source(l, work.case.image_size)) in frozen and not l.trainable: return frozen[key]
+            module, f = _torch_layer(work.evo.arch, layer_kind(l.name), p, work.case.image_size)
+            module.to(self.device).requires_grad_(l.trainable)
+            if not l.trainable: frozen[key] = module, f
+            return module, f
+        self.start = [[layer(l, p) for l, p in zip(plan.layers, work.params(plan))] for plan in plans]
+        self.saved = [[p.detach().clone() for m, _ in layers for p in m.parameters() if p.requires_grad] for layers in self.start]
 
     def run(self, train, validation) -> list[list[float]]:
         "Evaluations of each child."
@@ -227,10 +237,9 @@ class Torch:
         labels = lambda y: torch.from_numpy(y.astype(np.int64)).to(self.device)
         children, evaluations = [], [[] for _ in self.plans]
         for layers, saved, plan in zip(self.start, self.saved, self.plans):
-            params = [p for m, _ in layers for p in m.parameters()]
+            params = [p for m, _ in layers for p in m.parameters() if p.requires_grad]
             with torch.no_grad():
                 for p, q in zip(params, saved): p.copy_(q)
-            params = [p for p in params if p.requires_grad]
             hp = plan.hparams
             children.append((layers, params, torch.optim.SGD(params, 1., hp.momentum, nesterov=hp.nesterov and hp.momentum > 0), learning_rates(hp, self.work.case.batches, 2)))
         def logits(layers, x):
@@ -377,7 +386,8 @@ def many_tasks(sizes: Sequence[int], repeats: int, tick: Callable) -> dict[int, 
             systems.append((evo, TaskFeed(evo.tasks[f'task{n}'], config.training)))
         plans, programs = systems[0][0].ask().children, Programs()
         for turn in range(repeats + 1):
-            for n, (evo, feed) in zip(sizes, systems):
+            for at in range(len(sizes)):   # who comes first changes, as the first finds colder caches
+                n, (evo, feed) = sizes[(at + turn) % len(sizes)], systems[(at + turn) % len(sizes)]
                 started = time.perf_counter()
                 generation = evo.ask()
                 same = tuple(replace(p, id=c.id, task=c.task) for p, c in zip(plans, generation.children))

@@ -66,9 +66,9 @@ MAX_PARTS = 8
 
 def batch_parts(arch: Arch, settings: TrainingSettings, image_size: int) -> int:
     "In how many equal parts the gradient of a batch is computed, a power of two."
-    # 320 rows are what the CPU's matrix product sums at one go: how it splits longer sums depends on the number of threads, which grows with the number of devices.
-    # It costs nothing (Ti3, batch 512, eight children on two cores: 1 part 5.2 s, 2 parts 5.1, 4 parts 5.0, 8 parts 4.8). Elsewhere unmeasured: a part should still fill the device.
-    most = 320 if jax.default_backend() == 'cpu' else 4096
+    # On a CPU small parts stay in the cache while every part costs a pass over all gradients: Ti3 (2,560 tokens) gained 8% by 8 parts, B (832 tokens) lost 30% by 4.
+    # Elsewhere unmeasured: a part should still fill the device.
+    most = 1024 if jax.default_backend() == 'cpu' else 4096
     parts, tokens = 1, settings.batch_size * n_tokens(arch, image_size)
     while parts < MAX_PARTS and settings.batch_size % (2 * parts) == 0 and tokens > most * parts: parts *= 2
     return parts
@@ -77,15 +77,16 @@ def batch_parts(arch: Arch, settings: TrainingSettings, image_size: int) -> int:
 def _sum_of_parts(part, parts: int, mesh: Mesh | None, like, n):
     "part(0) + part(1) + ..., added in this order, whether one device computes them all or each of a mesh some of them."
     if parts == 1: return part(0)
-    size = mesh.size if mesh else 1
-    # The loop must be the same program however often it runs, or it would round differently: so its length hangs on n, a positive number that the compiler does not know.
-    length = jnp.minimum(n * parts, parts // size)
-    own = jax.tree.map(lambda p: jnp.zeros((parts // size, *p.shape), p.dtype), like)
-    own = jax.lax.fori_loop(0, length, lambda j, own: jax.tree.map(lambda o, g: o.at[j].set(g), own, part(j)), own)
+    # The loop must be the same program however often it runs, or it would round differently: so its length hangs on n, a positive number that the compiler does not know,
+    # and what it computes is kept apart from what is done with it.
+    length, compute = jnp.minimum(n * parts, parts // (mesh.size if mesh else 1)), lambda j: jax.lax.optimization_barrier(part(j))
     total = jax.tree.map(jnp.zeros_like, like)
-    for device in range(size):   # the sum travels from device to device, each adds its own
+    if not mesh: return jax.lax.fori_loop(0, length, lambda j, t: jax.tree.map(jnp.add, t, compute(j)), total)
+    own = jax.tree.map(lambda p: jnp.zeros((parts // mesh.size, *p.shape), p.dtype), like)
+    own = jax.lax.fori_loop(0, length, lambda j, own: jax.tree.map(lambda o, g: o.at[j].set(g), own, compute(j)), own)
+    for device in range(mesh.size):   # the sum travels from device to device, each adds its own
         total = jax.lax.fori_loop(0, length, lambda j, t: jax.tree.map(lambda a, b: a + b[j], t, own), total)
-        if mesh: total = jax.lax.psum(jax.tree.map(lambda a: jnp.where(jax.lax.axis_index('parts') == device, a, 0), total), 'parts')
+        total = jax.lax.psum(jax.tree.map(lambda a: jnp.where(jax.lax.axis_index('parts') == device, a, 0), total), 'parts')
     return total
 
 # %% ../nbs/07_training.ipynb #cell-017
@@ -210,7 +211,7 @@ def memory_plan(arch: Arch, settings: TrainingSettings, image_size: int,
     step = arch.depth * tokens * size * (9 * arch.width + 3 * arch.mlp + 3 * arch.heads * n_tokens(arch, image_size))
     return {'images, batches and cached outputs': settings.share(1),
             'parameters: current, best, momentum': children * params * (4 + 4 + 2),
-            'while a step runs: new parameters and momentum, gradients of all parts and their sum': at_once * params * (6 + 4 * (parts + 2)),
+            'while a step runs: new parameters and momentum, gradients of a part or, split over devices, of half the parts, and their sum': at_once * params * (6 + 4 * max(3, parts // 2 + 2)),
             'while a step runs: activations': at_once * step}
 
 # %% ../nbs/07_training.ipynb #cell-031
@@ -400,7 +401,7 @@ def train_generation(plans: Sequence[ChildPlan],
             for i, (child, (correct, finite)) in enumerate(zip(g.children, totals)):
                 child.close_segment(correct / n_eval, finite)
                 progress(i, segment, child.evaluations[-1])
-        return [c.result() for c in g.children]
+        return list(g.threads.map(_Child.result, g.children))
     finally: g.threads.shutdown(cancel_futures=True)
 
 # %% ../nbs/07_training.ipynb #cell-047

@@ -136,7 +136,7 @@ class Head(nn.Module):
     "Logits, float32, from token 0: (n, t, D) -> (n, classes)."
     classes: int
     @nn.compact
-    def __call__(self, x): return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='dense')(x[:, 0].astype(jnp.float32))
+    def __call__(self, x): return _Narrow(self.classes, nn.initializers.zeros, name='dense')(x[:, 0].astype(jnp.float32))
 
 # %% ../nbs/00_vit.ipynb #cell-017
 def layer_names(num_layers: int,             # blocks, counted from the bottom
