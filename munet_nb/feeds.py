@@ -100,7 +100,7 @@ class Feed:
             self.resident, self.labels = to_pixels(packed), packed.labels
         else:
             self.channels = max(split[int(i)][0].shape[-1] for i in np.linspace(0, len(split) - 1, 64))
-            self.bytes_per_example = split.nbytes // len(split)
+            self.bytes_per_example = 2 * split.nbytes // len(split)   # room is made for up to twice as many pixels
 
     def _pack(self, examples, channels=0):
         packed = pack(examples, channels)

@@ -68,7 +68,7 @@ class Programs:
             for key, program in zip(keys, compiled):
                 self._compiled[key] = program, self._traced.pop(key).out_info
                 self.compilations[key[0].__name__] += 1
-            while len(self._compiled) > self.limit: self._compiled.popitem(last=False)
+            while len(self._compiled) > max(self.limit, len(keys)): self._compiled.popitem(last=False)
             self.seconds += time.perf_counter() - started
 
     def __call__(self, fn: Callable, static: tuple, *args, on: tuple = ()):

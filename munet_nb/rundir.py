@@ -110,7 +110,7 @@ class RunDir:
 
 # %% ../nbs/08_rundir.ipynb #cell-012
 class StoredPool(Mapping):
-    "As `LayerPool`, of layers that are files: in memory are those that somebody holds."
+    "As `LayerPool`, of layers that are files: in memory are those whose `Layer` somebody holds."
     def __init__(self, folder: Path, digests: Iterable[Digest], held: WeakValueDictionary | None = None):
         self.folder, self._digests, self._held = folder, dict.fromkeys(digests), WeakValueDictionary() if held is None else held
     def __getitem__(self, digest: Digest) -> Layer:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from jax.experimental.compilation_cache import compilation_cache
 from tqdm.auto import tqdm
 from .augment import augment, augment_args, resize
 from .checks import unknown
@@ -218,7 +219,8 @@ class Torch:
     "The same with PyTorch."
     def __init__(self, work: Work, plans: Sequence[ChildPlan]):
         import torch
-        torch.set_num_threads(os.cpu_count())
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+        torch.set_float32_matmul_precision('high'); torch.backends.cudnn.allow_tf32 = True   # on a GPU, as JAX does by default
         self.device, self.work, self.plans = 'cuda' if torch.cuda.is_available() else 'cpu', work, plans
         frozen = {}
         def layer(l, p):
@@ -272,27 +274,32 @@ def products(arch: Arch, kind: str, image_size: int, adapter_dim: int, classes: 
 def generation_flop(work: Work, plans: Sequence[ChildPlan]) -> float:
     "Floating-point operations of a generation that computes nothing twice."
     arch, size = work.evo.arch, work.case.image_size
-    def cost(plan, kind): return products(arch, kind, size, plan.hparams.adapter_dim, work.feed.classes)
-    def trunk(node): return sum(sum(cost(plans[0], kind)) + trunk(onward) for (kind, _), onward in node.onward.items())
+    n_params = {layer_source(l, size): l.n_params for plan in plans for l in plan.layers}
+    def cost(kind, n_params): return products(arch, kind, size, (n_params - 3 * arch.width) // (2 * arch.width + 1), work.feed.classes)
+    def trunk(node): return sum(sum(cost(kind, n_params[source])) + trunk(onward) for (kind, source), onward in node.onward.items())
     forward = backward = 0
     for plan in plans:
         kinds, start = chain_kinds(l.name for l in plan.layers), trunk_length(plan)
         for i in range(start, len(kinds)):
-            weights, attention = cost(plan, kinds[i])
+            weights, attention = cost(kinds[i], plan.layers[i].n_params)
             forward += weights + attention
             backward += weights * (plan.layers[i].trainable + (i > start)) + 2 * attention
     examples, evaluated = 2 * work.case.batches * work.case.batch_size, len(work.feed.validation.split)
     shared = trunk(trunk_tree(plans))
     return 2 * (examples * (shared + forward + backward) + evaluated * (shared + 2 * forward))
 
+def _seconds(f: Callable) -> float:
+    started = time.perf_counter(); f()
+    return time.perf_counter() - started
+
 def product_rate(n: int = 2048) -> Callable[[], float]:
     "Measures the rate of a matrix product, operations per second."
-    a = jax.random.normal(jax.random.key(0), (n, n))
-    product = jax.jit(lambda a: a @ a).lower(a).compile()
-    def measure():
-        started = time.perf_counter(); product(a).block_until_ready()
-        return 2 * n ** 3 / (time.perf_counter() - started)
-    return measure
+    a = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, n)))[0]   # its powers neither grow nor vanish
+    product = jax.jit(lambda a, times: jax.lax.fori_loop(0, times, lambda _, b: a @ b, a))
+    def seconds(times): return _seconds(lambda: product(a, times).block_until_ready())
+    seconds(1)
+    times = max(1, int(.05 / seconds(1)))   # long enough that starting it does not count
+    return lambda: 2 * n ** 3 * times / seconds(times)
 
 # %% ../nbs/11_speed.ipynb #cell-022
 WAYS = ('solo', 'munet', 'torch')
@@ -300,13 +307,10 @@ WAYS = ('solo', 'munet', 'torch')
 @contextmanager
 def _no_cache():
     before = jax.config.jax_enable_compilation_cache
-    jax.config.update('jax_enable_compilation_cache', False)
+    def switch(on): jax.config.update('jax_enable_compilation_cache', on); compilation_cache.reset_cache()   # JAX looks at the switch once
+    switch(False)
     try: yield
-    finally: jax.config.update('jax_enable_compilation_cache', before)
-
-def _seconds(f: Callable) -> float:
-    started = time.perf_counter(); f()
-    return time.perf_counter() - started
+    finally: switch(before)
 
 def compare(work: Work, plans: Sequence[ChildPlan], ways: Sequence[str], repeats: int, tick: Callable) -> dict:
     "Seconds to train children in each way (medians), to compile before, and at the ceiling; and each way's last evaluations."

@@ -6,15 +6,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from munet_nb import InputError, TrainingSettings
-from munet_nb.feeds import TaskFeed
+from munet_nb import InputError, TrainingSettings, rundir, training, vit
+from munet_nb.feeds import TaskFeed, eval_indices
 from munet_nb.programs import Programs
 from munet_nb.speed import Case, make_work
-from munet_nb.training import Times, batch_parts, memory_plan, place, train_generation
+from munet_nb.training import Times, batch_parts, chunk_batches, memory_plan, place, train_generation
 
-CASE = Case('Ti2', 32, 512, 1)   # four parts; a full block, an adapter, a top block
+CASE = Case('Ti2', 32, 512, 3)   # four parts; a full block, an adapter, a top block
 
 def digests(trained): return [{n: l.digest for n, l in t.layers.items()} for t in trained]
 
@@ -61,6 +62,9 @@ def test_eight_devices_train_the_same_layers_as_one(expected):
 def test_a_small_budget_changes_memory_and_time_but_not_the_result(work, plans, expected):
     "Nothing resident, chunks of one batch, validation outputs computed again each time."
     settings = replace(work.evo.config.training, device_budget=.5)
+    feed, whole = (TaskFeed(work.evo.tasks['task2'], s).train for s in (settings, work.evo.config.training))
+    chunks = [chunk_batches(work.evo.arch, s, CASE.image_size, f, len(plans) + 2) for s, f in ((settings, feed), (work.evo.config.training, whole))]
+    assert feed.resident is None and whole.resident is not None and chunks == [1, CASE.batches]
     assert digests(train(work, plans, settings)) == expected
 
 def test_children_alone_are_the_same_as_in_a_generation(work, plans, expected):
@@ -80,10 +84,34 @@ def test_memory_is_as_predicted(work, plans):
     params = sum(l.n_params for l in plans[0].layers)
     plan = memory_plan(arch, settings, CASE.image_size, len(plans), params)
     held = [v for k, v in plan.items() if 'step' not in k]
-    assert 0 < max(peak) <= sum(held), (max(peak), plan)
+    assert sum(held) / 3 < max(peak) <= sum(held), (max(peak), plan)
     temporary = max(program.memory_analysis().temp_size_in_bytes for key, (program, _) in programs._compiled.items() if key[0].__name__ == 'train_steps')
     running = sum(v for k, v in plan.items() if 'step' in k)
     assert temporary <= running <= 4 * temporary, (temporary, plan)
+
+def test_a_generation_reads_each_layer_once(work, plans, monkeypatch):
+    read, load = [], rundir.load_layer
+    monkeypatch.setattr(rundir, 'load_layer', lambda folder, digest: read.append(digest) or load(folder, digest))
+    gc.collect()
+    train(work, plans[1:])
+    assert sorted(read) == sorted({l.digest for p in plans[1:] for l in p.layers if l.digest})
+
+def test_held_validation_outputs_are_counted_by_trunk(work):
+    "Trunks that end in the same kind of layer have outputs of the same shape, and each takes its room."
+    settings = replace(work.evo.config.training, validation_batches=2)
+    g = training._Generation(work.plans, work.evo.arch, work.evo.pool, TaskFeed(work.evo.tasks['task2'], settings), settings, 1, work.key, Programs(), tuple(jax.local_devices()))
+    index = eval_indices(len(g.feed.validation.split), settings.batch_size)
+    counted = training._held_bytes(g, len(index))
+    training._evaluate(g, index)
+    g.close()
+    assert counted == sum(a.nbytes for a in {id(x): x for _, _, found in g.held for _, x in found}.values())
+
+def test_an_awkward_number_of_rows_costs_no_memory():
+    "Four images of 577 tokens, as L/16 has them at 384 pixels: the gradient of an adapter's product is not kept in hundreds of pieces."
+    x, k, g = jnp.ones((4 * 577, 1024)), jnp.ones((1024, 32)), jnp.ones((4 * 577, 32))
+    f = jax.jit(lambda x, k, g: jax.vjp(vit._narrow_product, x, k)[1](g)[1]).lower(x, k, g).compile()
+    np.testing.assert_array_equal(f(x, k, g), np.full((1024, 32), 4 * 577.))
+    assert f.memory_analysis().temp_size_in_bytes < 2 * x.nbytes + g.nbytes
 
 def test_placing_spreads_the_load(work):
     devices = list('abcdefgh')
