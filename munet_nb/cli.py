@@ -22,7 +22,7 @@ from .plots import plot_architectures, plot_progress
 from .pretrained import load_root
 from .rundir import RunDir
 from .speed import CASES, WAYS, measure_speed, show_speed
-from .tasks import BENCHMARKS, Task, load_benchmark, load_folder, load_idx, load_tfds, open_image
+from .tasks import BENCHMARKS, PACKAGED_BENCHMARKS, Task, load_benchmark, load_folder, load_idx, load_tfds, open_image
 
 # %% ../nbs/14_cli.ipynb #cell-005
 def _yes_no(text: str) -> bool:
@@ -39,7 +39,7 @@ def _add_config(parser: argparse.ArgumentParser):
 
 def _config(args: argparse.Namespace):
     given = {k.removeprefix('config_'): v for k, v in vars(args).items() if k.startswith('config_') and v is not None}
-    start = preset(args.preset or args.benchmark or 'demo')
+    start = preset(args.preset or (args.benchmark if args.benchmark in PRESETS else 'demo'))
     search = dict(start.search)
     for text in args.search:
         name, eq, values = text.partition('=')
@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--seed', type=int, default=0, help='of everything random (default: 0)')
     p = commands.add_parser('evolve', help='start a search on your tasks')
     p.add_argument('--run', required=True, metavar='DIR', help='new run directory')
-    p.add_argument('--root', help="root model (default: one of the preset's size with random parameters, random:Ti3 for the demo)")
-    p.add_argument('--benchmark', choices=['demo', *BENCHMARKS], help='tasks of a benchmark')
+    p.add_argument('--root', help="root model (default: Ti3-glyphs, which is packaged; random parameters of their size for the presets decathlon and vit)")
+    p.add_argument('--benchmark', choices=[*PACKAGED_BENCHMARKS, *BENCHMARKS], help='tasks of a benchmark')
     p.add_argument('--folder', action='append', default=[], metavar='[NAME=]DIR', help='a task from an image folder: split/class/file or class/file')
     p.add_argument('--idx', action='append', default=[], metavar='[NAME=]DIR', help="a task from IDX files, MNIST's format")
     p.add_argument('--tfds', action='append', default=[], metavar='NAME', help='a task from TensorFlow Datasets')
@@ -114,7 +114,7 @@ def _run(evo: Evolution):
             print(f'\nNext: munet predict {run} --task {task} IMAGE...\n      munet report {run}\nor, in Python: from munet_nb import System; System.open({str(evo.path)!r})')
 
 # %% ../nbs/14_cli.ipynb #cell-010
-def _demo(args): _run(Evolution.create(args.run, load_root('random:Ti3'), load_benchmark('demo'), preset('demo', seed=args.seed)))
+def _demo(args): _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), preset('demo', seed=args.seed)))
 
 ROOTS = {'decathlon': 'random:B', 'vit': 'random:L'}   # the paper's sizes
 
@@ -127,7 +127,7 @@ def _evolve(args):
         if name not in {t.name for t in tasks}: raise unknown('task to be private', name, [t.name for t in tasks])
     tasks = [replace(t, private=t.name in args.private) for t in tasks]
     if not tasks: raise InputError('no tasks: give at least one of --benchmark, --folder, --idx, --tfds')
-    root = args.root or ROOTS.get(args.preset or args.benchmark, 'random:Ti3')
+    root = args.root or ROOTS.get(args.preset or args.benchmark, 'Ti3-glyphs')
     _run(Evolution.create(args.run, load_root(root, config.defaults.image_size), tasks, config))
 
 def _resume(args):
