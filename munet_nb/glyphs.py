@@ -67,17 +67,21 @@ def blurred(g: np.ndarray) -> np.ndarray:
     v = gaussian_filter(g, 2.)[::4, ::4].ravel()
     return (v - v.mean()) / (np.linalg.norm(v - v.mean()) + 1e-9)
 
-def look(face: Face, classes: Sequence[str] # each a string of characters; the last one is looked at
-        ) -> np.ndarray | None: # (classes, 196)
-    "What a face's classes look like; None if it lacks one or draws two alike."
-    if not {ord(c) for cls in classes for c in cls} <= face.characters: return None
-    drawn = [glyph(face, cls[-1]) for cls in classes]
+def look(face: Face, classes: Sequence[str] # each a string of characters
+        ) -> np.ndarray | None: # (characters, 196)
+    "What a face's characters look like; None if it lacks one, or draws more than one in twenty like one of another class."
+    characters, of = [c for cls in classes for c in cls], np.repeat(np.arange(len(classes)), [len(cls) for cls in classes])
+    if not {ord(c) for c in characters} <= face.characters: return None
+    drawn = [glyph(face, c) for c in characters]
     if any(g is None for g in drawn): return None
     rows = np.array([blurred(g) for g in drawn])
-    return None if ((rows @ rows.T - 2 * np.eye(len(rows))).max(1) > .9999).mean() > .02 else rows
+    return None if (np.where(of[:, None] == of, 0, rows @ rows.T).max(1) > .9999).mean() > .05 else rows
 
 # %% ../nbs/13_glyphs.ipynb #cell-013
-def _alike(a, b): return max((x * y).sum(1).mean() for x in a for y in b) > .965
+def _alike(a, b):
+    "Whether two designs are alike, given the looks of their faces."
+    pairs = ((x * y).sum(1) for x in a for y in b)
+    return any(c.mean() > .965 or (c > .99).mean() > .25 for c in pairs)
 
 def _recognised(rows, others): return (np.max([rows @ o.T for o in others], 0).argmax(1) == np.arange(len(rows))).mean()
 

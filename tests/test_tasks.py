@@ -1,11 +1,11 @@
-"Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks."
+"Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks. And the packaged benchmark."
 import io
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from munet_nb import InputError, load_tfds
-from munet_nb.tasks import five_percent, tfds_ranges
+from munet_nb import InputError, load_benchmark, load_tfds
+from munet_nb.tasks import five_percent, load_source, tfds_ranges
 
 SHAPES = [(9, 12, 3), (12, 9, 3), (10, 10, 3)]
 
@@ -131,3 +131,14 @@ def test_class_names_are_checked(classes, message):
 def test_negative_labels_are_named_as_such():
     from munet_nb import task_from_arrays
     with pytest.raises(InputError, match='labels from -1'): task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, -1] * 20))
+
+def test_characters8_has_no_image_in_two_splits_and_every_class_in_each():
+    for t in load_benchmark('characters8'):
+        splits = [t.train, t.validation, t.test]
+        seen = [{s[i][0].tobytes() for i in range(len(s))} for s in splits]
+        assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2], t.name
+        assert all({s[i][1] for i in range(len(s))} == set(range(len(t.classes))) for s in splits), t.name
+
+def test_a_packaged_benchmark_is_loaded_again_from_its_source():
+    task = load_source('benchmark:characters8', 'telugu')
+    assert task.name == 'telugu' and task.fingerprint == load_benchmark('characters8')[5].fingerprint and len(task.classes) == 40
