@@ -20,6 +20,7 @@ from .evolution import PRESETS, Evolution, System, config_fields, preset, with_f
 from .mutation import AUTO_TUNE
 from .plots import plot_architectures, plot_progress
 from .pretrained import load_root
+from .quality import COMPARISONS, Bench, Stopped, plot_quality, quality_table, read_records, run_bench, task_table
 from .rundir import RunDir
 from .speed import CASES, WAYS, measure_speed, show_speed
 from .tasks import BENCHMARKS, PACKAGED_BENCHMARKS, Task, load_benchmark, load_folder, load_idx, load_tfds, open_image
@@ -55,6 +56,20 @@ def _named(text: str, load) -> Task:
     return load(path, name) if eq and not Path(text).exists() else load(text)
 
 # %% ../nbs/14_cli.ipynb #cell-006
+def _add_bench(what):
+    "The parsers of `munet bench`."
+    p = what.add_parser('speed', help='what a generation costs, beside other ways to train it (minutes)')
+    p.add_argument('--case', action='append', choices=CASES, help='model to measure, may be repeated (default: all)')
+    p.add_argument('--repeats', type=int, default=5, help='turns of each way, of which the median counts (default: 5)')
+    p.add_argument('--way', action='append', choices=[w for w in WAYS if w != 'munet'], help='what to compare with, may be repeated (default: all that is installed)')
+    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
+    p = what.add_parser('quality', help='accuracy and size of the evolved system beside its rivals (hours; --quick: minutes)')
+    p.add_argument('--quick', action='store_true', help='three tasks, few methods, one seed')
+    p.add_argument('--method', action='append', help=f"what to run, may be repeated (default: {', '.join(COMPARISONS['characters8'].methods)})")
+    p.add_argument('--seed', action='append', type=int, help='may be repeated (default: 0, 1 and 2; quick: 0)')
+    p.add_argument('--out', metavar='DIR', help='where the records are and go (default: runs/quality or runs/quality-quick); what is there is not run again')
+
+# %% ../nbs/14_cli.ipynb #cell-007
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='munet', description='Evolve one pretrained Vision Transformer into a system that solves many image-classification tasks.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -76,11 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--idx', action='append', default=[], metavar='NAME=DIR', help='the same for IDX files')
     p = commands.add_parser('report', help='tables and pictures of a run')
     p.add_argument('run', metavar='DIR')
-    p = commands.add_parser('bench', help='measure').add_subparsers(dest='what', required=True, metavar='WHAT').add_parser('speed', help='what a generation costs, beside other ways to train it (minutes)')
-    p.add_argument('--case', action='append', choices=CASES, help='model to measure, may be repeated (default: all)')
-    p.add_argument('--repeats', type=int, default=5, help='turns of each way, of which the median counts (default: 5)')
-    p.add_argument('--way', action='append', choices=[w for w in WAYS if w != 'munet'], help='what to compare with, may be repeated (default: all that is installed)')
-    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
+    _add_bench(commands.add_parser('bench', help='measure').add_subparsers(dest='what', required=True, metavar='WHAT'))
     p = commands.add_parser('predict', help='class probabilities of image files')
     p.add_argument('run', metavar='DIR')
     p.add_argument('--task', required=True, help='which task to solve')
@@ -88,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('files', nargs='+', metavar='FILE')
     return parser
 
-# %% ../nbs/14_cli.ipynb #cell-008
+# %% ../nbs/14_cli.ipynb #cell-009
 def _report(path: Path, records: Sequence, system: System):
     "Print the table and save the pictures beside the journal."
     print(f'\n{system}\n')
@@ -113,7 +124,7 @@ def _run(evo: Evolution):
             run, task = (shlex.quote(str(s)) for s in (evo.path, next(iter(evo.system.models))))
             print(f'\nNext: munet predict {run} --task {task} IMAGE...\n      munet report {run}\nor, in Python: from munet_nb import System; System.open({str(evo.path)!r})')
 
-# %% ../nbs/14_cli.ipynb #cell-010
+# %% ../nbs/14_cli.ipynb #cell-011
 def _demo(args): _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), preset('demo', seed=args.seed)))
 
 ROOTS = {'decathlon': 'random:B', 'vit': 'random:L'}   # the paper's sizes
@@ -150,19 +161,32 @@ def _predict(args):
     for file, p in zip(args.files, system.predict(args.task, images)):
         print(f'{file}: ' + ', '.join(f'{system.classes[args.task][i]} {p[i]:.3f}' for i in (-p).argsort()[:args.top]))
 
-# %% ../nbs/14_cli.ipynb #cell-011
-def _bench(args):
+# %% ../nbs/14_cli.ipynb #cell-012
+def _bench(args): {'speed': _bench_speed, 'quality': _bench_quality}[args.what](args)
+
+def _bench_speed(args):
     if args.repeats < 1: raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
     if args.json and not Path(args.json).absolute().parent.is_dir(): raise InputError(f'--json {args.json}: its folder does not exist')
     record = measure_speed(tuple(args.case or CASES), args.repeats, ('munet', *(args.way or WAYS)))
     if args.json: Path(args.json).write_text(json.dumps(record, indent=1))
     print(show_speed(record))
 
+def _bench_quality(args):
+    name = 'quick' if args.quick else 'characters8'
+    comparison, out = COMPARISONS[name], Path(args.out or f"runs/quality{'-quick' if args.quick else ''}")
+    bench = Bench(comparison, out, name)
+    try: run_bench(bench, args.method or comparison.methods, comparison.seeds if args.seed is None else args.seed)
+    except Stopped: raise KeyboardInterrupt from None
+    records = read_records(out)
+    print(f"\n{task_table(records).to_string(float_format='{:.1f}'.format)}\n\n{quality_table(records).to_string(float_format='{:,.2f}'.format)}\n")
+    plot_quality(records).savefig(out / 'quality.png', dpi=150)
+    print(f"saved {out / 'quality.png'} and {len(records)} records")
+
 def _file(name: str) -> Path:
     if not Path(name).is_file(): raise InputError(f'{name}: is not a file')
     return Path(name)
 
-# %% ../nbs/14_cli.ipynb #cell-012
+# %% ../nbs/14_cli.ipynb #cell-013
 def main(argv: Sequence[str] | None = None) -> int:
     "The command line. Returns the exit status: 0, 2 for a mistake in the input, 130 after a second Ctrl-C."
     args = _parser().parse_args(argv)
@@ -172,5 +196,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e: print(f'munet: {e}', file=sys.stderr); return 2   # a full disk, a directory that may not be written to
-    except KeyboardInterrupt: print('munet: stopped; if a run had begun, munet resume goes on with its last saved generation', file=sys.stderr); return 130
+    except KeyboardInterrupt: print(f"munet: stopped; {'the same command goes on with what is finished' if args.command == 'bench' else 'if a run had begun, munet resume goes on with its last saved generation'}", file=sys.stderr); return 130
     return 0

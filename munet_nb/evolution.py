@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'FORMAT', 'Config', 'config_fields', 'with_fields', 'config_to_json', 'config_from_json', 'preset',
-           'TaskInfo', 'State', 'next_task', 'generations_left', 'Generation', 'rng_for', 'key_for', 'scores_of', 'ask',
-           'to_model', 'tell', 'best_active', 'end_of_iteration', 'apply_record', 'replay', 'open_records',
-           'kept_models', 'system_table', 'System', 'GenerationReport', 'Search', 'SteppedSearch', 'run_to_end',
-           'Evolution']
+           'TaskInfo', 'State', 'next_task', 'segments_left', 'generations_left', 'Generation', 'rng_for', 'key_for',
+           'scores_of', 'ask', 'to_model', 'tell', 'best_active', 'end_of_iteration', 'apply_record', 'replay',
+           'open_records', 'kept_models', 'system_table', 'System', 'GenerationReport', 'on_interrupt', 'Search',
+           'SteppedSearch', 'run_to_end', 'Evolution']
 
 # %% ../nbs/09_evolution.ipynb #cell-002
 import math
@@ -44,9 +44,11 @@ class Config:
     seed: int = 0
     scale_factor: float = 1.0         # s in (0, 1]: 1 is no size penalty (section 4.3 of the paper)
     mutation_prob: float = 0.1        # mu (section 3.3)
-    children_per_task: int = 64       # sampled in one task iteration
+    cloning_prob: float = 0.0         # that a layer is cloned, besides the last norm; 0: mu, as in the paper
+    children_per_task: int = 64       # sampled in one task iteration, or as many segments of training
     children_per_generation: int = 8  # trained together on the same batches
     task_iterations: int = 2          # passes over the list of tasks
+    seed_segments: int = 0            # how long seed models are tried, in generations of their own; 0: as long as any child trains, as in the paper
     auto_tune: bool = True            # whether the hyperparameters in `search` are tuned
     tune_num_layers: bool = True      # whether blocks may be dropped and taken back
     training: TrainingSettings = TrainingSettings()
@@ -57,8 +59,10 @@ class Config:
         check('seed', self.seed, type(self.seed) is int and 0 <= self.seed < 2 ** 32, 'a whole number from 0 to 2^32 - 1')
         check('scale_factor', self.scale_factor, is_number(self.scale_factor) and 0 < self.scale_factor <= 1, 'a number in (0, 1]')
         check('mutation_prob', self.mutation_prob, is_number(self.mutation_prob) and 0 <= self.mutation_prob <= 1, 'a number in [0, 1]')
+        check('cloning_prob', self.cloning_prob, is_number(self.cloning_prob) and 0 <= self.cloning_prob <= 1, 'a number in [0, 1]')
         for name in ('children_per_task', 'children_per_generation', 'task_iterations'):
             check(name, getattr(self, name), is_count(getattr(self, name)), 'a positive whole number')
+        check('seed_segments', self.seed_segments, self.seed_segments == 0 and type(self.seed_segments) is int or is_count(self.seed_segments) and self.seed_segments < getattr(self.training, 'segments', 0), 'a whole number, less than the segments of a child')
         for name in ('auto_tune', 'tune_num_layers'): check(name, getattr(self, name), type(getattr(self, name)) is bool, 'True or False')
         for name, cls in (('training', TrainingSettings), ('defaults', HParams)): check(name, getattr(self, name), isinstance(getattr(self, name), cls), f'a {cls.__name__}')
         check('search', self.search, isinstance(self.search, Mapping) and all(isinstance(v, (list, tuple)) for v in self.search.values()), 'a mapping of hyperparameters to lists of values')
@@ -99,12 +103,16 @@ def config_from_json(d: Mapping) -> Config:
     return make(Config, {**d, 'training': make(TrainingSettings, d['training']), 'defaults': make(HParams, d['defaults'])})
 
 # %% ../nbs/09_evolution.ipynb #cell-009
+_GLYPHS = HParams(lr=.1, flip=False, area_min=.5)
+_GLYPH_SEARCH = {**{k: v for k, v in AUTO_TUNE.items() if k not in ('image_size', 'saturation', 'hue')}, 'lr': (.01, .02, .05, .1, .2, .5)}
+
 PRESETS = {
     'characters': Config(),
     'decathlon': Config(training=TrainingSettings(256, 200, 30, 10), defaults=HParams(image_size=80)),
     'vit': Config(children_per_task=16, task_iterations=32, tune_num_layers=False, training=TrainingSettings(32, 4000, 2, 312), defaults=HParams(warmup_ratio=.05, image_size=384)),
-    'demo': Config(children_per_task=8, children_per_generation=4, training=TrainingSettings(64, 47, 3, 10), defaults=HParams(lr=.1, flip=False, area_min=.5),
-                   search={**{k: v for k, v in AUTO_TUNE.items() if k not in ('image_size', 'saturation', 'hue')}, 'lr': (.01, .02, .05, .1, .2, .5)}),
+    'demo': Config(children_per_task=8, children_per_generation=4, training=TrainingSettings(64, 47, 3, 10), defaults=_GLYPHS, search=_GLYPH_SEARCH),
+    'characters8': Config(mutation_prob=.2, cloning_prob=.5, children_per_task=5, children_per_generation=2, seed_segments=2, training=TrainingSettings(128, 16, 16, 10), defaults=_GLYPHS,
+                          search={**{k: v for k, v in _GLYPH_SEARCH.items() if k not in ('flip', 'schedule', 'nesterov')}, 'momentum': (.8, .9, .95)}),
 }
 
 def preset(name: str, **values) -> Config:
@@ -132,7 +140,7 @@ class State:
     visits: Mapping[str, int] = field(default_factory=dict) # task -> finished task iterations
     task: str | None = None                     # the task being worked on; None between task iterations
     generation: int = 0                         # of this task iteration, the next one's number
-    sampled: int = 0                            # children of this task iteration
+    spent: int = 0                              # segments that the children of this task iteration were trained, summed over them
     active: tuple[str, ...] = ()                # the active population
     tried: frozenset[str] = frozenset()         # seed models tried in this task iteration
     offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (task, model) -> children it had for the task
@@ -166,11 +174,27 @@ def next_task(state: State, config: Config) -> str | None:
     name = min(state.tasks, key=lambda t: state.visits.get(t, 0))
     return name if state.visits.get(name, 0) < config.task_iterations else None
 
+def segments_left(state: State, config: Config) -> int:
+    "What this task iteration may still spend, in segments of one child."
+    return config.children_per_task * config.training.segments - state.spent
+
+def _generations(left: int, untried: int, config: Config) -> int:
+    "Generations that so many segments pay for."
+    per, trials = config.children_per_generation, untried if config.seed_segments else 0
+    trials = min(trials, -(-max(left - config.training.segments + 1, 0) // max(config.seed_segments, 1)))
+    return math.ceil(trials / per) + math.ceil((left - trials * config.seed_segments) // config.training.segments / per)
+
 def generations_left(state: State, config: Config) -> int:
-    "Generations until the search is done."
-    per_iteration = math.ceil(config.children_per_task / config.children_per_generation)
-    missing = sum(max(config.task_iterations - state.visits.get(t, 0), 0) for t in state.tasks)
-    return missing * per_iteration - (state.generation if state.task else 0)
+    "Generations until the search is done, if every task iteration keeps a model."
+    visits, kept, generations = {t: state.visits.get(t, 0) for t in state.tasks}, set(state.kept), 0
+    task, left, tried = state.task, segments_left(state, config), len(state.tried)
+    while task or min(visits.values()) < config.task_iterations:
+        task = task or min(visits, key=visits.get)
+        seeds = 1 + sum(t != task and not state.tasks[t].private for t in kept)
+        generations += _generations(left, seeds - tried, config)
+        visits[task] += 1; kept.add(task)
+        task, left, tried = None, config.children_per_task * config.training.segments, 0
+    return generations
 
 # %% ../nbs/09_evolution.ipynb #cell-017
 @dataclass(frozen=True)
@@ -181,6 +205,7 @@ class Generation:
     number: int                  # in the task iteration
     children: tuple[ChildPlan, ...]
     seeds_tried: tuple[str, ...] # parents used as seeds for the first time in this task iteration
+    segments: int                # that each child is trained
 
 def rng_for(config: Config, task: str, iteration: int, number: int, purpose: int) -> np.random.Generator:
     "A generator of its own for one purpose of one generation."
@@ -213,7 +238,9 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     around = Surroundings(arch, len(state.tasks[task].classes), state.alive, frozenset(d for m in state.others(task) for d in m.digests))
     offspring = {m.id: state.offspring.get((task, m.id), 0) for m in active}
     children, tried = [], []
-    for i in range(min(config.children_per_generation, config.children_per_task - state.sampled)):
+    segments = config.seed_segments if config.seed_segments and untried else config.training.segments
+    most = len(untried) if config.seed_segments and untried else config.children_per_generation
+    for i in range(min(config.children_per_generation, most, segments_left(state, config) // segments)):
         id = f'{task}:{iteration}.{state.generation}.{i}'
         seed = untried[i] if i < len(untried) else None
         parent = seed or sample_parent(rng, active, seeds, scores, offspring)
@@ -221,8 +248,8 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
         hparams, lineage = with_data_hparams(parent.hparams, data), state.lineage(parent)
         if seed: tried.append(seed.id)
         children.append(seed_child(id, task, lineage, hparams, around) if seed
-                        else mutate_child(rng, id, task, lineage, hparams, space, mu, around))
-    return Generation(task, iteration, state.generation, tuple(children), tuple(tried))
+                        else mutate_child(rng, id, task, lineage, hparams, space, mu, around, config.cloning_prob))
+    return Generation(task, iteration, state.generation, tuple(children), tuple(tried), segments)
 
 # %% ../nbs/09_evolution.ipynb #cell-020
 def to_model(trained: TrainedChild) -> Model:
@@ -244,7 +271,7 @@ def tell(state: State, config: Config, reference: int, generation: Generation, t
         value = score(model, users, config.scale_factor, reference) if model.chain else 0.0
         accepted = bool(model.chain) and (parent.task != task or value > score(parent, users, config.scale_factor, reference))
         children.append({'model': model_to_json(model), 'trained': list(t.plan.changes), 'score': value, 'accounted': charged, 'accepted': accepted})
-    record = {'kind': 'generation', 'task': task, 'iteration': generation.iteration, 'generation': generation.number,
+    record = {'kind': 'generation', 'task': task, 'iteration': generation.iteration, 'generation': generation.number, 'segments': generation.segments,
               'seeds_tried': list(generation.seeds_tried), 'children': children}
     return {**record, 'best': best_active(apply_record(state, record), task, config, reference)}
 
@@ -280,12 +307,12 @@ def _generation(state, record):
         if c['accepted']:
             model = model_from_json(c['model'])
             models[model.id] = model; active += (model.id,)
-    return replace(state, task=task, generation=record['generation'] + 1, sampled=(0 if first else state.sampled) + len(record['children']),
+    return replace(state, task=task, generation=record['generation'] + 1, spent=(0 if first else state.spent) + record['segments'] * len(record['children']),
                    models=models, active=active, offspring=offspring, tried=(frozenset() if first else state.tried) | set(record['seeds_tried']))
 
 def _task_end(state, record):
     task, kept = record['task'], record['kept']
-    return replace(state, task=None, generation=0, sampled=0, active=(), tried=frozenset(), visits={**state.visits, task: record['iteration'] + 1},
+    return replace(state, task=None, generation=0, spent=0, active=(), tried=frozenset(), visits={**state.visits, task: record['iteration'] + 1},
                    kept={**state.kept, **({task: kept} if kept else {})}, tests={**state.tests, **({task: record['test']} if kept else {})})
 
 def _task_added(state, record):
@@ -438,7 +465,7 @@ def _data_of(state: State, given: Sequence[Task] | None, where: Path) -> dict[st
 
 # %% ../nbs/09_evolution.ipynb #cell-038
 @contextmanager
-def _on_interrupt(handler: Callable):
+def on_interrupt(handler: Callable):
     "Handle Ctrl-C differently for a while. Outside the main thread there is none to handle."
     if threading.current_thread() is not threading.main_thread(): yield; return
     previous = signal.signal(signal.SIGINT, handler)
@@ -449,7 +476,7 @@ def _on_interrupt(handler: Callable):
 def _interrupt_later():
     "Deliver a Ctrl-C only afterwards."
     waiting = []
-    with _on_interrupt(lambda *args: waiting.append(args)): yield
+    with on_interrupt(lambda *args: waiting.append(args)): yield
     if waiting: signal.raise_signal(signal.SIGINT)
 
 # %% ../nbs/09_evolution.ipynb #cell-039
@@ -468,7 +495,7 @@ class Search:
             self.state, self.pool = state, self.pool.add(layers).keep(state.alive)
 
     def _end_iteration(self):
-        if not self.state.task or self.state.sampled < self.config.children_per_task: return
+        if not self.state.task or segments_left(self.state, self.config) >= self.config.training.segments: return
         record = end_of_iteration(self.state, self.config, reference_params(self.arch))
         if record['kept']:
             m, task = self.state.models[record['kept']], self.tasks[record['task']]
@@ -504,7 +531,7 @@ class SteppedSearch(Search):
         "Train a generation."
         if self._feed is None or self._feed.name != generation.task: self._feed = TaskFeed(self.tasks[generation.task], self.config.training)
         where = (generation.task, generation.iteration, generation.number)
-        return train_generation(generation.children, self.arch, self.pool, self._feed, self.config.training,
+        return train_generation(generation.children, self.arch, self.pool, self._feed, replace(self.config.training, segments=generation.segments),
                                 rng_for(self.config, *where, 1), key_for(self.config, *where), self.programs, self.times, progress)
 
     def tell(self, generation: Generation, trained: Sequence[TrainedChild]) -> GenerationReport:
@@ -527,7 +554,7 @@ def _stop_on_interrupt() -> Iterator[list]:
     def handler(*_):
         if pressed: raise KeyboardInterrupt
         pressed.append(True); tqdm.write('Stopping after this generation, which will be saved. Ctrl-C again stops at once.')
-    with _on_interrupt(handler): yield pressed
+    with on_interrupt(handler): yield pressed
 
 def run_to_end(search: SteppedSearch):
     "Step until the search is done, with a progress bar and a line per generation. Ctrl-C stops after the running generation is saved."

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from munet_nb.checks import InputError
-from munet_nb.evolution import Config, ask, next_task, replay
+from munet_nb.evolution import Config, ask, generations_left, next_task, replay
 from munet_nb.models import DATA_HPARAMS, accounted_params, model_from_json, params_per_task, users_of_models
 from munet_nb.mutation import AUTO_TUNE, Surroundings, mutate_child
 from munet_nb.selection import sample_parent
 from toy import ARCH, REFERENCE, ToyRun, info, toy_root_model
 
-configs = st.builds(lambda seed, s, mu, per_task, per_generation, iterations, tune: Config(
-    seed=seed, scale_factor=s, mutation_prob=mu, children_per_task=per_task, children_per_generation=per_generation, task_iterations=iterations, auto_tune=tune),
-    st.integers(0, 2 ** 32 - 1), st.sampled_from([1., .9, .3, .02]), st.sampled_from([0., .1, .5, 1.]), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.booleans())
+configs = st.builds(lambda seed, s, mu, per_task, per_generation, iterations, tune, trial: Config(
+    seed=seed, scale_factor=s, mutation_prob=mu, children_per_task=per_task, children_per_generation=per_generation, task_iterations=iterations, auto_tune=tune, seed_segments=trial),
+    st.integers(0, 2 ** 32 - 1), st.sampled_from([1., .9, .3, .02]), st.sampled_from([0., .1, .5, 1.]), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 4))
 
 @st.composite
 def histories(draw):
@@ -130,6 +130,7 @@ def test_bills_add_up_to_the_distinct_parameters(history):
 @settings(max_examples=15, deadline=None)
 @given(configs)
 def test_every_task_gets_its_share_of_children(config):
+    config = replace(config, seed_segments=0)
     run = ToyRun(config, [info(n) for n in 'abc'])
     while run.step(): pass
     per_task = Counter(r['task'] for r in run.records if r['kind'] == 'generation' for _ in r['children'])
@@ -246,3 +247,31 @@ def test_offspring_of_the_running_generation_count_before_it_is_trained():
     run.step()
     second = Counter(c['model']['parent'] for c in run.records[2]['children'])
     assert sum(second.values()) == 20 and max(second.values()) < 20 and len(second) >= min(4, len(root_child)), 'one model is not the parent of all'
+
+@settings(max_examples=60, deadline=None)
+@given(histories())
+def test_a_task_iteration_spends_what_it_may_and_seeds_are_tried_alone_if_they_are_tried_shortly(history):
+    run, _ = history
+    c, spent = run.config, 0
+    for r in run.records:
+        if r['kind'] == 'generation':
+            n = len(r['children'])
+            spent += n * r['segments']
+            assert 1 <= n <= c.children_per_generation
+            trial = bool(c.seed_segments and r['seeds_tried'])
+            assert r['segments'] == (c.seed_segments if trial else c.training.segments)
+            if trial: assert n == len(r['seeds_tried'])
+        if r['kind'] == 'task_end':
+            budget = c.children_per_task * c.training.segments
+            assert budget - c.training.segments < spent <= budget
+            spent = 0
+
+@settings(max_examples=40, deadline=None)
+@given(configs, st.integers(1, 5))
+def test_generations_left_is_exact_unless_a_task_ends_without_a_model(config, n):
+    run = ToyRun(config, [info(name, name == 'b') for name in 'abcde'[:n]])
+    seen = []
+    while run.state.task or min(run.state.visits.get(t, 0) for t in run.state.tasks) < config.task_iterations:
+        seen.append(generations_left(run.state, config))
+        run.step()
+    if all(r['kept'] for r in run.records if r['kind'] == 'task_end'): assert seen == list(range(len(seen), 0, -1))

@@ -2,7 +2,7 @@
 from dataclasses import asdict, replace
 from zlib import crc32
 import numpy as np
-from munet_nb.evolution import Config, State, TaskInfo, apply_record, ask, end_of_iteration, next_task, replay, tell
+from munet_nb.evolution import Config, State, TaskInfo, apply_record, ask, end_of_iteration, next_task, replay, segments_left, tell
 from munet_nb.models import Root, model_to_json, root_model
 from munet_nb.pool import LayerPool, make_layer
 from munet_nb.training import TrainedChild
@@ -52,7 +52,7 @@ class ToyRun:
         trained = pretend(generation, self.salt)
         record = tell(self.state, self.config, REFERENCE, generation, trained)
         self.commit(record, [l for t, c in zip(trained, record['children']) if c['accepted'] for l in t.layers.values()])
-        if self.state.sampled >= self.config.children_per_task:
+        if segments_left(self.state, self.config) < self.config.training.segments:
             end = end_of_iteration(self.state, self.config, REFERENCE)
             self.commit({**end, 'test': self.test(end)})
         return True
