@@ -26,7 +26,7 @@ from .vit import Arch, Sizes, count_params, layer_kind, layer_names
 def trained_layers(method: str, depth: int # of the root
                   ) -> tuple[int, Callable[[str], bool]]: # hidden units of its adapters (0: none), and which layers are trained
     "What a method trains. Raises InputError for an unknown one."
-    m = re.fullmatch(r'finetune_all|norm_head|freeze_bottom_(\d+)|adapters_(\d+)', method)
+    m = re.fullmatch(r'finetune_all|norm_head|freeze_bottom_(\d{1,3})|adapters_(\d{1,4})', method)
     frozen, dim = (int(n or 0) for n in m.groups()) if m else (0, 0)
     if not m or frozen > depth or '_0' in method: raise InputError(f"method {method!r}: must be finetune_all, freeze_bottom_1 to freeze_bottom_{depth}, adapters_D with D from 1, or norm_head")
     if method == 'finetune_all': return 0, lambda name: True
@@ -64,7 +64,7 @@ def parts_per_task(tasks: Iterable[Mapping[str, int]] # the parts of every task
 
 # %% ../nbs/11_baselines.ipynb #cell-015
 def draw_for(seed: int, task: str, replica: int) -> tuple[np.random.Generator, jax.Array]:
-    "What draws the batches of a replica, and the key of its augmentations and fresh layers. Every method sees the same."
+    "What draws the batches of a replica, and the key of its augmentations and fresh layers. Every method that trains this task alone sees the same."
     key = jax.random.key(seed)
     for n in (crc32(task.encode()), replica): key = jax.random.fold_in(key, n)
     return np.random.default_rng([seed, crc32(task.encode()), replica]), key

@@ -334,7 +334,7 @@ def replay(records: Iterable[Mapping]) -> State:
     return state
 
 # %% ../nbs/09_evolution.ipynb #cell-023
-FORMAT = 1   # of the journal
+FORMAT = 2   # of the journal
 
 def open_records(records: Sequence[Mapping]) -> tuple[State, Arch, Config]:
     "What a whole journal describes. Raises InputError if it was written in another format or was altered."

@@ -14,16 +14,20 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+import jax
 import matplotlib
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from tqdm.auto import tqdm
 from .baselines import Fit, parts_per_task, rival_settings
 from .checks import InputError, unknown
@@ -34,7 +38,7 @@ from .plots import Picture
 from .pretrained import load_root
 from .programs import Programs
 from .rivals import MERGING, fit_test, merge_fits, rival_form, train_rival, tune_lr
-from .rundir import RunDir
+from .rundir import RunDir, write_atomic
 from .tasks import load_benchmark
 
 # %% ../nbs/13_quality.ipynb #cell-005
@@ -51,11 +55,11 @@ class Comparison:
 
 _METHODS = ('munet_1', 'finetune_all', 'munet_0.9', 'joint', 'munet_0.7', 'taps_1', 'munet_0.3', 'norm_head', 'finetune_all@munet_1', 'task_arithmetic', 'adamerging', 'lora_8', 'adapters_64',
             'freeze_bottom_1', 'freeze_bottom_2', 'finetune_all@one')
-_RATES = (.02, .05, .1, .2, .5)
+_RATES = (.01, .02, .05, .1, .2, .5)
 
 COMPARISONS = {
     'characters8': Comparison('characters8', 'Ti3-glyphs', preset('characters8'), _RATES, _METHODS, (0, 1, 2)),
-    'quick': Comparison('characters8', 'Ti3-glyphs', preset('characters8', children_per_task=4, segments=4, seed_segments=1), _RATES[1:4], ('munet_1', 'finetune_all', 'joint', 'norm_head'), (0,), ('devanagari', 'bengali', 'telugu')),
+    'quick': Comparison('characters8', 'Ti3-glyphs', preset('characters8', children_per_task=4, segments=4, seed_segments=1), _RATES[2:5], ('munet_1', 'finetune_all', 'joint', 'norm_head'), (0,), ('devanagari', 'bengali', 'telugu')),
 }
 ABLATIONS = ('munet_1+mutation_prob=0.1+cloning_prob=0+seed_segments=0', 'munet_1+seed_segments=0', 'munet_1+cloning_prob=0', 'munet_1+mutation_prob=0.1', 'taps_0.1')   # of characters8, with seed 0
 
@@ -68,6 +72,9 @@ def evolution_config(method: str, config: Config) -> Config | None: # None: the 
     for name in changes:
         if name not in fields: raise unknown('configuration field', name, fields)
     read = lambda name, text: text == 'True' if type(fields[name]) is bool else type(fields[name])(text)
+    if {'seed', 'scale_factor'} & changes.keys(): raise InputError(f'method {method!r}: the seed is given by --seed, the scale factor behind munet_')
+    for n, t in changes.items():
+        if type(fields[n]) is bool and t not in ('True', 'False'): raise InputError(f'method {method!r}: {n} must be True or False')
     try: return with_fields(config, scale_factor=float(m[1]), **{n: read(n, t) for n, t in changes.items()})
     except ValueError as e: raise InputError(f'method {method!r}: {e}') from None
 
@@ -75,10 +82,10 @@ def check_method(method: str, comparison: Comparison, depth: int # of the root
                 ):
     "Raise InputError for a method that there is not."
     if evolution_config(method, comparison.config): return
-    rival, _, like = method.partition('@')
+    rival, at, like = method.partition('@')
     try: rival_form(rival, depth)
     except InputError as e: raise InputError(f'{e}, or munet_S with a scale factor') from None
-    if like and (like != 'one' and not evolution_config(like, comparison.config) or rival in MERGING or rival == 'joint' and like != 'one'):
+    if at and (like != 'one' and not evolution_config(like, comparison.config) or rival in MERGING or rival == 'joint' and like != 'one'):
         raise InputError(f"method {method!r}: behind the @ must be 'one' or an evolution, as in finetune_all@munet_1")
 
 # %% ../nbs/13_quality.ipynb #cell-009
@@ -94,9 +101,7 @@ def lineage_examples(model: Model, state: State, config: Config, train: Mapping[
 # %% ../nbs/13_quality.ipynb #cell-011
 def _write(path: Path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'.{path.name}.draft')
-    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
-    os.replace(draft, path)
+    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + '\n').encode())
 
 def _read(path: Path):
     try: return json.loads(path.read_text())
@@ -110,11 +115,23 @@ def _once(path: Path, make: Callable):
 def read_records(folder: str | Path) -> list[dict]:
     "The records in a folder. Raises InputError if there is none."
     records = [_read(p) for p in sorted(Path(folder).glob('*.json'))]
+    for r in records:
+        if not isinstance(r, dict) or not {'method', 'seed', 'tasks', 'params_per_task'} <= r.keys(): raise InputError(f'{folder}: has a JSON file that is not a record of a comparison; choose another folder')
+    if len({tuple(r['tasks']) for r in records}) > 1: raise InputError(f'{folder}: has records of comparisons of different tasks; choose another folder')
     if not records: raise InputError(f'{folder}: has no record of a comparison (munet bench quality makes them)')
     return records
 
 # %% ../nbs/13_quality.ipynb #cell-012
 class Stopped(Exception): "Ctrl-C was pressed; what was finished is saved."
+
+@contextmanager
+def _alone(bench: 'Bench') -> Iterator:
+    "Nobody else works in the folder meanwhile. A stop that was asked for is over afterwards."
+    lock = FileLock(bench.work / '.lock')
+    try: lock.acquire(timeout=0)
+    except Timeout: raise InputError(f'{bench.folder}: another process works on this comparison') from None
+    try: yield
+    finally: bench.stop = False; lock.release()
 
 class Bench:
     "A comparison in a folder, with its data, its root and its compiled programs."
@@ -125,21 +142,30 @@ class Bench:
         self.root = load_root(comparison.root, comparison.config.defaults.image_size)
         self.train = {n: len(t.train) for n, t in self.tasks.items()}
         self.progress = lambda n=1: None
-        self._settle()
+        c = comparison
+        setting = {'benchmark': c.benchmark, 'root': c.root, 'tasks': {n: t.fingerprint for n, t in self.tasks.items()}, 'rates': c.rates, 'config': config_to_json(c.config)}
+        self.setting = sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]   # every record carries it
+        if _once(self.work / 'setting.json', lambda: self.setting) != self.setting: raise self._foreign()
 
-    def _settle(self):
-        "The folder belongs to one configuration."
-        c = self.comparison
-        now = json.loads(json.dumps({'benchmark': c.benchmark, 'root': c.root, 'tasks': {n: t.fingerprint for n, t in self.tasks.items()}, 'rates': c.rates, 'config': config_to_json(c.config)}))
-        then = _once(self.work / 'comparison.json', lambda: now)
-        if now != then: raise InputError(f'{self.folder}: holds a comparison with other data or another configuration; choose another folder')
+    def _foreign(self): return InputError(f'{self.folder}: holds a comparison with other data or another configuration; choose another folder')
 
     def config(self, seed: int) -> Config: return with_fields(self.comparison.config, seed=seed)
     def record_path(self, method: str, seed: int) -> Path: return self.folder / f'{method}-{seed}.json'
 
     def run(self, method: str, seed: int) -> dict:
         "The record of a run: read, or made and written."
-        return _once(self.record_path(method, seed), lambda: _make_record(self, method, seed))
+        record = _once(self.record_path(method, seed), lambda: _make_record(self, method, seed))
+        if not isinstance(record, dict) or record.get('setting') != self.setting: raise self._foreign()
+        return record
+
+    def clock_path(self, method: str, seed: int) -> Path: return self.work / 'seconds' / f'{method}-{seed}.json'
+
+    @contextmanager
+    def clock(self, method: str, seed: int) -> Iterator:
+        "Adds to the seconds of a run, also if it is stopped meanwhile."
+        path, started = self.clock_path(method, seed), time.perf_counter()
+        try: yield
+        finally: _write(path, (_read(path) if path.exists() else 0) + time.perf_counter() - started)
 
     def tick(self, n: int = 1):
         "Progress by n segments of one child; stops here if it was asked to."
@@ -153,27 +179,25 @@ def _open_evolution(bench: Bench, path: Path, config: Config) -> Evolution:
 
 def run_evolution(bench: Bench, method: str, seed: int) -> dict:
     "The part of a record that an evolution fills in."
-    path, clock = bench.work / 'runs' / f'{method}-{seed}', bench.work / 'seconds' / f'{method}-{seed}.json'
+    path = bench.work / 'runs' / f'{method}-{seed}'
     with _open_evolution(bench, path, evolution_config(method, bench.config(seed))) as evo:
         c = evo.config
         while not evo.done:
-            started = time.perf_counter()
-            report = evo.step()
-            _write(clock, (_read(clock) if clock.exists() else 0) + time.perf_counter() - started)
+            with bench.clock(method, seed): report = evo.step()
             bench.tick(report.record['segments'] * len(report.record['children']))
         state, kept = evo.state, kept_models(evo.state)
+        for t in bench.tasks:
+            if t not in kept: raise InputError(f'{method} with seed {seed}: all children for {t!r} diverged')
         trained = [model_from_json(child['model']) for r in evo.records if r['kind'] == 'generation' for child in r['children']]
         examples = {t: sum(examples_of(m, c, bench.train) for m in trained if m.task == t) for t in kept}
         tasks = {t: {'validation': m.quality, 'test': state.tests[t], 'examples': examples[t], 'lineage_examples': lineage_examples(m, state, c, bench.train)} for t, m in kept.items()}
         ancestors = {a.id: model_to_json(a) for m in kept.values() for a in state.lineage(m)}
-        return {'config': config_to_json(c), 'tasks': tasks, 'params_per_task': params_per_task(kept.values()), 'seconds': _read(clock), 'kept': {t: m.id for t, m in kept.items()}, 'models': ancestors}
+        return {'config': config_to_json(c), 'tasks': tasks, 'params_per_task': params_per_task(kept.values()), 'kept': {t: m.id for t, m in kept.items()}, 'models': ancestors}
 
 # %% ../nbs/13_quality.ipynb #cell-016
 def _save_fit(path: Path, fit: Fit):
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'.{path.name}.draft')
-    save_file({k: np.ascontiguousarray(v) for k, v in flatten_dict(fit.layers, sep='/').items()}, draft)
-    os.replace(draft, path)
+    write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in flatten_dict(fit.layers, sep='/').items()}))
 
 def _load_layers(path: Path, names: Sequence[str]) -> dict:
     layers = unflatten_dict(load_file(path), sep='/')
@@ -188,11 +212,11 @@ def _length(bench, method, seed, tasks) -> Config:
         task, = tasks
         per_segment = c.training.segment_batches(bench.train[task]) * c.training.batch_size
         one = max(1, round(bench.run(like, seed)['tasks'][task]['lineage_examples'] / per_segment))
-    return with_fields(c, children_per_generation=1, children_per_task=1, task_iterations=1, segments=one)
+    return with_fields(c, children_per_generation=1, children_per_task=1, task_iterations=1, seed_segments=0, segments=one)
 
 def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str]) -> dict:
     "A rival on one task, or on all at once."
-    rival, started = method.partition('@')[0], time.perf_counter()
+    rival = method.partition('@')[0]
     feeds = [TaskFeed(bench.tasks[t], bench.comparison.config.training) for t in tasks]
     tick = lambda: bench.tick(len(feeds))
     tuned = _once(bench.work / 'rates' / f"{rival}-{'+'.join(tasks)}.json", lambda: tune_lr(rival, bench.root, feeds, bench.config(0), bench.comparison.rates, bench.programs, tick))
@@ -200,24 +224,26 @@ def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str]) -> d
     fits = train_rival(rival, bench.root, feeds, config, tuned, bench.programs, tick)
     if method == 'finetune_all':
         for t, fit in zip(tasks, fits): _save_fit(bench.work / 'models' / f'{method}-{seed}' / f'{t}.safetensors', fit)
-    return _unit(bench, tasks, fits, config, tuned, started)
+    return _unit(bench, tasks, fits, config, tuned)
 
-def _unit(bench, tasks, fits, config, tuned, started) -> dict:
+def _unit(bench, tasks, fits, config, tuned) -> dict:
     s = rival_settings(config)
     longest = max(s.segment_batches(bench.train[t]) for t in tasks)
     seen = s.segments * longest * s.batch_size
-    results = {t: {'validation': f.quality, 'test': fit_test(f, bench.root, bench.tasks[t], config, bench.programs), 'examples': seen * config.children_per_generation, 'lineage_examples': seen, 'lr': tuned, 'parts': dict(f.parts)} for t, f in zip(tasks, fits)}
-    return {'tasks': results, 'seconds': time.perf_counter() - started}
+    return {t: {'validation': f.quality, 'test': fit_test(f, bench.root, bench.tasks[t], config, bench.programs), 'examples': seen * config.children_per_generation, 'lineage_examples': seen,
+                'replicas': config.children_per_generation, 'segments': s.segments, 'lr': tuned, 'parts': dict(f.parts)} for t, f in zip(tasks, fits)}
 
 # %% ../nbs/13_quality.ipynb #cell-017
 def _merge_unit(bench: Bench, method: str, seed: int) -> dict:
     "Merging all fine-tuned models."
-    tuned, started, config = bench.run('finetune_all', seed), time.perf_counter(), bench.config(seed)
+    single, config, folder = bench.run('finetune_all', seed)['tasks'], bench.config(seed), bench.work / 'models' / f'finetune_all-{seed}'
+    for t in bench.tasks:
+        if not (folder / f'{t}.safetensors').exists(): raise InputError(f"{folder}: the model of {t!r} is missing; delete {bench.record_path('finetune_all', seed)} and {bench.work / 'units' / f'finetune_all-{seed}'} to train it again")
     names = (*bench.root.layers, 'head')
-    fits = [Fit(tuned['tasks'][t]['validation'], _load_layers(bench.work / 'models' / f'finetune_all-{seed}' / f'{t}.safetensors', names), {}) for t in bench.tasks]
+    fits = [Fit(single[t]['validation'], _load_layers(folder / f'{t}.safetensors', names), {}) for t in bench.tasks]
     feeds = [TaskFeed(t, config.training) for t in bench.tasks.values()]
-    merged = merge_fits(method, bench.root, fits, feeds, config.training, config.defaults, seed, bench.programs)
-    return _unit(bench, list(bench.tasks), merged, config, None, started)
+    merged = merge_fits(method, bench.root, fits, feeds, config.training, config.defaults, seed, bench.programs, lambda: bench.tick(0))
+    return {t: r | {k: single[t][k] for k in ('examples', 'lineage_examples', 'replicas', 'segments')} for t, r in _unit(bench, list(bench.tasks), merged, config, None).items()}
 
 def run_rival(bench: Bench, method: str, seed: int) -> dict:
     "The part of a record that a rival fills in."
@@ -225,9 +251,12 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
     make = (lambda g: _merge_unit(bench, method, seed)) if method in MERGING else (lambda g: _train_unit(bench, method, seed, g))
     unit = lambda g: _once(bench.work / 'units' / f'{method}-{seed}' / f"{'+'.join(g)}.json", lambda: make(g))
     if '@munet' in method: bench.run(method.partition('@')[2], seed)
-    with ThreadPoolExecutor(min(len(groups), os.cpu_count() or 1)) as pool: units = list(pool.map(unit, groups))
-    tasks = {t: result for u in units for t, result in u['tasks'].items()}
-    return {'config': config_to_json(bench.config(seed)), 'tasks': tasks, 'params_per_task': parts_per_task(r['parts'] for r in tasks.values()), 'seconds': sum(u['seconds'] for u in units)}
+    if method in MERGING: bench.run('finetune_all', seed)
+    # Programs for several devices must be launched in the same order everywhere, so from one thread.
+    threads = min(len(groups), os.cpu_count() or 1) if jax.local_device_count() == 1 else 1
+    with bench.clock(method, seed), ThreadPoolExecutor(threads) as pool: units = list(pool.map(unit, groups))
+    tasks = {t: result for u in units for t, result in u.items()}
+    return {'config': config_to_json(bench.config(seed)), 'tasks': tasks, 'params_per_task': parts_per_task(r['parts'] for r in tasks.values())}
 
 # %% ../nbs/13_quality.ipynb #cell-019
 _VERSIONS = ('munet_nb', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
@@ -238,7 +267,7 @@ def _command(bench: Bench, method: str, seed: int) -> str:
 
 def _make_record(bench: Bench, method: str, seed: int) -> dict:
     what = (run_evolution if evolution_config(method, bench.comparison.config) else run_rival)(bench, method, seed)
-    return {**what, 'method': method, 'seed': seed, 'comparison': bench.name, 'benchmark': bench.comparison.benchmark, 'root': bench.comparison.root,
+    return {**what, 'method': method, 'seed': seed, 'seconds': _read(bench.clock_path(method, seed)), 'setting': bench.setting, 'comparison': bench.name, 'benchmark': bench.comparison.benchmark, 'root': bench.comparison.root,
             'command': _command(bench, method, seed), 'versions': {n: version(n) for n in _VERSIONS}}
 
 def segments_of(bench: Bench, method: str) -> int:
@@ -251,16 +280,15 @@ def segments_of(bench: Bench, method: str) -> int:
 
 # %% ../nbs/13_quality.ipynb #cell-020
 def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> list[dict]:
-    "The records of all methods with all seeds, with progress; runs that have a record are not run again. Ctrl-C raises Stopped; what is finished is saved, and the same call goes on."
+    "The records of all methods with all seeds, with progress; runs that have a record are not run again. Ctrl-C raises Stopped; what is finished is saved (generations of an evolution, tasks and tuned rates of a rival), and the same call goes on. Raises InputError for an unknown method, or if another process works in the folder."
     for m in methods: check_method(m, bench.comparison, bench.root.arch.depth)
     for s in seeds: bench.config(s)
     runs = [(m, s) for s in seeds for m in methods]
     todo = [(m, s) for m, s in runs if not bench.record_path(m, s).exists()]
     def stop(*_):
-        if bench.stop: raise KeyboardInterrupt
-        bench.stop = True; tqdm.write('Stopping at the next point where nothing is lost. Ctrl-C again stops at once.')
+        bench.stop = True; tqdm.write('Stopping. What is finished is saved; a task that a rival is in the middle of will be trained again.')
     total = sum(segments_of(bench, m) for m, _ in todo)
-    with on_interrupt(stop), tqdm(total=total, unit='segment', smoothing=.02, dynamic_ncols=True, disable=not todo) as bar:
+    with _alone(bench), on_interrupt(stop), tqdm(total=total, unit='segment', smoothing=.02, dynamic_ncols=True, disable=not todo) as bar:
         lock, done = threading.Lock(), 0
         def progress(n):
             with lock: bar.update(min(n, bar.total - bar.n))
@@ -278,7 +306,7 @@ def mean_test(record: Mapping) -> float:
 
 def record_line(record: Mapping) -> str:
     "A record in one line."
-    return f"{record['method']:24} seed {record['seed']}: mean test {mean_test(record):.2%}, {record['params_per_task']:,.0f} parameters per task, {record['seconds']:.0f} s"
+    return f"{record['method']:24} seed {record['seed']}: mean test {mean_test(record):.2%}, {record['params_per_task']:,.0f} parameters per task"
 
 # %% ../nbs/13_quality.ipynb #cell-022
 def quality_table(records: Sequence[Mapping], reference: str = 'finetune_all') -> pd.DataFrame:

@@ -211,7 +211,7 @@ def memory_plan(arch: Arch, settings: TrainingSettings, image_size: int,
                 params: int,     # of one child
                 at_once: int = 1 # children that are trained at the same time on a device
                ) -> dict[str, int]:
-    "Bytes that a generation takes on a device at most, by purpose, with all its children on this device and all their layers trained."
+    "Bytes that a generation takes on a device at most, by purpose, with all its children on this device and all their layers trained, each with a program of its own (see `use_masks`)."
     parts = batch_parts(arch, settings, image_size)
     tokens = settings.batch_size // parts * n_tokens(arch, image_size)
     size = jnp.dtype(settings.precision).itemsize
@@ -247,14 +247,14 @@ def start_params(plan: LayerPlan, hparams: HParams, classes: int, arch: Arch, po
     return init_layer(layer_key(key, plan.name), arch, plan.name, Sizes(hparams.image_size, classes, hparams.adapter_dim))
 
 # %% ../nbs/07_training.ipynb #cell-033
-MASKED_WORK = {'cpu': 3e11}.get(jax.default_backend(), 3e13)   # floating-point operations that take about as long as compiling a program; measured on a CPU only
+MASKED_WORK = {'cpu': 3e11}   # floating-point operations that take about as long as compiling a program; elsewhere, unmeasured, a hundred times as many
 
 def use_masks(plan: ChildPlan, arch: Arch, settings: TrainingSettings, train_examples: int # of the task
              ) -> bool:
     "Whether a child's training is so short that throwing away gradients of frozen layers costs less than a program without them."
     frozen = sum(l.n_params for l in plan.layers[trunk_length(plan):] if not l.trainable)
     examples = settings.segments * settings.segment_batches(train_examples) * settings.batch_size
-    return 2 * frozen * examples * n_tokens(arch, plan.hparams.image_size) <= MASKED_WORK
+    return 2 * frozen * examples * n_tokens(arch, plan.hparams.image_size) <= MASKED_WORK.get(jax.default_backend(), 3e13)
 
 @dataclass(frozen=True, eq=False)
 class Slot:
