@@ -133,6 +133,7 @@ def _alone(bench: 'Bench') -> Iterator:
     try: yield
     finally: bench.stop = False; lock.release()
 
+# %% ../nbs/13_quality.ipynb #cell-013
 class Bench:
     "A comparison in a folder, with its data, its root and its compiled programs."
     def __init__(self, comparison: Comparison, folder: str | Path, name: str = ''):
@@ -172,7 +173,7 @@ class Bench:
         self.progress(n)
         if self.stop: raise Stopped
 
-# %% ../nbs/13_quality.ipynb #cell-014
+# %% ../nbs/13_quality.ipynb #cell-015
 def _open_evolution(bench: Bench, path: Path, config: Config) -> Evolution:
     tasks = list(bench.tasks.values())
     return Evolution.resume(path, tasks) if RunDir(path).is_run() else Evolution.create(path, bench.root, tasks, config)
@@ -194,7 +195,7 @@ def run_evolution(bench: Bench, method: str, seed: int) -> dict:
         ancestors = {a.id: model_to_json(a) for m in kept.values() for a in state.lineage(m)}
         return {'config': config_to_json(c), 'tasks': tasks, 'params_per_task': params_per_task(kept.values()), 'kept': {t: m.id for t, m in kept.items()}, 'models': ancestors}
 
-# %% ../nbs/13_quality.ipynb #cell-016
+# %% ../nbs/13_quality.ipynb #cell-017
 def _save_fit(path: Path, fit: Fit):
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in flatten_dict(fit.layers, sep='/').items()}))
@@ -233,7 +234,7 @@ def _unit(bench, tasks, fits, config, tuned) -> dict:
     return {t: {'validation': f.quality, 'test': fit_test(f, bench.root, bench.tasks[t], config, bench.programs), 'examples': seen * config.children_per_generation, 'lineage_examples': seen,
                 'replicas': config.children_per_generation, 'segments': s.segments, 'lr': tuned, 'parts': dict(f.parts)} for t, f in zip(tasks, fits)}
 
-# %% ../nbs/13_quality.ipynb #cell-017
+# %% ../nbs/13_quality.ipynb #cell-018
 def _merge_unit(bench: Bench, method: str, seed: int) -> dict:
     "Merging all fine-tuned models."
     single, config, folder = bench.run('finetune_all', seed)['tasks'], bench.config(seed), bench.work / 'models' / f'finetune_all-{seed}'
@@ -258,7 +259,7 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
     tasks = {t: result for u in units for t, result in u.items()}
     return {'config': config_to_json(bench.config(seed)), 'tasks': tasks, 'params_per_task': parts_per_task(r['parts'] for r in tasks.values())}
 
-# %% ../nbs/13_quality.ipynb #cell-019
+# %% ../nbs/13_quality.ipynb #cell-020
 _VERSIONS = ('munet_nb', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
 def _command(bench: Bench, method: str, seed: int) -> str:
@@ -278,7 +279,7 @@ def segments_of(bench: Bench, method: str) -> int:
     length = rival_settings(c).segments
     return n * (length if '@' in method else c.children_per_generation * length + len(bench.comparison.rates) * max(1, length // 4))
 
-# %% ../nbs/13_quality.ipynb #cell-020
+# %% ../nbs/13_quality.ipynb #cell-021
 def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> list[dict]:
     "The records of all methods with all seeds, with progress; runs that have a record are not run again. Ctrl-C raises Stopped; what is finished is saved (generations of an evolution, tasks and tuned rates of a rival), and the same call goes on. Raises InputError for an unknown method, or if another process works in the folder."
     for m in methods: check_method(m, bench.comparison, bench.root.arch.depth)
@@ -308,7 +309,7 @@ def record_line(record: Mapping) -> str:
     "A record in one line."
     return f"{record['method']:24} seed {record['seed']}: mean test {mean_test(record):.2%}, {record['params_per_task']:,.0f} parameters per task"
 
-# %% ../nbs/13_quality.ipynb #cell-022
+# %% ../nbs/13_quality.ipynb #cell-023
 def quality_table(records: Sequence[Mapping], reference: str = 'finetune_all') -> pd.DataFrame:
     "One row per method: mean test accuracy (%), its standard deviation over seeds, its difference to a reference method (points), validation accuracy (%), parameters per task and their ratio to the reference's, examples per task."
     by_seed = {r['seed']: r for r in records if r['method'] == reference}
@@ -330,14 +331,14 @@ def front(table: pd.DataFrame) -> list[str]:
         if row['test'] > best: best = row['test']; found.append(method)
     return found
 
-# %% ../nbs/13_quality.ipynb #cell-023
+# %% ../nbs/13_quality.ipynb #cell-024
 def task_table(records: Sequence[Mapping]) -> pd.DataFrame:
     "Test accuracy (%) per method and task, mean over seeds."
     methods = dict.fromkeys(r['method'] for r in records)
     rows = {m: {t: 100 * np.mean([r['tasks'][t]['test'] for r in records if r['method'] == m]) for t in next(r for r in records if r['method'] == m)['tasks']} for m in methods}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('method')
 
-# %% ../nbs/13_quality.ipynb #cell-025
+# %% ../nbs/13_quality.ipynb #cell-026
 _MARKERS = 'osD^vP*Xd<>ph8'
 
 def plot_quality(records: Sequence[Mapping]) -> Picture:

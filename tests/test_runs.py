@@ -196,3 +196,16 @@ def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monke
         (tmp_path / 'elsewhere').mkdir(); monkeypatch.chdir(tmp_path / 'elsewhere')
         evo.step()
     assert (tmp_path / 'relative/journal.jsonl').read_bytes().count(b'\n') == 2 and not list((tmp_path / 'elsewhere').iterdir())
+
+def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
+    with start(tmp_path / 'c') as evo:
+        evo.step()
+        evo.change(scale_factor=.5, mutation_prob=.9)
+        before = evo.ask()
+        for bad in (dict(lr=.1), dict(scale_factor=2.), dict(seed=3)):
+            with pytest.raises(InputError): evo.change(**bad)
+    with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:
+        assert (evo.config.scale_factor, evo.config.mutation_prob) == (.5, .9) and evo.ask() == before
+        evo.run()
+    assert [r['kind'] for r in evo.records].count('config_changed') == 1
+    assert System.open(tmp_path / 'c').models.keys() == evo.state.kept.keys()
