@@ -69,9 +69,8 @@ class _Controls:
         self.bar, self.left = W.FloatProgress(0, min=0, max=1, layout=W.Layout(width='220px')), W.HTML()
         self.message = W.HTML()
         self._actions = W.HBox([self.step_button, self.iteration_button, self.run_button, self.pause_button, self.stop_button, self.bar, self.left])
-        config = self.evo.config if self.evo else None
-        self.scale = W.BoundedFloatText(config.scale_factor if config else 1, min=.001, max=1, step=.05, description='scale factor')
-        self.mu = W.BoundedFloatText(config.mutation_prob if config else .1, min=0, max=1, step=.05, description='mutation')
+        self.scale = W.BoundedFloatText(self.evo.config.scale_factor, min=.001, max=1, step=.05, description='scale factor')
+        self.mu = W.BoundedFloatText(self.evo.config.mutation_prob, min=0, max=1, step=.05, description='mutation')
         self.change_button = _button('Change', 'check', 'from the next generation on; the journal tells', lambda: self.change(scale_factor=self.scale.value, mutation_prob=self.mu.value))
         self.source = W.Text(placeholder='image folder, or tfds:NAME', layout=W.Layout(width='220px'))
         self.add_button = _button('Add task', 'plus', 'a new task joins the system', lambda: self.add_task(self.source.value))
@@ -224,7 +223,8 @@ class Dashboard(_Controls, _Views, _Worker, _Requests, _Loop):
         self.history = history or History(evo.records)
         self._asked, self._until, self._stop, self._worker = [], None, False, None   # what is to be done between generations; a goal; a wish
         self._live, self._drawn, self._next_drawing, self._lock = {}, None, 0., threading.RLock()
-        self._make_controls(); self._make_views()
+        self._make_views()
+        if evo: self._make_controls()
         self.panel = W.VBox(([self._actions, self._settings, self._status] if evo else []) + [self._past, self.tabs])
         self.refresh(follow=True)
 
