@@ -75,8 +75,9 @@ class Theme:
     page: str = 'white'
     ink: str = 'black'
     faint: str = '#909090'   # grid, and what is there only for comparison
+    much: str = '#0B62A8'    # the most in a heat map, which begins with the page
 
-LIGHT, DARK = Theme(), Theme('#111111', '#F0F0F0', '#808080')
+LIGHT, DARK = Theme(), Theme('#111111', '#F0F0F0', '#808080', '#7CC8F2')
 
 def task_colors(tasks: Sequence[str]) -> dict[str | None, str]:
     "A color per task, and the root's under None."
@@ -94,20 +95,34 @@ def _ink(color: str) -> str:
     return 'black' if 0.299 * r + 0.587 * g + 0.114 * b > 0.45 else 'white'
 
 # %% ../nbs/12_plots.ipynb #cell-009
-def _picture(width, height, theme: Theme, rows=1, columns=1, **options) -> tuple[Picture, np.ndarray]:
-    "An empty picture, sizes in inches, and its axes, (rows, columns)."
-    fig = Picture(figsize=(width, height), layout='constrained', facecolor=theme.page)
-    axs = fig.subplots(rows, columns, squeeze=False, **options)
+_LETTER = .068   # inches that a letter of 8 points takes
+_PADS = (.72, .5, .15, .32)   # inches left free for labels: left, below, right, above
+
+def _picture(width, height, theme: Theme, rows=1, columns=1, pads=_PADS, gaps=(.55, .62), handles=(), title=None) -> tuple[Picture, np.ndarray]:
+    "An empty picture with a legend aside, and its axes, (rows, columns). Sizes in inches are given, since a layout engine would draw everything twice to find them."
+    aside = .5 + _LETTER * max([len(h.get_label()) for h in handles], default=0) if handles else 0
+    (left, below, right, above), (across, down) = pads, gaps
+    w, h = (width - left - right - aside - across * (columns - 1)) / columns, (height - below - above - down * (rows - 1)) / rows
+    fig = Picture(figsize=(width, height), facecolor=theme.page)
+    axs = fig.subplots(rows, columns, squeeze=False, gridspec_kw=dict(left=left / width, right=1 - (right + aside) / width, bottom=below / height, top=1 - above / height, wspace=across / w, hspace=down / h))
     for ax in axs.flat:
         ax.set_facecolor(theme.page)
-        ax.tick_params(colors=theme.ink, labelsize=8)
-        for side in ax.spines.values(): side.set_color(theme.faint)
-        for text in (ax.title, ax.xaxis.label, ax.yaxis.label): text.set(color=theme.ink, fontsize=9)
+        ax.tick_params(colors=theme.ink, labelsize=8 if axs.size == 1 else 7)
+        for name, side in ax.spines.items(): side.set(color=theme.faint, visible=name in ('left', 'bottom'))
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label): text.set(color=theme.ink, fontsize=9 if axs.size == 1 else 8)
+        if axs.size > 1: ax.locator_params(nbins=4)   # ticks are what drawing many axes costs
+    if handles: fig.legend(handles=handles, title=title, loc='upper left', bbox_to_anchor=(1 - (aside + .02) / width, 1 - .2 / height), fontsize=8, title_fontsize=8, frameon=False, labelcolor=theme.ink, alignment='left').get_title().set_color(theme.ink)
     return fig, axs
 
-def _legend(fig, theme: Theme, handles, title=None, **options):
-    fig.legend(handles=handles, title=title, loc='outside right upper', fontsize=8, title_fontsize=8, frameon=False, labelcolor=theme.ink, **options)
-    for legend in fig.legends: legend.get_title().set_color(theme.ink)
+def _longest(texts, least=0) -> float:
+    "Inches that the longest of some labels takes."
+    return _LETTER * max([least, *map(len, texts)])
+
+def _swatches(colors, tasks) -> list: return [Patch(facecolor=colors[t], label=_label(t)) for t in tasks]
+
+def _whole(*axes):
+    "Ticks at whole numbers."
+    for axis in axes: axis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
 
 # %% ../nbs/12_plots.ipynb #cell-011
 def _rows(models):
@@ -168,7 +183,9 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     state = state_of(records)
     g = _grid(state, theme)
     n, many = len(g.models), len(g.models) > 6
-    fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme)
+    names = [f'{g.numbers[t]} {_label(t)}' for t in g.models]
+    pads = (.15 + _longest(g.rows), .15 + (.64 * _longest(names) if many else .2), .1, .32)
+    fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme, pads=pads, handles=_architecture_handles(g, state), title='layer trained by')
     ax, users = axs[0, 0], users_of_models(g.models.values())
     _bands(ax, g)
     for x, (task, model) in enumerate(g.models.items()):
@@ -177,12 +194,11 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
         ax.text(x, g.top + .12, f'{test:.1%}' if test is not None else '', ha='center', va='bottom', fontsize=9 if n <= 12 else 7, fontweight='bold', color=theme.ink)
         ax.text(x, -.18, f'{accounted_params(model, users) / 1e6:.2f} M', ha='center', va='top', fontsize=8 if n <= 12 else 6.5, color=theme.ink)
     ax.set(xlim=(-.6, max(n, 1) - .4), ylim=(-.05 * max(g.top, 1) - .25, g.top + .9), xticks=range(n), yticks=[g.bottom[r] + _HEIGHT[layer_kind(r)] / 2 for r in g.rows])
-    ax.set_xticklabels([f'{g.numbers[t]} {_label(t)}' for t in g.models], rotation=40 if many else 0, ha='right' if many else 'center', rotation_mode='anchor' if many else 'default', fontsize=8)
+    ax.set_xticklabels(names, rotation=40 if many else 0, ha='right' if many else 'center', rotation_mode='anchor' if many else 'default', fontsize=8)
     ax.set_yticklabels(g.rows, fontsize=g.font)
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
     ax.set_title('test accuracy above, parameters charged below', fontsize=9)
-    _legend(fig, theme, _architecture_handles(g, state), 'layer trained by')
     return fig
 
 def _architecture_handles(g: _Grid, state) -> list:
@@ -220,7 +236,7 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     g = _grid(state, theme)
     places, n = _nodes(g), len(g.models)
     users = {d: [t for t in g.models if t in by] for d, by in users_of_models(g.models.values()).items()}
-    fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .5 * len(g.rows) + 1.4), 12), theme)
+    fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .5 * len(g.rows) + 1.4), 12), theme, pads=(.15 + _longest(g.rows), .1, .77 * _longest(map(_label, g.models)), .32))
     ax = axs[0, 0]
     for i, (task, m) in enumerate(g.models.items()):
         def shift(r): return .05 * (users[r.digest].index(task) - (len(users[r.digest]) - 1) / 2)   # so that lines through the same layer lie side by side
@@ -233,35 +249,40 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     ax.set(yticks=range(len(g.rows)), yticklabels=g.rows, xticks=[], ylim=(-.6, len(g.rows) + 2.2)); ax.margins(x=.08)
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
-    ax.set_title(f'{len(layers)} distinct layers, {sum(r.n_params for r in layers.values()) / 1e6:.2f} M parameters, serve {n} tasks', fontsize=9)
+    ax.set_title(f'{len(layers)} distinct layers, {sum(r.n_params for r in layers.values()) / 1e6:.2f} M parameters, serve {n} ' + ('task' if n == 1 else 'tasks'), fontsize=9)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-021
-def _children(records) -> list[tuple[int, Mapping]]:
-    "Every child of the journal with the number of its generation in the whole run."
-    generations = [r for r in records if r['kind'] == 'generation']
-    return [(i, c) for i, r in enumerate(generations) for c in r['children']]
+def _children(records, state) -> dict[str, list[tuple[int, Mapping]]]:
+    "Every child of the journal, by task, with the number of its generation in the whole run."
+    found = {t: [] for t in state.tasks}
+    for i, r in enumerate(r for r in records if r['kind'] == 'generation'): found[r['task']] += [(i, c) for c in r['children']]
+    return {t: own for t, own in found.items() if own}
+
+def _dots(ax, points, color, theme: Theme, size=3.6, strong=False):
+    "A marker per (x, y, accepted): filled if accepted."
+    edge = theme.ink if strong else color
+    for accepted in (False, True):
+        x, y = zip(*[(x, y) for x, y, a in points if a == accepted] or [((), ())])
+        ax.plot(x, y, 'o', markersize=size, markerfacecolor=color if accepted else 'none', markeredgecolor=edge, markeredgewidth=.8, zorder=4 if strong else 3)
 
 def plot_lineage(records: Sequence[Mapping], task: str | None = None, # whose kept model's ancestry to show; none: those of all tasks
                  theme: Theme = LIGHT) -> Picture:
     "The tree of models over the generations, by score, with the ancestors of the kept models highlighted."
     state = state_of(records)
-    colors, kept = task_colors(list(state.tasks)), {t: m for t, m in kept_models(state).items() if task in (None, t)}
-    at = {c['model']['id']: (i, c['score']) for i, c in _children(records)}
-    fig, axs = _picture(8.2, 4, theme)
+    children, colors = _children(records, state), task_colors(list(state.tasks))
+    ancestors = {a.id for t, m in kept_models(state).items() if task in (None, t) for a in state.lineage(m)}
+    at = {c['model']['id']: (i, c['score']) for own in children.values() for i, c in own}
+    fig, axs = _picture(8.2, 4, theme, handles=_swatches(colors, children))
     ax = axs[0, 0]
-    ancestors = {a.id for m in kept.values() for a in state.lineage(m)}
-    for strong in (False, True):
-        some = [c for _, c in _children(records) if (c['model']['id'] in ancestors) == strong]
-        color = [colors[c['model']['task']] for c in some]
-        edges = [(k, [at[c['model']['parent']], at[c['model']['id']]]) for k, c in zip(color, some) if c['model']['parent'] in at]
-        ax.add_collection(LineCollection([e for _, e in edges], colors=[k for k, _ in edges] if strong else theme.faint, linewidths=1.8 if strong else .4, alpha=1 if strong else .5, zorder=2 if strong else 1))
-        x, y = zip(*(at[c['model']['id']] for c in some)) if some else ((), ())
-        ax.scatter(x, y, s=50 if strong else 12, facecolors=[k if c['accepted'] else 'none' for k, c in zip(color, some)], edgecolors=theme.ink if strong else color, linewidths=.8, zorder=3)
+    for t, own in children.items():
+        for strong in (False, True):
+            some = [c for _, c in own if (c['model']['id'] in ancestors) == strong]
+            edges = [[at[c['model']['parent']], at[c['model']['id']]] for c in some if c['model']['parent'] in at]
+            ax.add_collection(LineCollection(edges, colors=colors[t] if strong else theme.faint, linewidths=1.8 if strong else .4, alpha=1 if strong else .5, zorder=2 if strong else 1))
+            _dots(ax, [(*at[c['model']['id']], c['accepted']) for c in some], colors[t], theme, 7 if strong else 3.4, strong)
     ax.set(xlabel='generation of the run', ylabel='score')
-    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    seen = [t for t in state.tasks if any(c['model']['task'] == t for _, c in _children(records))]
-    _legend(fig, theme, [Patch(facecolor=colors[t], label=_label(t)) for t in seen])
+    _whole(ax.xaxis)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-024
@@ -278,22 +299,22 @@ def knowledge_flow(records: Sequence[Mapping]) -> tuple[pd.DataFrame, pd.DataFra
 
 def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Heat maps of `knowledge_flow`."
-    tables = knowledge_flow(records)
-    n = len(tables[0])
-    side = min(max(2.6, .34 * n + 1.4), 7)
-    fig, axs = _picture(2 * side + 1.2, side + .5, theme, 1, 2)
+    tables = [t.loc[:, t.any() | t.columns.isin(['root', *t.index])] for t in knowledge_flow(records)]
+    (n, columns), label = tables[0].shape, _longest([*map(_label, tables[0].index), 'root'])
+    wide, high = (min(max(least, .36 * k), 6) for least, k in ((2.9, columns), (.4, n)))
+    fig, axs = _picture(2 * (wide + label) + 1, high + .72 * label + .75, theme, 1, 2, pads=(label + .35, .72 * label + .4, .15, .32), gaps=(label + .3, 0))
+    paint = matplotlib.colors.LinearSegmentedColormap.from_list('flow', [theme.page, theme.much])
     titles, formats = ('share of parameters, by who trained them', 'number of ancestors, by their task'), ('{:.0%}', '{:.0f}')
     for ax, table, title, form in zip(axs[0], tables, titles, formats):
         if not n: continue
         values, top = table.to_numpy(float), max(float(table.to_numpy().max()), 1e-9)
-        ax.imshow(values, cmap='Blues' if theme is LIGHT else 'cividis', vmin=0, vmax=top, aspect='auto')
-        paint = matplotlib.colormaps['Blues' if theme is LIGHT else 'cividis']
+        ax.imshow(values, cmap=paint, vmin=0, vmax=top, aspect='auto')
         for (i, j), v in np.ndenumerate(values):
             if v and n <= 12: ax.text(j, i, form.format(v), ha='center', va='center', fontsize=6.5, color=_ink(matplotlib.colors.to_hex(paint(v / top))))
         ax.set(xticks=range(table.shape[1]), yticks=range(n))
         ax.set_xticklabels(map(_label, table.columns), rotation=45, ha='right', rotation_mode='anchor', fontsize=7.5)
         ax.set_yticklabels(map(_label, table.index), fontsize=7.5)
-        ax.set_title(title, fontsize=9); ax.tick_params(length=0)
+        ax.set_title(title, fontsize=9, y=1); ax.tick_params(length=0)
     axs[0, 0].set_ylabel('the model of'); axs[0, 0].set_xlabel('comes from'); axs[0, 1].set_xlabel('comes from')
     return fig
 
@@ -301,24 +322,24 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Score of every child and the best so far, per task, over the generations of the whole run."
     state = state_of(records)
-    tasks = [t for t in state.tasks if any(r['kind'] == 'generation' and r['task'] == t for r in records)]
-    colors = task_colors(list(state.tasks))
-    fig, axs = _picture(7, max(2, 1.3 * len(tasks) + .6), theme, max(len(tasks), 1), 1)
-    axs = axs[:, 0]
-    for ax, task in zip(axs, tasks):
-        own = [r for r in records if r.get('task') == task and r['kind'] in ('generation', 'task_end')]
-        x, line, dots = 0, [], []
-        for r in own:
-            if r['kind'] == 'task_end':
-                ax.axvline(x + .5, color='gray', linewidth=.6, linestyle='--'); continue
-            x += 1
-            dots += [(x, c['score'], colors[task] if c['accepted'] else 'none') for c in r['children']]
-            if r['best']: line.append((x, r['best']['score']))
-        if dots: ax.scatter([x for x, _, _ in dots], [y for _, y, _ in dots], s=14, facecolors=[k for _, _, k in dots], edgecolors=colors[task], linewidths=.8)
+    children, colors = _children(records, state), task_colors(list(state.tasks))
+    columns = 1 if len(children) <= 6 else 2
+    rows = max(1, -(-len(children) // columns))
+    fig, axs = _picture(7 if columns == 1 else 9, max(2, 1.15 * rows + .8), theme, rows, columns, gaps=(.75, .3))
+    for ax in axs.flat[len(children):]: ax.set_visible(False)
+    for ax, (task, own) in zip(axs.flat, children.items()):
+        first = {i: n + 1 for n, i in enumerate(dict.fromkeys(i for i, _ in own))}   # generation of the run -> of the task
+        _dots(ax, [(first[i], c['score'], c['accepted']) for i, c in own], colors[task], theme)
+        x, line = 0, []
+        for r in (r for r in records if r.get('task') == task and r['kind'] in ('generation', 'task_end')):
+            if r['kind'] == 'task_end': ax.axvline(x + .5, color='gray', linewidth=.6, linestyle='--')
+            else:
+                x += 1
+                if r['best']: line.append((x, r['best']['score']))
         if line: ax.step(*zip(*line), where='mid', color=colors[task], linewidth=1)
-        ax.set_ylabel(_label(task), fontsize=8); ax.tick_params(labelsize=7)
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    if tasks: axs[-1].set_xlabel('generation of the task', fontsize=8); axs[0].set_title('score of every child (filled: accepted) and the best so far', fontsize=9)
+        ax.set_ylabel(_label(task)); _whole(ax.xaxis)
+    for ax in axs.flat[max(len(children) - columns, 0):]: ax.set_xlabel('generation of the task')
+    axs[0, 0].set_title('score of every child (filled: accepted) and the best so far', fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-032
@@ -326,35 +347,34 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Validation accuracy against the parameters charged, of every accepted model, with the front of each task."
     state = state_of(records)
     colors, kept = task_colors(list(state.tasks)), set(state.kept.values())
-    fig, axs = _picture(7.4, 4, theme)
-    ax, seen = axs[0, 0], []
-    for task in state.tasks:
-        points = sorted((c['accounted'] / 1e6, -max(c['model']['evaluations']), c['model']['id']) for _, c in _children(records) if c['accepted'] and c['model']['task'] == task)
-        if not points: continue
-        seen.append(task)
+    found = {t: sorted((c['accounted'] / 1e6, -max(c['model']['evaluations']), c['model']['id']) for _, c in own if c['accepted']) for t, own in _children(records, state).items()}
+    found = {t: points for t, points in found.items() if points}
+    fig, axs = _picture(7.4, 4, theme, handles=_swatches(colors, found))
+    ax = axs[0, 0]
+    for task, points in found.items():
         front = [p for i, p in enumerate(points) if all(p[1] < q[1] for q in points[:i])]
         ax.plot([x for x, _, _ in front], [-y for _, y, _ in front], color=colors[task], linewidth=1, zorder=1)
-        ax.scatter([x for x, _, _ in points], [-y for _, y, _ in points], s=[70 if id in kept else 12 for _, _, id in points], color=colors[task], edgecolor=theme.ink, linewidth=[.9 if id in kept else 0 for _, _, id in points], zorder=2)
+        for is_kept in (False, True):
+            some = [(x, -y, True) for x, y, id in points if (id in kept) == is_kept]
+            _dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
     ax.set(xlabel='parameters charged (millions)', ylabel='validation accuracy'); ax.grid(alpha=.3)
-    _legend(fig, theme, [Patch(facecolor=colors[t], label=_label(t)) for t in seen])
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-034
-def _small_multiples(n, theme, width=2.6, height=1.9, columns=4):
-    columns = max(1, min(columns, n))
+def _small_multiples(n, theme, handles=()):
+    columns = max(1, min(4, n))
     rows = max(1, -(-n // columns))
-    fig, axs = _picture(width * columns, height * rows + .2, theme, rows, columns)
+    fig, axs = _picture(2.5 * columns + (1.3 if handles else 0), 1.9 * rows + .2, theme, rows, columns, handles=handles)
     for ax in axs.flat[n:]: ax.set_visible(False)
-    return fig, list(axs.flat)
+    return fig, list(axs.flat)[:n]
 
 def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Validation accuracy of every child over its segments, per task."
     state = state_of(records)
-    tasks = [t for t in state.tasks if any(c['model']['task'] == t for _, c in _children(records))]
-    colors, kept = task_colors(list(state.tasks)), set(state.kept.values())
-    fig, axs = _small_multiples(len(tasks), theme)
-    for ax, task in zip(axs, tasks):
-        own = [(i, c['model']) for i, c in _children(records) if c['model']['task'] == task]
+    children, colors, kept = _children(records, state), task_colors(list(state.tasks)), set(state.kept.values())
+    fig, axs = _small_multiples(len(children), theme)
+    for ax, (task, own) in zip(axs, children.items()):
+        own = [(i, c['model']) for i, c in own]
         last = max(i for i, _ in own) + 1
         faint, strong = matplotlib.colors.to_rgb(theme.faint), matplotlib.colors.to_rgb(colors[task])
         for bold in (False, True):
@@ -364,8 +384,9 @@ def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
             short = [(e[0], (*strong, 1) if bold else (*faint, .25 + .6 * i / last)) for i, e in curves if len(e) == 1]
             if short: ax.scatter([1] * len(short), [y for y, _ in short], s=8, c=[k for _, k in short])
         ax.autoscale_view()
-        ax.set_title(_label(task), fontsize=9); ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        ax.set_xlabel('segment'); ax.set_ylabel('validation accuracy', fontsize=8)
+        ax.set_title(_label(task), fontsize=9, y=1); _whole(ax.xaxis)
+    for ax in axs[-4:]: ax.set_xlabel('segment')
+    for ax in axs[::4]: ax.set_ylabel('validation accuracy')
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-036
@@ -377,7 +398,7 @@ def plot_running(evaluations: Mapping[int, Sequence[float]], # child -> validati
     paint = matplotlib.colormaps['viridis'](np.linspace(.1, .9, max(len(evaluations), 1)))
     for color, (child, e) in zip(paint, sorted(evaluations.items())): ax.plot(range(1, len(e) + 1), e, marker='.', color=color, label=f'child {child}')
     ax.set(xlabel='segment', ylabel='validation accuracy', xlim=(.5, segments + .5)); ax.set_title(title, fontsize=9)
-    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    _whole(ax.xaxis)
     if evaluations and len(evaluations) <= 10: ax.legend(fontsize=7, labelcolor=theme.ink, facecolor=theme.page, edgecolor=theme.faint, loc='lower right')
     return fig
 
@@ -393,7 +414,7 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     "The hyperparameters that moved, along the ancestry of every kept model."
     state = state_of(records)
     colors, models, moved = task_colors(list(state.tasks)), kept_models(state), list(hyperparameter_table(records).columns)
-    fig, axs = _small_multiples(max(len(moved), 1), theme)
+    fig, axs = _small_multiples(max(len(moved), 1), theme, _swatches(colors, models))
     for ax, name in zip(axs, moved):
         ways = {t: [getattr(a.hparams, name) for a in reversed(state.lineage(m))] for t, m in models.items()}
         ladder = sorted({v for way in ways.values() for v in way})
@@ -401,9 +422,8 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
             shift = .24 * ((k + .5) / len(ways) - .5)   # so that equal ways lie side by side
             ax.plot(range(len(way)), [ladder.index(v) + shift for v in way], color=colors[t], linewidth=1.4, marker='.', markevery=[len(way) - 1], markersize=9)
         ax.set(yticks=range(len(ladder)), yticklabels=[f'{v:g}' if isinstance(v, float) else str(v) for v in ladder], ylim=(-.5, len(ladder) - .5))
-        ax.set_title(name, fontsize=9); ax.set_xlabel('ancestors since the root', fontsize=8)
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    _legend(fig, theme, [Patch(facecolor=colors[t], label=_label(t)) for t in models])
+        ax.set_title(name, fontsize=9, y=1); _whole(ax.xaxis)
+    for ax in axs[-4:]: ax.set_xlabel('ancestors since the root')
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-042
