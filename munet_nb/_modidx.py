@@ -378,6 +378,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                  'munet_nb.rundir._refuse_if_taken': ('rundir.html#_refuse_if_taken', 'munet_nb/rundir.py'),
                                  'munet_nb.rundir._sync': ('rundir.html#_sync', 'munet_nb/rundir.py'),
                                  'munet_nb.rundir.check_digest': ('rundir.html#check_digest', 'munet_nb/rundir.py'),
+                                 'munet_nb.rundir.example_run': ('rundir.html#example_run', 'munet_nb/rundir.py'),
                                  'munet_nb.rundir.load_layer': ('rundir.html#load_layer', 'munet_nb/rundir.py'),
                                  'munet_nb.rundir.read_journal': ('rundir.html#read_journal', 'munet_nb/rundir.py'),
                                  'munet_nb.rundir.save_layer': ('rundir.html#save_layer', 'munet_nb/rundir.py'),
