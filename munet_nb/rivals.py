@@ -242,7 +242,8 @@ def fit_rival(method: str, root: Root, feeds: Sequence[TaskFeed], settings: Trai
 def _quality(fits: Sequence[Fit]) -> float: return float(np.mean([f.quality for f in fits]))
 
 def tune_lr(method: str, root: Root, feeds: Sequence[TaskFeed], config: Config, rates: Sequence[float], programs: Programs, progress=lambda: None) -> float:
-    "The learning rate with the best validation accuracy in a quarter of a replica's length."
+    "The learning rate with the best validation accuracy in a quarter of a replica's length; a single one is taken as it is."
+    if len(rates) == 1: return rates[0]
     settings = rival_settings(config)
     settings = replace(settings, segments=max(1, settings.segments // 4))
     tried = {lr: _quality(fit_rival(method, root, feeds, settings, replace(config.defaults, lr=lr), config.seed, 10 ** 6, programs, progress)) for lr in sorted(rates)}

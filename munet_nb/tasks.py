@@ -432,11 +432,15 @@ BENCHMARKS = dict(
     decathlon=tuple(f'visual_domain_decathlon/{n}' for n in ('imagenet12', 'svhn', 'cifar100', 'gtsrb', 'daimlerpedcls', 'omniglot', 'ucf101', 'aircraft', 'dtd', 'vgg-flowers')),
     vit=('imagenet2012', 'cifar100', 'cifar10'))
 
-def load_benchmark(name: str) -> list[Task]:
-    "The tasks of a benchmark: 'demo' and 'characters8' are packaged; 'characters', 'decathlon' and 'vit' are the paper's, from TFDS."
-    if name in PACKAGED_BENCHMARKS: return PACKAGED_BENCHMARKS[name]()
-    if name not in BENCHMARKS: raise unknown('benchmark', name, [*PACKAGED_BENCHMARKS, *BENCHMARKS])
-    return [load_tfds(n) for n in BENCHMARKS[name]]
+def load_benchmark(name: str,
+                   tasks: Sequence[str] = () # only these of its tasks; none: all
+                  ) -> list[Task]:
+    "The tasks of a benchmark: 'demo' and 'characters8' are packaged; 'characters', 'decathlon' and 'vit' are the paper's, from TFDS. Raises InputError for an unknown benchmark or task."
+    if name not in PACKAGED_BENCHMARKS and name not in BENCHMARKS: raise unknown('benchmark', name, [*PACKAGED_BENCHMARKS, *BENCHMARKS])
+    packaged = {t.name: t for t in PACKAGED_BENCHMARKS[name]()} if name in PACKAGED_BENCHMARKS else {}
+    for t in tasks:
+        if t not in (packaged or BENCHMARKS[name]): raise unknown(f'task of the benchmark {name!r}', t, packaged or BENCHMARKS[name])
+    return [packaged[n] if packaged else load_tfds(n) for n in packaged or BENCHMARKS[name] if n in tasks or not tasks]
 
 # %% ../nbs/05_tasks.ipynb #cell-044
 def load_source(source: str, name: str) -> Task:
