@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,6 +217,16 @@ def _load_layers(path: Path, names: Sequence[str]) -> dict:
     layers = unflatten_dict(load_file(path), sep='/')
     return {n: layers[n] for n in names}
 
+def _kept_fits(path: Path, train: Callable) -> list[Fit]:
+    "What `train` gives, written down; if it was already, read."
+    def write():
+        fits = train()
+        for i, f in enumerate(fits): _save_fit(path / f'{i}.safetensors', f)
+        return [{'quality': f.quality, 'parts': dict(f.parts), 'layers': list(f.layers)} for f in fits]
+    said = _once(path.with_suffix('.json'), write)
+    return [Fit(f['quality'], _load_layers(path / f'{i}.safetensors', f['layers']), f['parts']) for i, f in enumerate(said)]
+
+# %% ../nbs/13_quality.ipynb #cell-020
 def _length(bench, method, seed, tasks) -> Config:
     "The configuration whose replicas have the right number and length."
     c, like = bench.config(seed), method.partition('@')[2]
@@ -227,14 +238,14 @@ def _length(bench, method, seed, tasks) -> Config:
         one = max(1, round(bench.run(like, seed)['tasks'][task]['lineage_examples'] / per_segment))
     return with_fields(c, children_per_generation=1, children_per_task=1, task_iterations=1, seed_segments=0, segments=one)
 
-def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str]) -> dict:
+def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str], replicas: Path) -> dict:
     "A rival on one task, or on all at once."
     rival = method.partition('@')[0]
     feeds = [TaskFeed(bench.tasks[t], bench.comparison.config.training) for t in tasks]
     tick = lambda: bench.tick(len(feeds))
     tuned = _once(bench.work / 'rates' / f"{rival}-{'+'.join(tasks)}.json", lambda: tune_lr(rival, bench.root, feeds, bench.config(0), bench.comparison.rates, bench.programs, tick))
     config = _length(bench, method, seed, tasks)
-    fits = train_rival(rival, bench.root, feeds, config, tuned, bench.programs, tick)
+    fits = train_rival(rival, bench.root, feeds, config, tuned, bench.programs, tick, lambda n, train: _kept_fits(replicas / str(n), train))
     if method == 'finetune_all':
         for t, fit in zip(tasks, fits): _save_fit(bench.work / 'models' / f'{method}-{seed}' / f'{t}.safetensors', fit)
     return _unit(bench, tasks, fits, config, tuned)
@@ -246,7 +257,7 @@ def _unit(bench, tasks, fits, config, tuned) -> dict:
     return {t: {'validation': f.quality, 'test': fit_test(f, bench.root, bench.tasks[t], config, bench.programs), 'examples': seen * config.children_per_generation, 'lineage_examples': seen,
                 'replicas': config.children_per_generation, 'segments': s.segments, 'lr': tuned, 'parts': dict(f.parts)} for t, f in zip(tasks, fits)}
 
-# %% ../nbs/13_quality.ipynb #cell-020
+# %% ../nbs/13_quality.ipynb #cell-021
 def _merge_unit(bench: Bench, method: str, seed: int) -> dict:
     "Merging all fine-tuned models."
     single, config, folder = bench.run('finetune_all', seed)['tasks'], bench.config(seed), bench.work / 'models' / f'finetune_all-{seed}'
@@ -261,8 +272,11 @@ def _merge_unit(bench: Bench, method: str, seed: int) -> dict:
 def run_rival(bench: Bench, method: str, seed: int) -> dict:
     "The part of a record that a rival fills in."
     groups = [list(bench.tasks)] if method.partition('@')[0] in ('joint', *MERGING) else [[t] for t in bench.tasks]
-    make = (lambda g: _merge_unit(bench, method, seed)) if method in MERGING else (lambda g: _train_unit(bench, method, seed, g))
-    unit = lambda g: _once(bench.work / 'units' / f'{method}-{seed}' / f"{'+'.join(g)}.json", lambda: make(g))
+    def unit(g):
+        name, replicas = f"{method}-{seed}/{'+'.join(g)}", bench.work / 'replicas' / f"{method}-{seed}/{'+'.join(g)}"
+        result = _once(bench.work / 'units' / f'{name}.json', lambda: _merge_unit(bench, method, seed) if method in MERGING else _train_unit(bench, method, seed, g, replicas))
+        shutil.rmtree(replicas, ignore_errors=True)
+        return result
     if '@munet' in method: bench.run(method.partition('@')[2], seed)
     if method in MERGING: bench.run('finetune_all', seed)
     # Programs for several devices must be launched in the same order everywhere, so from one thread; an accelerator's memory may be enough for one training only.
@@ -271,7 +285,7 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
     tasks = {t: result for u in units for t, result in u.items()}
     return {'config': config_to_json(bench.config(seed)), 'tasks': tasks, 'params_per_task': parts_per_task(r['parts'] for r in tasks.values())}
 
-# %% ../nbs/13_quality.ipynb #cell-022
+# %% ../nbs/13_quality.ipynb #cell-023
 _VERSIONS = ('munet_nb', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
 def _command(bench: Bench, method: str, seed: int) -> str:
@@ -292,15 +306,15 @@ def segments_of(bench: Bench, method: str) -> int:
     rates = len(bench.comparison.rates)
     return n * (length if '@' in method else c.children_per_generation * length + (rates if rates > 1 else 0) * max(1, length // 4))
 
-# %% ../nbs/13_quality.ipynb #cell-023
+# %% ../nbs/13_quality.ipynb #cell-024
 def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> list[dict]:
-    "The records of all methods with all seeds, with progress; runs that have a record are not run again. Ctrl-C raises Stopped; what is finished is saved (generations of an evolution, tasks and tuned rates of a rival), and the same call goes on. Raises InputError for an unknown method, or if another process works in the folder."
+    "The records of all methods with all seeds, with progress; runs that have a record are not run again. Ctrl-C raises Stopped; what is finished is saved (generations of an evolution, replicas and tuned rates of a rival), and the same call goes on. Raises InputError for an unknown method, or if another process works in the folder."
     for m in methods: check_method(m, bench.comparison, bench.root.arch.depth)
     for s in seeds: bench.config(s)
     runs = [(m, s) for s in seeds for m in methods]
     todo = [(m, s) for m, s in runs if not bench.record_path(m, s).exists()]
     def stop(*_):
-        bench.stop = True; tqdm.write('Stopping. What is finished is saved; a task that a rival is in the middle of will be trained again.')
+        bench.stop = True; tqdm.write('Stopping. What is finished is saved; a replica that a rival is in the middle of will be trained again.')
     total = sum(segments_of(bench, m) for m, _ in todo)
     with _alone(bench), on_interrupt(stop), tqdm(total=total, unit='segment', smoothing=.02, dynamic_ncols=True, disable=not todo) as bar:
         lock, done = threading.Lock(), 0
@@ -322,7 +336,7 @@ def record_line(record: Mapping) -> str:
     "A record in one line."
     return f"{record['method']:24} seed {record['seed']}: mean test {mean_test(record):.2%}, {record['params_per_task']:,.0f} parameters per task"
 
-# %% ../nbs/13_quality.ipynb #cell-025
+# %% ../nbs/13_quality.ipynb #cell-026
 def quality_table(records: Sequence[Mapping], reference: str = 'finetune_all') -> pd.DataFrame:
     "One row per method: mean test accuracy (%), its standard deviation over seeds, its difference to a reference method (points), validation accuracy (%), parameters per task and their ratio to the reference's, examples per task."
     by_seed = {r['seed']: r for r in records if r['method'] == reference}
@@ -344,14 +358,14 @@ def front(table: pd.DataFrame) -> list[str]:
         if row['test'] > best: best = row['test']; found.append(method)
     return found
 
-# %% ../nbs/13_quality.ipynb #cell-026
+# %% ../nbs/13_quality.ipynb #cell-027
 def task_table(records: Sequence[Mapping]) -> pd.DataFrame:
     "Test accuracy (%) per method and task, mean over seeds."
     methods = dict.fromkeys(r['method'] for r in records)
     rows = {m: {t: 100 * np.mean([r['tasks'][t]['test'] for r in records if r['method'] == m]) for t in next(r for r in records if r['method'] == m)['tasks']} for m in methods}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('method')
 
-# %% ../nbs/13_quality.ipynb #cell-028
+# %% ../nbs/13_quality.ipynb #cell-029
 _MARKERS = 'osD^vP*Xd<>ph8'
 
 def plot_quality(records: Sequence[Mapping]) -> Picture:
