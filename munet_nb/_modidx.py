@@ -451,6 +451,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                 'munet_nb.tasks._hf_split': ('tasks.html#_hf_split', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks._image_and_label': ('tasks.html#_image_and_label', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks._labels': ('tasks.html#_labels', 'munet_nb/tasks.py'),
+                                'munet_nb.tasks._leave_devices_to_jax': ('tasks.html#_leave_devices_to_jax', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks._packaged_task': ('tasks.html#_packaged_task', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks._tfds_builder': ('tasks.html#_tfds_builder', 'munet_nb/tasks.py'),
                                 'munet_nb.tasks._tfds_prepared': ('tasks.html#_tfds_prepared', 'munet_nb/tasks.py'),

@@ -312,10 +312,19 @@ def _tfds_builder(name, data_dir):
         raise InputError(f"TFDS data set {name!r} cannot be opened: {' '.join(str(e).split())}") from None
     return builder
 
+def _leave_devices_to_jax():
+    "TensorFlow, where it is installed, prepares data sets; it would claim the memory of every accelerator that it sees."
+    try: import tensorflow as tf
+    except ImportError: return
+    for kind in ('GPU', 'TPU'):
+        try: tf.config.set_visible_devices([], kind)
+        except RuntimeError: pass   # the caller uses TensorFlow himself
+
 def _tfds_prepared(builder, name, data_dir):
     "The builder once its data set is prepared, in a format with random access."
     from tensorflow_datasets.core import FileFormat
     if not builder.info.splits:
+        _leave_devices_to_jax()
         try: builder.download_and_prepare(file_format='array_record')
         except (Exception, SystemExit) as e: raise _tfds_unprepared(builder, name, data_dir, e) from None
     formats = builder.info.available_file_formats()

@@ -209,3 +209,14 @@ def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
     from munet_nb import load_hf
     monkeypatch.setitem(sys.modules, 'datasets', None)
     with pytest.raises(InputError, match=r'pip install "munet_nb\[hf\]"'): load_hf('owner/name')
+
+def test_tensorflow_is_kept_from_the_accelerators_when_it_prepares_a_data_set(tmp_path, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+    from munet_nb.tasks import _tfds_prepared
+    hidden = []
+    monkeypatch.setitem(sys.modules, 'tensorflow', SimpleNamespace(config=SimpleNamespace(set_visible_devices=lambda devices, kind: hidden.append((devices, kind)))))
+    info = SimpleNamespace(splits={}, available_file_formats=lambda: set())
+    builder = SimpleNamespace(info=info, download_and_prepare=lambda file_format: hidden.append(file_format))
+    _tfds_prepared(builder, 'x', None)
+    assert hidden == [([], 'GPU'), ([], 'TPU'), 'array_record']
