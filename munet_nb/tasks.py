@@ -293,9 +293,10 @@ def tfds_ranges(name: str, sizes: Mapping[str, int] # examples in each split of 
 
 # %% ../nbs/05_tasks.ipynb #cell-032
 def _tfds_unprepared(builder, name, data_dir, e) -> InputError:
-    command, by_hand = f'tfds build {name} --file_format=array_record' + (f' --data_dir={shlex.quote(str(data_dir))}' if data_dir else ''), ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split())
+    command = f'tfds build {name} --file_format=array_record' + (f' --data_dir={shlex.quote(str(data_dir))}' if data_dir else '')
+    by_hand = ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split())
     reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300] or 'no reason given'}"
-    if by_hand: reason = f'some of its files must be downloaded by hand into {builder._data_dir_root}/downloads/manual. {by_hand}'
+    if by_hand and isinstance(e, AssertionError): reason = f'some of its files must be downloaded by hand into {builder._data_dir_root}/downloads/manual. {by_hand}'   # how TFDS says that they are not there
     return InputError(f'TFDS data set {name!r} is not prepared on this machine and preparing it failed ({reason}). With a network connection and TensorFlow installed, `{command}` prepares it.')
 
 def _tfds_builder(name, data_dir):

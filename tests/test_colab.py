@@ -6,7 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from munet_nb.quality import authors_method, check_method, read_records
+from munet_nb import preset
+from munet_nb.quality import COMPARISONS, authors_method, check_method, read_records
 from munet_nb.rundir import RunDir
 from munet_nb.tasks import BENCHMARKS
 
@@ -57,12 +58,11 @@ def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
     given = {}
     exec('from munet_nb import preset\n' + settings.source[settings.source.index('BENCHMARK, TASKS'):].rpartition('\n')[0], given)
     assert (given['BENCHMARK'], given['TASKS'], given['AUTO_TUNE']) == (NAMES[name], (), True) and given['BENCHMARK'] in BENCHMARKS
-    from munet_nb import preset
     assert given['config'] == preset(NAMES[name])
     assert (given['ROOT'], given['LAYERS']) == {'characters': ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 3), 'decathlon': ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', None)}[NAMES[name]]
     methods, depth = [authors_method(c) for c in given['CONFIGURATIONS']], {'characters': 3, 'decathlon': 12}[NAMES[name]]
-    from munet_nb.quality import COMPARISONS
     for m in methods: check_method(m, COMPARISONS['quick'], depth)
+    assert {19: 'nineteen', 18: 'eighteen'}[len(set(methods))] + ' configurations' in ''.join(c.source for c in nb.cells)
     assert {m for m in methods if 'munet' in m} == {f'munet_{s}' for s in ('1', '0.98', '0.95', '0.9', '0.7', '0.3', '0.02')}, 'the scale factors reported'
     assert {int(m.split('_')[1]) for m in methods if 'adapters' in m} == {8, 16, 32, 64, 128, 256, 512} and 'finetune_all' in methods
 
