@@ -5,5 +5,5 @@ from .checks import InputError
 from .evolution import Config, Evolution, System, preset
 from .models import HParams
 from .pretrained import load_root
-from .tasks import Task, load_benchmark, load_folder, load_idx, load_tfds, task_from_arrays
+from .tasks import Task, load_benchmark, load_folder, load_hf, load_idx, load_tfds, task_from_arrays
 from .feeds import TrainingSettings

@@ -26,12 +26,12 @@ from .vit import Arch, Sizes, count_params, layer_kind, layer_names
 def trained_layers(method: str, depth: int # of the root
                   ) -> tuple[int, Callable[[str], bool]]: # hidden units of its adapters (0: none), and which layers are trained
     "What a method trains. Raises InputError for an unknown one."
-    m = re.fullmatch(r'finetune_all|norm_head|freeze_bottom_(\d{1,3})|adapters_(\d{1,4})', method)
-    frozen, dim = (int(n or 0) for n in m.groups()) if m else (0, 0)
-    if not m or frozen > depth or '_0' in method: raise InputError(f"method {method!r}: must be finetune_all, freeze_bottom_1 to freeze_bottom_{depth}, adapters_D with D from 1, or norm_head")
+    m = re.fullmatch(r'finetune_all|norm_head|freeze_bottom_(0|[1-9]\d?)|adapters_([1-9]\d{0,3})', method)
+    frozen, dim = (n and int(n) for n in m.groups()) if m else (None, None)
+    if not m or frozen is not None and frozen > depth: raise InputError(f"method {method!r}: must be finetune_all, freeze_bottom_0 to freeze_bottom_{depth}, adapters_D with D from 1, or norm_head")
     if method == 'finetune_all': return 0, lambda name: True
-    if frozen: return 0, lambda name: layer_kind(name) in ('norm', 'head') or layer_kind(name) == 'block' and int(name.split('_')[1]) >= frozen
-    return dim, lambda name: layer_kind(name) in ('adapter', 'norm', 'head')
+    if frozen is not None: return 0, lambda name: layer_kind(name) in ('norm', 'head') or layer_kind(name) == 'block' and int(name.split('_')[1]) >= frozen
+    return dim or 0, lambda name: layer_kind(name) in ('adapter', 'norm', 'head')
 
 def baseline_plan(method: str, id: str, task: str, classes: int,
                   root: Model, arch: Arch, hparams: HParams) -> ChildPlan:

@@ -23,7 +23,7 @@ from .pretrained import load_root
 from .quality import COMPARISONS, Bench, Stopped, plot_quality, quality_table, read_records, run_bench, task_table
 from .rundir import RunDir
 from .speed import CASES, WAYS, measure_speed, show_speed
-from .tasks import BENCHMARKS, PACKAGED_BENCHMARKS, Task, load_benchmark, load_folder, load_idx, load_tfds, open_image
+from .tasks import BENCHMARKS, PACKAGED_BENCHMARKS, Task, load_benchmark, load_folder, load_hf, load_idx, load_tfds, open_image
 
 # %% ../nbs/14_cli.ipynb #cell-005
 def _yes_no(text: str) -> bool:
@@ -83,12 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument('--folder', action='append', default=[], metavar='[NAME=]DIR', help='a task from an image folder: split/class/file or class/file')
     p.add_argument('--idx', action='append', default=[], metavar='[NAME=]DIR', help="a task from IDX files, MNIST's format")
     p.add_argument('--tfds', action='append', default=[], metavar='NAME', help='a task from TensorFlow Datasets')
+    p.add_argument('--hf', action='append', default=[], metavar='[NAME=]DATA', help='a task from a Hugging Face data set: owner/name, owner/name#config or a directory')
     p.add_argument('--private', action='append', default=[], metavar='NAME', help='a task whose model no other task may start from')
     _add_config(p)
     p = commands.add_parser('resume', help='go on with a run that was stopped')
     p.add_argument('run', metavar='DIR')
     p.add_argument('--folder', action='append', default=[], metavar='NAME=DIR', help='where the image folder of a task is now, if it was moved')
     p.add_argument('--idx', action='append', default=[], metavar='NAME=DIR', help='the same for IDX files')
+    p.add_argument('--hf', action='append', default=[], metavar='NAME=DIR', help='the same for a directory of a Hugging Face data set')
     p = commands.add_parser('report', help='tables and pictures of a run')
     p.add_argument('run', metavar='DIR')
     _add_bench(commands.add_parser('bench', help='measure').add_subparsers(dest='what', required=True, metavar='WHAT'))
@@ -132,18 +134,18 @@ ROOTS = {'decathlon': 'random:B', 'vit': 'random:L'}   # the paper's sizes
 def _evolve(args):
     config = _config(args)
     tasks = load_benchmark(args.benchmark) if args.benchmark else []
-    for given, load in ((args.folder, load_folder), (args.idx, load_idx)): tasks += [_named(text, load) for text in given]
+    for given, load in ((args.folder, load_folder), (args.idx, load_idx), (args.hf, load_hf)): tasks += [_named(text, load) for text in given]
     tasks += [load_tfds(name) for name in args.tfds]
     for name in args.private:
         if name not in {t.name for t in tasks}: raise unknown('task to be private', name, [t.name for t in tasks])
     tasks = [replace(t, private=t.name in args.private) for t in tasks]
-    if not tasks: raise InputError('no tasks: give at least one of --benchmark, --folder, --idx, --tfds')
+    if not tasks: raise InputError('no tasks: give at least one of --benchmark, --folder, --idx, --tfds, --hf')
     root = args.root or ROOTS.get(args.preset or args.benchmark, 'Ti3-glyphs')
     _run(Evolution.create(args.run, load_root(root, config.defaults.image_size), tasks, config))
 
 def _resume(args):
     moved = []
-    for option, given, load in (('--folder', args.folder, load_folder), ('--idx', args.idx, load_idx)):
+    for option, given, load in (('--folder', args.folder, load_folder), ('--idx', args.idx, load_idx), ('--hf', args.hf, load_hf)):
         for text in given:
             name, eq, folder = text.partition('=')
             if not eq: raise InputError(f'{option} {text!r}: must be NAME=DIR')

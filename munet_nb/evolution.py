@@ -468,7 +468,7 @@ def _data_of(state: State, given: Sequence[Task] | None, where: Path) -> dict[st
         if name not in state.tasks: raise unknown(f'task for the run {where}', name, state.tasks)
     def again(name, source):
         try: return load_source(source, name)
-        except InputError as e: raise InputError(f'task {name!r}: {e}; if it was moved, give its new place (munet resume --folder {name}=DIR, Evolution.resume(..., tasks=[...]))') from None
+        except InputError as e: raise InputError(f"task {name!r}: {e}; if it was moved, give its new place (munet resume --{'hf' if source.startswith('hf:') else 'folder'} {name}=DIR, Evolution.resume(..., tasks=[...]))") from None
     data = {n: named[n] if n in named else again(n, i.source) for n, i in state.tasks.items()}
     for n, info in state.tasks.items():
         if data[n].fingerprint != info.fingerprint: raise InputError(f'task {n!r}: its classes, sizes or images are not those that the run {where} was started with')

@@ -242,15 +242,19 @@ def fit_rival(method: str, root: Root, feeds: Sequence[TaskFeed], settings: Trai
 def _quality(fits: Sequence[Fit]) -> float: return float(np.mean([f.quality for f in fits]))
 
 def tune_lr(method: str, root: Root, feeds: Sequence[TaskFeed], config: Config, rates: Sequence[float], programs: Programs, progress=lambda: None) -> float:
-    "The learning rate with the best validation accuracy in a quarter of a replica's length."
+    "The learning rate with the best validation accuracy in a quarter of a replica's length; a single one is taken as it is."
+    if len(rates) == 1: return rates[0]
     settings = rival_settings(config)
     settings = replace(settings, segments=max(1, settings.segments // 4))
     tried = {lr: _quality(fit_rival(method, root, feeds, settings, replace(config.defaults, lr=lr), config.seed, 10 ** 6, programs, progress)) for lr in sorted(rates)}
     return max(tried, key=tried.get)
 
-def train_rival(method: str, root: Root, feeds: Sequence[TaskFeed], config: Config, lr: float, programs: Programs, progress=lambda: None) -> list[Fit]:
+def train_rival(method: str, root: Root, feeds: Sequence[TaskFeed], config: Config, lr: float, programs: Programs, progress=lambda: None,
+                kept: Callable[[int, Callable], list[Fit]] = lambda n, train: train() # gives replica n: trains it, or reads what it wrote down when it did
+               ) -> list[Fit]:
     "The best by validation of `children_per_generation` replicas, a fit per task. Raises InputError if all diverged."
-    replicas = [fit_rival(method, root, feeds, rival_settings(config), replace(config.defaults, lr=lr), config.seed, n, programs, progress) for n in range(config.children_per_generation)]
+    train = lambda n: fit_rival(method, root, feeds, rival_settings(config), replace(config.defaults, lr=lr), config.seed, n, programs, progress)
+    replicas = [kept(n, lambda: train(n)) for n in range(config.children_per_generation)]
     best = max(replicas, key=_quality)
     if not best[0].layers: raise InputError(f"{method} on {', '.join(f.name for f in feeds)} diverged with learning rate {lr}: give lower ones")
     return best

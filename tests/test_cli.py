@@ -156,3 +156,15 @@ def test_an_altered_journal_is_refused_without_a_traceback(run, tmp_path, capsys
 def test_the_installed_command_answers():
     out = subprocess.run([Path(sys.executable).with_name('munet'), '--help'], capture_output=True, text=True)
     assert out.returncode == 0 and all(c in out.stdout for c in ('demo', 'evolve', 'resume', 'report', 'predict'))
+
+def test_a_hugging_face_directory_from_the_command_line_and_moved_before_a_resume(folders, tmp_path, capsys):
+    import datasets
+    datasets.disable_progress_bars()
+    images = [Image.open(p) for p in sorted((folders / 'odd').rglob('*.png'))]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['even', 'odd']))
+    datasets.Dataset.from_dict({'image': images, 'label': [i % 2 for i in range(len(images))]}, features=features).save_to_disk(tmp_path / 'digits')
+    assert main(['evolve', '--run', str(tmp_path / 'run'), '--hf', f"pets={tmp_path / 'digits'}", *SMALL]) == 0
+    (tmp_path / 'digits').rename(tmp_path / 'moved'); capsys.readouterr()
+    assert main(['resume', str(tmp_path / 'run')]) == 2
+    assert 'munet resume --hf pets=DIR' in capsys.readouterr().err
+    assert main(['resume', str(tmp_path / 'run'), '--hf', f"pets={tmp_path / 'moved'}"]) == 0

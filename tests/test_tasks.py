@@ -1,5 +1,6 @@
 "Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks. And the packaged benchmark."
 import io
+import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -42,7 +43,17 @@ def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(da
 def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)   # TFDS tries again for minutes
     with pytest.raises(InputError, match='no data set .no_such_thing.'): load_tfds('no_such_thing', data_dir=tmp_path)
-    with pytest.raises(InputError, match='tfds build mnist'): load_tfds('mnist', data_dir=tmp_path)
+    with pytest.raises(InputError, match='tfds build mnist --file_format=array_record --data_dir='): load_tfds('mnist', data_dir=tmp_path)
+    with pytest.raises(InputError, match="did you mean 'mnist'"): load_tfds('mnst', data_dir=tmp_path)
+    with pytest.raises(InputError, match="configuration of TFDS data set 'emnist' 'leters', did you mean 'letters'"): load_tfds('emnist/leters', data_dir=tmp_path)
+    with pytest.raises(InputError, match=f'by hand into {tmp_path}/downloads/manual.*ILSVRC2012_img_train.tar.*`tfds build imagenet2012 .*` prepares it'): load_tfds('imagenet2012', data_dir=tmp_path)
+    with pytest.raises(InputError, match=r'not image classification: it has no image, its features are .*label \(ClassLabel\)'), tfds.testing.mock_data(data_dir=str(tmp_path)): load_tfds('ag_news_subset')
+
+def test_a_data_set_in_a_format_without_random_access_is_refused_with_the_command_that_adds_one(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / 'd')
+    info = tmp_path / 'd/tiny_shapes/1.0.0/dataset_info.json'
+    info.write_text(info.read_text().replace('array_record', 'tfrecord'))
+    with pytest.raises(InputError, match=f'prepared as tfrecord.*tfds convert_format --dataset_version_dir={info.parent} --out_file_format=array_record'): load_tfds('tiny_shapes', data_dir=tmp_path / 'd')
 
 def test_the_exceptions_to_the_five_percent_rule():
     r = tfds_ranges('imagenet2012', dict(train=1000, validation=50))
@@ -64,20 +75,6 @@ def test_the_exceptions_to_the_five_percent_rule():
 def test_five_percent_covers_every_example_once(n):
     for v in (True, False):
         for t in (True, False): assert sorted(i for r in five_percent(n, v, t).values() for i in r) == list(range(n))
-
-def test_features_of_a_real_catalogue_entry_through_the_mock(monkeypatch):
-    "omniglot: color images, 1,623 classes, splits of its own names. The mock knows its features, not its splits' sizes."
-    from munet_nb import tasks
-    class Split: num_examples = 20
-    def builder(name, data_dir):
-        b = tfds.builder(name)
-        class Info:
-            features, splits = b.info.features, {s: Split() for s in ('train', 'test', 'small1', 'small2')}
-        class Builder: info, as_data_source = Info, b.as_data_source
-        return Builder
-    monkeypatch.setattr(tasks, '_tfds_builder', builder)
-    with tfds.testing.mock_data(num_examples=20): task = load_tfds('omniglot')
-    assert len(task.classes) == 1623 and task.train[3][0].shape == (105, 105, 3) and (len(task.train), len(task.test)) == (20, 20)
 
 def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path):
     from munet_nb.tasks import open_image
@@ -142,3 +139,84 @@ def test_characters8_has_no_image_in_two_splits_and_every_class_in_each():
 def test_a_packaged_benchmark_is_loaded_again_from_its_source():
     task = load_source('benchmark:characters8', 'telugu')
     assert task.name == 'telugu' and task.fingerprint == load_benchmark('characters8')[5].fingerprint and len(task.classes) == 40
+
+# Hugging Face
+
+def hf_rows(n, names=('even', 'odd'), labels=None, size=8):
+    import datasets
+    images = [Image.new('L', (size + i % 3, size), i % 256) for i in range(n)]
+    return datasets.Dataset.from_dict({'image': images, 'label': labels or [i % 2 for i in range(n)]}, features=datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list(names))))
+
+def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_resume(tmp_path, monkeypatch):
+    import datasets
+    from munet_nb import Evolution, load_hf, load_root, preset
+    datasets.DatasetDict(train=hf_rows(200), val=hf_rows(20), test=hf_rows(30), extra=hf_rows(5)).save_to_disk(tmp_path / 'shades')
+    decoded = []
+    decode = datasets.Image.decode_example
+    monkeypatch.setattr(datasets.Image, 'decode_example', lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    t = load_hf(tmp_path / 'shades')
+    assert (t.name, t.classes, len(t.train), len(t.validation), len(t.test)) == ('shades', ('even', 'odd'), 200, 20, 30)
+    assert not decoded, 'labels are read at the start, images are not'
+    seen = sorted(int(t.train[i][0].flat[0]) for i in range(200))
+    assert seen == list(range(200)) and all(t.train[i][0].flat[0] % 2 == t.train[i][1] for i in range(200)) and len(decoded) == 600
+    assert {int(t.train[i][0].flat[0]) for i in range(10)} != set(range(10)), 'in a mixed order'
+    config = preset('demo', batch_size=8, batches=1, segments=1, children_per_task=2, children_per_generation=1, task_iterations=1)
+    with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [t], config) as evo: evo.step()
+    with Evolution.resume(tmp_path / 'run') as evo: assert evo.step().record['task'] == 'shades' and evo.done
+
+def test_hugging_face_directories_of_parquet_and_single_splits(tmp_path, monkeypatch):
+    import datasets
+    from munet_nb import load_hf
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
+    (tmp_path / 'cloned/data').mkdir(parents=True)
+    for split, n in (('train', 60), ('test', 10)): hf_rows(n).to_parquet(tmp_path / f'cloned/data/{split}-00000-of-00001.parquet')
+    t = load_hf(tmp_path / 'cloned', 'mine')
+    assert (t.name, len(t.train), len(t.validation), len(t.test)) == ('mine', 57, 3, 10)
+    hf_rows(40).save_to_disk(tmp_path / 'one')
+    one = load_hf(tmp_path / 'one')
+    assert (len(one.train), len(one.validation), len(one.test)) == (36, 2, 2) and one.fingerprint == load_source(one.source, 'one').fingerprint
+
+def test_a_name_on_the_hub_and_its_configuration(monkeypatch):
+    import datasets
+    from munet_nb import load_hf
+    asked = []
+    monkeypatch.setattr(datasets, 'load_dataset', lambda *a: asked.append(a) or datasets.DatasetDict(train=hf_rows(40)))
+    assert load_hf('owner/shades#small').name == 'owner/shades#small' and load_hf('owner/shades').source == 'hf:owner/shades'
+    assert asked == [('owner/shades', 'small'), ('owner/shades', None)]
+
+def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, monkeypatch):
+    import datasets
+    from munet_nb import load_hf
+    def refused(message, **splits):
+        datasets.DatasetDict(**splits).save_to_disk(tmp_path / message)
+        with pytest.raises(InputError, match=message): load_hf(tmp_path / message)
+    refused("has the splits test: 'train' is missing", test=hf_rows(4))
+    refused("split 'test' .* does not have the image and the classes that train has", train=hf_rows(40), test=hf_rows(4, ('a', 'b')))
+    refused('labels from -1 to 1', train=hf_rows(40, labels=[-1] + [0, 1] * 19 + [1]))
+    plain = hf_rows(40)
+    refused(r'no label with named classes, its features are image \(Image\), label \(Value\)', train=plain.cast_column('label', datasets.Value('int64')))
+    broken = hf_rows(40).cast_column('image', datasets.Image(decode=False)).map(lambda r: {'image': {'bytes': b'no image', 'path': None}}).cast_column('image', datasets.Image())
+    broken.save_to_disk(tmp_path / 'broken')
+    with pytest.raises(InputError, match='image .* of train of task .broken.: is not an image that can be decoded'): load_hf(tmp_path / 'broken').train[0]
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match='cannot be loaded .*save_to_disk'): load_hf(tmp_path / 'empty')
+    with pytest.raises(InputError, match='does not exist'): load_hf(tmp_path / 'nothing')
+    monkeypatch.setattr(datasets.config, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(InputError, match='owner/nothing.*cannot be loaded .*With a network connection'): load_hf('owner/nothing')
+
+def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
+    import sys
+    from munet_nb import load_hf
+    monkeypatch.setitem(sys.modules, 'datasets', None)
+    with pytest.raises(InputError, match=r'pip install "munet_nb\[hf\]"'): load_hf('owner/name')
+
+def test_tensorflow_is_kept_from_the_accelerators_when_it_prepares_a_data_set(tmp_path, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+    from munet_nb.tasks import _tfds_prepared
+    hidden = []
+    monkeypatch.setitem(sys.modules, 'tensorflow', SimpleNamespace(config=SimpleNamespace(set_visible_devices=lambda devices, kind: hidden.append((devices, kind)))))
+    info = SimpleNamespace(splits={}, available_file_formats=lambda: set())
+    builder = SimpleNamespace(info=info, download_and_prepare=lambda file_format: hidden.append(file_format))
+    _tfds_prepared(builder, 'x', None)
+    assert hidden == [([], 'GPU'), ([], 'TPU'), 'array_record']
