@@ -555,6 +555,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                               'munet_nb.vit.apply_layer': ('vit.html#apply_layer', 'munet_nb/vit.py'),
                               'munet_nb.vit.chain_kinds': ('vit.html#chain_kinds', 'munet_nb/vit.py'),
                               'munet_nb.vit.count_params': ('vit.html#count_params', 'munet_nb/vit.py'),
+                              'munet_nb.vit.cut_arch': ('vit.html#cut_arch', 'munet_nb/vit.py'),
                               'munet_nb.vit.get_arch': ('vit.html#get_arch', 'munet_nb/vit.py'),
                               'munet_nb.vit.init_chain': ('vit.html#init_chain', 'munet_nb/vit.py'),
                               'munet_nb.vit.init_layer': ('vit.html#init_layer', 'munet_nb/vit.py'),
