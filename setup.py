@@ -12,6 +12,6 @@ setuptools.setup(
     author=cfg['author'], license='Apache-2.0', python_requires=f">={cfg['min_python']}",
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=[cfg['lib_path']], package_data={cfg['lib_path']: ['data/*']},
-    install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+    install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split(), 'hub': cfg['hub_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )
