@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from safetensors import safe_open
-from .checkpoints import read_checkpoint, read_config
+from .checkpoints import read_checkpoint
 from .checks import InputError, check, is_count
 from .downloads import cache_folder, download
 from .models import Root
@@ -91,8 +91,7 @@ def load_root(spec: str,                # 'Ti3-glyphs'; 'random:B#7' draws with 
     else:
         checkpoint = read_checkpoint(_find(spec), layers)
         arch, params = checkpoint.arch, {n: unflatten_dict(p, sep='/') for n, p in checkpoint.layers.items()}
-        named = cut_arch(full := get_arch(spec[7:].split('-')[0]), layers or full.depth) if spec.startswith('augreg:') else arch
-        if arch != named: raise InputError(f'{spec}: the file holds another architecture, {arch.name}')
+        if spec.startswith('augreg:') and arch != _cut(spec, get_arch(spec[7:].split('-')[0]), layers): raise InputError(f'{spec}: the file holds another architecture, {arch.name}')
     return _root(spec, arch, {**params, 'posembed': resize_posembed(arch, params['posembed'], image_size)})
 
 def _root(spec, arch, params): return Root(spec, arch, {name: make_layer(params[name]) for name in layer_names(arch.depth)[:-1]})
