@@ -18,6 +18,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from .augment import Pixels, resize
 from .checkpoints import HUGGING_FACE, places, to_theirs
@@ -29,15 +30,15 @@ from .vit import Arch, Sizes, apply_chain, chain_kinds, cut_arch
 def _complete_directory(folder: Path) -> Iterator[Path]:
     "A directory to fill, which becomes `folder` if nothing goes wrong."
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())): raise InputError(f'{folder}: exists already and is not an empty directory; choose another')
-    beside = folder.absolute().with_name(f'.{folder.name}.{os.getpid()}')
+    beside = folder.with_name(f'.{folder.name}.{os.getpid()}')
     try:
         beside.mkdir(parents=True)
         yield beside
         for path in beside.iterdir():
             with open(path, 'rb+') as f: os.fsync(f.fileno())
         if folder.exists(): folder.rmdir()   # the empty one
-        os.rename(beside, folder.absolute())
-    except OSError as e: raise InputError(f'{folder}: cannot be written ({e})') from None
+        os.rename(beside, folder)
+    except (OSError, SafetensorError) as e: raise InputError(f'{folder}: cannot be written ({e})') from None
     finally: shutil.rmtree(beside, ignore_errors=True)
 
 def _write_json(path, value): path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
@@ -92,4 +93,4 @@ def export_model(folder: str | Path,             # new or empty
     "Write a model to a directory. Raises InputError, and leaves nothing behind, if it cannot be written or the format cannot hold it."
     check('format', format, format in EXPORTS, ' or '.join(map(repr, EXPORTS)))
     arch = cut_arch(arch, sum(name.startswith('block') for name in params))   # a task's model may have dropped its top blocks
-    with _complete_directory(Path(folder).expanduser()) as beside: EXPORTS[format](beside, arch, params, image_size, classes)
+    with _complete_directory(Path(folder).expanduser().absolute()) as beside: EXPORTS[format](beside, arch, params, image_size, classes)
