@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from .checks import InputError, check, is_count, is_number, make, unknown
+from .export import export_model
 from .feeds import TaskFeed, TrainingSettings
 from .models import DATA_HPARAMS, HParams, LayerRef, Model, Root, accounted_params, model_from_json, model_to_json, params_per_task, root_model, users_of_models, with_data_hparams
 from .mutation import AUTO_TUNE, ChildPlan, Surroundings, check_space, mutate_child, mutate_hparams, seed_child
@@ -392,33 +393,32 @@ class System:
         "The system of a run, finished or not, without its data. Raises InputError if there is none, or a layer was truncated or altered."
         state, pool, arch, config = _read_system(RunDir(path))
         return cls(state, pool, arch, config.training)
-
     def _model(self, task):
         if task not in self.models:
             if task in self._state.tasks: raise InputError(f'task {task!r} has no model: its first task iteration is not finished, or all its children diverged')
             raise unknown('task', task, self._state.tasks)
         m = self.models[task]
         return m, [r.name for r in m.chain], [self._pool[d].params for d in m.digests]
-
     def predict(self, task: str,
                 images: Sequence  # (n, h, w[, 1 or 3]) or a list of images of any size; bytes, or floats in [0, 1]
                ) -> np.ndarray:   # (n, classes)
         "Class probabilities. Raises InputError for a task without a model or for what is not an image."
         m, names, params = self._model(task)
         return probabilities(to_images(images), self._arch, names, params, m.hparams.image_size, self._training.precision, self._programs)
-
     def evaluate(self, task: str, split: str = 'test') -> float:
         "Accuracy on a split of the task's data. Raises InputError if the system was opened without it."
         m, names, params = self._model(task)
         check('split', split, split in ('train', 'validation', 'test'), "'train', 'validation' or 'test'")
         if task not in self._data: raise InputError(f'the images of task {task!r} are not loaded: Evolution.resume(..., tasks=...) has them')
         return accuracy(getattr(self._data[task], split), self._arch, names, params, m.hparams.image_size, self._training, self._programs)
-
+    def export(self, task: str, folder: str | Path, format: str = 'huggingface'):
+        "Write the task's model for other programs ('huggingface', 'stablehlo' or 'safetensors'), see `export_model`. Raises InputError if the format cannot hold it, or it cannot be written."
+        m, names, params = self._model(task)
+        export_model(folder, format, self._arch, dict(zip(names, params)), m.hparams.image_size, self.classes[task])
     @property
     def params_per_task(self) -> float:
         "Distinct parameters needed to serve all tasks, over the number of tasks."
         return params_per_task(self.models.values())
-
     def table(self) -> pd.DataFrame:
         "As `system_table`."
         return system_table(self._state)
