@@ -316,7 +316,7 @@ def test_hub(tmp_path, serve):
 
 def test_without_the_hub_library(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(InputError, match=r'pip install "munet_nb\[hub\]"'): load_root('hf:google/vit-base-patch16-224')
+    with pytest.raises(InputError, match=r'pip install "munet_nb\[hf\]"'): load_root('hf:google/vit-base-patch16-224')
 
 @pytest.fixture(scope='module')
 def system(tmp_path_factory):
