@@ -344,4 +344,5 @@ class Dashboard(_Controls, _Views, _Drawing, _Worker, _Requests, _Loop):
         open_records(records)
         return cls(None, History(records), theme)
 
-    def _repr_mimebundle_(self, **options): return self.panel._repr_mimebundle_(**options)
+    def _repr_mimebundle_(self, **options):
+        return {**self.panel._repr_mimebundle_(**options), 'text/plain': 'A panel, which lives in a running notebook: run this cell to see it.'}

@@ -37,7 +37,7 @@ def lab(home: Path, theme: str = 'JupyterLab Light'):
         path.parent.mkdir(parents=True, exist_ok=True); path.write_text(json.dumps(values))
     (home / 'work').mkdir(exist_ok=True)
     dirs = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data', JUPYTER_RUNTIME_DIR='runtime', JUPYTERLAB_SETTINGS_DIR='settings', JUPYTERLAB_WORKSPACES_DIR='workspaces', IPYTHONDIR='ipython')
-    env = {k: v for k, v in os.environ.items() if not k.startswith('JUPYTER')} | {k: str(home / v) for k, v in dirs.items()}
+    env = {k: v for k, v in os.environ.items() if not k.startswith('JUPYTER') and k != 'MPLBACKEND'} | {k: str(home / v) for k, v in dirs.items()}
     options = ['--no-browser', '--allow-root', '--ip=127.0.0.1', '--port=8888', '--ServerApp.port_retries=100', f'--ServerApp.root_dir={home / "work"}', '--IdentityProvider.token=',
                '--LabApp.extension_manager=readonly', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with open(home / 'lab.log', 'w') as log:
