@@ -149,10 +149,11 @@ class _Views:
     def _take_in(self, follow: bool = False):
         "Take in what is new in the journal; follow it, if its end was looked at."
         with self._lock:
-            self._following, at_end = True, follow or self.slider.value == self.slider.max
+            at_end = follow or self.slider.value == self.slider.max
             self.history.update()
-            self.slider.max = self.play.max = len(self.history)
             tasks = ['all tasks', *self.history.at(len(self.history)).state.tasks]
+            self._following = True
+            self.slider.max = self.play.max = len(self.history)
             if list(self.task.options) != tasks: self.task.options = tasks
             if at_end: self.slider.value = len(self.history)
             self._following = False
@@ -167,8 +168,9 @@ class _Views:
     def _name_moment(self): self.moment.value = html.escape(' '.join(journal_table(self.history.at(self.slider.value), 1).loc[0, ['task', 'what']]))
 
     def refresh(self):
-        "Take in what is new in the journal, and draw."
+        "Take in what is new in the journal, and draw. After steps from Python, this brings the panel up to date."
         self._take_in()
+        if self.evo: self._enable()
         self.draw()
 
 # %% ../nbs/13_widgets.ipynb #cell-012
@@ -253,10 +255,11 @@ class _Requests:
                 ):
         "As `Evolution.add_task`, after the running generation."
         def act():
+            if not source.strip(): raise InputError('no source was given: an image folder, or tfds:NAME')
             self.evo.add_task(load_tfds(source.removeprefix('tfds:')) if source.startswith('tfds:') else load_folder(source))
             self.answer(f'added: {source}')
             if self.source.value == source: self.source.value = ''
-        self._ask(act, f'adding {source}')
+        self._ask(act, f'adding {source or "a task"}')
 
     def _ask(self, act: Callable, what: str):
         with self._lock:
