@@ -1,21 +1,50 @@
 """Whether munet_nb/ is what the notebooks export and the notebooks are clean. `--clean` cleans them.
 
+Cleaning also writes what depends on the project's public address, git_url in settings.ini: the badge that opens a notebook on Colab, and what it installs there.
+
 The check runs on a copy, so it changes nothing and does not depend on what is committed.
 """
 import filecmp
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from configparser import ConfigParser
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 
-def strip(path: Path):
-    "Remove widget state and what progress bars left, which nbdev_clean keeps."
+def settings(top: Path):
+    "What setup.py reads."
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(top / 'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+def badge(cfg, name: str) -> str:
+    "The line that opens a notebook on Colab. It reads public repositories of GitHub: for another address, or none, there is no badge."
+    found = re.fullmatch(r'https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?', cfg['git_url'])
+    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{found[1]}/blob/{cfg['branch']}/{cfg['nbs_path']}/{name})" if found else ''
+
+def requirement(cfg) -> str:
+    "What pip installs on Colab: the public repository, else the package of that name."
+    return f'"{cfg["lib_name"]} @ git+{cfg["git_url"]}"' if cfg['git_url'] else cfg['lib_name']
+
+def publish(nb: dict, cfg, name: str):
+    "Write badge and requirement into a notebook that has a cell for Colab."
+    own = [c for c in nb['cells'] if c['cell_type'] == 'code' and "'google.colab' in sys.modules" in ''.join(c['source'])]
+    if not own: return
+    for c in own: c['source'] = re.sub(r'%pip install --quiet .*', lambda _: f'%pip install --quiet {requirement(cfg)}', ''.join(c['source'])).splitlines(True)
+    title = re.sub(r'\n\n\[!\[Open in Colab\].*', '', ''.join(nb['cells'][0]['source']))
+    if badge(cfg, name): title = re.sub(r'(\n> .*)', lambda subtitle: f'{subtitle[1]}\n\n{badge(cfg, name)}', title, count=1)
+    nb['cells'][0]['source'] = title.splitlines(True)
+
+def strip(path: Path, cfg):
+    "Remove widget state and what progress bars left, which nbdev_clean keeps; write what depends on the project's address."
     nb = json.loads(path.read_text())
+    publish(nb, cfg, path.name)
     nb['metadata'].pop('widgets', None)
     for cell in nb['cells']:
         if 'outputs' in cell:
@@ -24,7 +53,7 @@ def strip(path: Path):
 
 def clean(top: Path):
     subprocess.run(['nbdev_clean'], cwd=top, check=True)
-    for path in sorted((top / 'nbs').glob('*.ipynb')): strip(path)
+    for path in sorted((top / 'nbs').glob('*.ipynb')): strip(path, settings(top))
 
 def exported(top: Path) -> list[Path]:
     return [p for p in sorted((top / 'munet_nb').glob('*.py')) if p.name != '__init__.py']

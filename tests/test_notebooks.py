@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 import pytest
+import sync
 
 TOP = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((TOP / 'nbs').glob('*.ipynb'))
@@ -33,7 +34,7 @@ def test_reads_as_a_document(path):
 
 def test_figures_are_committed():
     with_figures = {p.stem for p in NOTEBOOKS for c in cells(p, 'code') for o in c['outputs'] if 'image/png' in o.get('data', {})}
-    assert with_figures >= {'00_vit', '03_mutation', '04_selection', '05_tasks', '06_augment', '07_training', '09_evolution', '12_plots', '13_glyphs', '13_quality', '20_demo', '30_demo_data', '31_characters8', '32_glyph_root'}
+    assert with_figures >= {'00_vit', '03_mutation', '04_selection', '05_tasks', '06_augment', '07_training', '09_evolution', '12_plots', '13_glyphs', '13_quality', '20_demo', '22_quickstart', '30_demo_data', '31_characters8', '32_glyph_root'}
 
 def test_each_notebook_imports_only_from_lower_ones_and_public_names_are_documented():
     order = {re.search(r'default_exp (\w+)', p.read_text())[1]: i for i, p in enumerate(NOTEBOOKS) if 'default_exp' in p.read_text()}
@@ -53,3 +54,19 @@ def test_exported_code_uses_no_pickle_and_no_development_tools():
     for path in (TOP / 'munet_nb').glob('*.py'):
         text = path.read_text()
         assert not re.search(r'\bpickle\b|allow_pickle=True|\beval\(|\bexec\(|import nbdev|import fastcore|from fastcore|execnb', text), path
+
+def test_the_badge_comes_from_the_settings():
+    "One address, in settings.ini: it gives the badge and what Colab installs, and without one there is no badge."
+    path, cfg = TOP / 'nbs/22_quickstart.ipynb', sync.settings(TOP)
+    if not cfg['git_url']: assert not any('colab-badge' in p.read_text() for p in NOTEBOOKS)
+    def published(url):
+        nb = json.loads(path.read_text())
+        for address in ('https://github.com/old/address', url): sync.publish(nb, {**cfg, 'git_url': address}, path.name)
+        return nb, [''.join(c['source']) for c in nb['cells']]
+    _, cells = published('https://github.com/example/project.git')
+    assert cells[0].split('\n\n')[2:3] == ['[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/example/project/blob/main/nbs/22_quickstart.ipynb)']
+    assert any('\n    %pip install --quiet "munet_nb @ git+https://github.com/example/project.git"\n' in c for c in cells)
+    _, elsewhere = published('https://git.example.org/project')
+    assert not any('colab-badge' in c or 'old/address' in c for c in elsewhere) and any('git+https://git.example.org/project"' in c for c in elsewhere)
+    assert published(cfg['git_url'])[0] == json.loads(path.read_text())
+    assert published('')[1][0].count('\n\n') == 2 and any('\n    %pip install --quiet munet_nb\n' in c for c in published('')[1])
