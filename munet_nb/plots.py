@@ -184,9 +184,10 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     g = _grid(state, theme)
     n, many = len(g.models), len(g.models) > 6
     names = [f'{g.numbers[t]} {_label(t)}' for t in g.models]
-    pads = (.15 + _longest(g.rows), .15 + (.64 * _longest(names) if many else .2), .1, .32)
-    fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme, pads=pads, handles=_architecture_handles(g, state), title='layer trained by')
+    pads = (.15 + _longest(g.rows), .15 + (.64 * _longest(names) if many else .2), .1, .32 if n > 3 else .48)
+    fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme, pads=pads, handles=_architecture_handles(g, state) if n else (), title='layer trained by')
     ax, users = axs[0, 0], users_of_models(g.models.values())
+    if not n: ax.text(.5, .5, 'No model is kept yet:\na task keeps one when its first iteration ends.', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
     _bands(ax, g)
     for x, (task, model) in enumerate(g.models.items()):
         _column(ax, g, x, task, model)
@@ -198,7 +199,7 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     ax.set_yticklabels(g.rows, fontsize=g.font)
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
-    ax.set_title('test accuracy above, parameters charged below', fontsize=9)
+    if n: ax.set_title('test accuracy above,' + ('\n' if n <= 3 else ' ') + 'parameters charged below', fontsize=9)
     return fig
 
 def _architecture_handles(g: _Grid, state) -> list:

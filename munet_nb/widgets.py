@@ -21,7 +21,7 @@ from .checks import InputError, unknown
 from .evolution import Evolution, generations_left, open_records, system_table
 from .plots import LIGHT, History, Picture, Theme, plot_architectures, plot_graph, plot_hyperparameters, plot_knowledge_flow, plot_learning_curves, plot_lineage, plot_progress, plot_running, plot_sizes, state_of
 from .rundir import RunDir
-from .tasks import load_folder, load_tfds
+from .tasks import load_folder, load_hf, load_tfds
 
 # %% ../nbs/13_widgets.ipynb #cell-005
 COLUMNS = ('test', 'validation', 'charged', 'layers', 'reused', 'task')
@@ -102,7 +102,7 @@ class _Controls:
         self.scale = _number(self.evo.config.scale_factor, .001, 'scale factor', '150px')
         self.mu = _number(self.evo.config.mutation_prob, 0, 'mutation probability', '200px')
         self.change_button = _button('Change', 'check', 'from the next generation on; the journal tells', lambda: self.change(scale_factor=self.scale.value, mutation_prob=self.mu.value))
-        self.source = W.Text(placeholder='image folder, or tfds:NAME', layout=W.Layout(width='256px'))
+        self.source = W.Text(placeholder='image folder, tfds:NAME or hf:NAME', layout=W.Layout(width='256px'))
         self.add_button = _button('Add task', 'plus', 'a new task joins the system', lambda: self.add_task(self.source.value))
         self.curves = W.Image(format='png', layout=W.Layout(display='none', max_width='46%')).add_class('munet-curves')
         wishes = W.VBox([_row(self.scale, self.mu, self.change_button), _row(self.source, self.add_button), self.notice], layout=W.Layout(flex='1 1 300px'))
@@ -251,12 +251,13 @@ class _Requests:
         def act(): self.evo.change(**values); self.answer(f'changed: {what}')
         self._ask(act, f'changing {what}')
 
-    def add_task(self, source: str # an image folder, or 'tfds:NAME'
+    def add_task(self, source: str # an image folder, 'tfds:NAME' or 'hf:NAME'
                 ):
         "As `Evolution.add_task`, after the running generation."
         def act():
-            if not source.strip(): raise InputError('no source was given: an image folder, or tfds:NAME')
-            self.evo.add_task(load_tfds(source.removeprefix('tfds:')) if source.startswith('tfds:') else load_folder(source))
+            if not source.strip(): raise InputError('no source was given: an image folder, tfds:NAME or hf:NAME')
+            kind, _, name = source.strip().partition(':')
+            self.evo.add_task({'tfds': load_tfds, 'hf': load_hf}[kind](name) if kind in ('tfds', 'hf') else load_folder(source.strip()))
             self.answer(f'added: {source}')
             if self.source.value == source: self.source.value = ''
         self._ask(act, f'adding {source or "a task"}')

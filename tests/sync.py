@@ -37,9 +37,10 @@ def publish(nb: dict, cfg, name: str):
     own = [c for c in nb['cells'] if c['cell_type'] == 'code' and "'google.colab' in sys.modules" in ''.join(c['source'])]
     if not own: return
     for c in own: c['source'] = re.sub(r'%pip install --quiet .*', lambda _: f'%pip install --quiet {requirement(cfg)}', ''.join(c['source'])).splitlines(True)
-    title = re.sub(r'\n\n\[!\[Open in Colab\].*', '', ''.join(nb['cells'][0]['source']))
+    first = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
+    title = re.sub(r'\n\n\[!\[Open in Colab\].*', '', ''.join(first['source']))
     if badge(cfg, name): title = re.sub(r'(\n> .*)', lambda subtitle: f'{subtitle[1]}\n\n{badge(cfg, name)}', title, count=1)
-    nb['cells'][0]['source'] = title.splitlines(True)
+    first['source'] = title.splitlines(True)
 
 def strip(path: Path, cfg):
     "Remove widget state and what progress bars left, which nbdev_clean keeps; write what depends on the project's address."

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from munet_nb import load_benchmark
+from munet_nb.checks import InputError
 from munet_nb.cli import main
 
 SMALL = '--root random:Ti1 --children-per-task 2 --children-per-generation 2 --batch-size 16 --batches 2 --segments 1 --task-iterations 1'.split()
@@ -168,3 +169,12 @@ def test_a_hugging_face_directory_from_the_command_line_and_moved_before_a_resum
     assert main(['resume', str(tmp_path / 'run')]) == 2
     assert 'munet resume --hf pets=DIR' in capsys.readouterr().err
     assert main(['resume', str(tmp_path / 'run'), '--hf', f"pets={tmp_path / 'moved'}"]) == 0
+
+def test_the_papers_presets_start_from_the_papers_roots(folders, tmp_path, capsys, monkeypatch):
+    asked = []
+    def load(*args): asked.append(args); raise InputError('no network here')
+    monkeypatch.setattr('munet_nb.cli.load_root', load)
+    evolve = ['evolve', '--run', str(tmp_path / 'run'), '--folder', str(folders / 'odd')]
+    for args in ([], ['--preset', 'characters'], ['--preset', 'vit'], ['--preset', 'decathlon', '--layers', '6'], ['--preset', 'vit', '--root', 'random:Ti']): assert main([*evolve, *args]) == 2
+    assert asked == [('Ti3-glyphs', 32, None), ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 32, 3), ('augreg:L/16-i21k-medium2-wd0.03-sd0.1', 384, None), ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', 80, 6), ('random:Ti', 384, None)]
+    assert 'no network here' in capsys.readouterr().err

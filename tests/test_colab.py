@@ -1,7 +1,5 @@
 "The Colab notebooks, from the first cell to the last, with mocked data and a budget of seconds; then again, as after a disconnected runtime."
 import os
-import re
-from configparser import ConfigParser
 from pathlib import Path
 import nbformat
 import pytest
@@ -59,16 +57,9 @@ def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
     exec('from munet_nb import preset\n' + settings.source[settings.source.index('BENCHMARK, TASKS'):].rpartition('\n')[0], given)
     assert (given['BENCHMARK'], given['TASKS'], given['AUTO_TUNE']) == (NAMES[name], (), True) and given['BENCHMARK'] in BENCHMARKS
     assert given['config'] == preset(NAMES[name])
-    assert (given['ROOT'], given['LAYERS']) == {'characters': ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 3), 'decathlon': ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', None)}[NAMES[name]]
+    assert (given['ROOT'], given['LAYERS']) == PAPER_ROOTS[NAMES[name]]
     methods, depth = [authors_method(c) for c in given['CONFIGURATIONS']], {'characters': 3, 'decathlon': 12}[NAMES[name]]
     for m in methods: check_method(m, COMPARISONS['quick'], depth)
     assert {19: 'nineteen', 18: 'eighteen'}[len(set(methods))] + ' configurations' in ''.join(c.source for c in nb.cells)
     assert {m for m in methods if 'munet' in m} == {f'munet_{s}' for s in ('1', '0.98', '0.95', '0.9', '0.7', '0.3', '0.02')}, 'the scale factors reported'
     assert {int(m.split('_')[1]) for m in methods if 'adapters' in m} == {8, 16, 32, 64, 128, 256, 512} and 'finetune_all' in methods
-
-@pytest.mark.parametrize('name', NAMES)
-def test_colab_installs_what_the_project_says_it_is(name):
-    config = ConfigParser(delimiters=['='], interpolation=None); config.read(TOP / 'settings.ini')
-    url = config['DEFAULT']['git_url']
-    package = re.search(r"^PACKAGE = '([^']*)'", cell(read(name), 'PACKAGE = ').source, re.M)[1]
-    assert package == (f'git+{url}' if url else config['DEFAULT']['lib_name'])
