@@ -5,6 +5,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from munet_nb import preset
+from munet_nb.pretrained import PAPER_ROOTS
 from munet_nb.quality import COMPARISONS, authors_method, check_method, read_records
 from munet_nb.rundir import RunDir
 from munet_nb.tasks import BENCHMARKS
