@@ -276,6 +276,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                 'munet_nb.plots._ink': ('plots.html#_ink', 'munet_nb/plots.py'),
                                 'munet_nb.plots._label': ('plots.html#_label', 'munet_nb/plots.py'),
                                 'munet_nb.plots._longest': ('plots.html#_longest', 'munet_nb/plots.py'),
+                                'munet_nb.plots._models': ('plots.html#_models', 'munet_nb/plots.py'),
                                 'munet_nb.plots._nodes': ('plots.html#_nodes', 'munet_nb/plots.py'),
                                 'munet_nb.plots._picture': ('plots.html#_picture', 'munet_nb/plots.py'),
                                 'munet_nb.plots._rows': ('plots.html#_rows', 'munet_nb/plots.py'),

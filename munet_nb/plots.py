@@ -146,8 +146,14 @@ class _Grid:
         w = .8 * min(1, .35 + .65 * np.log2(max(dim, 8) / 8) / 4) if layer_kind(name) == 'adapter' else .8
         return x - w / 2, self.bottom[name] + .05, w, h - .1
 
-def _grid(state, theme) -> _Grid:
-    models = kept_models(state)
+def _models(records, state) -> dict[str, Model]:
+    "The kept models, and of a task in its first iteration the best so far."
+    best = next((r['best'] for r in reversed(records) if r['kind'] == 'generation'), None)
+    first = {state.task: state.models[best['id']]} if best and state.task and state.task not in state.kept else {}
+    return kept_models(state) | first
+
+def _grid(records, state, theme) -> _Grid:
+    models = _models(records, state)
     rows = _rows(models.values()) if models else []
     heights = [_HEIGHT[layer_kind(n)] for n in rows]
     return _Grid(models, rows, dict(zip(rows, np.cumsum([0, *heights]))), sum(heights), task_colors(list(state.tasks)), {t: i + 1 for i, t in enumerate(state.tasks)}, theme, 8 if len(rows) <= 24 else 6)
@@ -179,15 +185,15 @@ def _column(ax, g: _Grid, x, task, model):
 
 # %% ../nbs/12_plots.ipynb #cell-013
 def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
-    "The kept model of every task as a column of layers; test accuracy on top, parameters charged below."
+    "The kept model of every task as a column of layers, and the best so far of a task that has none yet; test accuracy on top, parameters charged below."
     state = state_of(records)
-    g = _grid(state, theme)
+    g = _grid(records, state, theme)
     n, many = len(g.models), len(g.models) > 6
-    names = [f'{g.numbers[t]} {_label(t)}' for t in g.models]
+    names = [f'{g.numbers[t]} {_label(t)}' + (' (so far)' if t not in state.kept else '') for t in g.models]
     pads = (.15 + _longest(g.rows), .15 + (.64 * _longest(names) if many else .2), .1, .32 if n > 3 else .48)
     fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme, pads=pads, handles=_architecture_handles(g, state) if n else (), title='layer trained by')
     ax, users = axs[0, 0], users_of_models(g.models.values())
-    if not n: ax.text(.5, .5, 'No model is kept yet:\na task keeps one when its first iteration ends.', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
+    if not n: ax.text(.5, .5, 'No model was trained yet.', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
     _bands(ax, g)
     for x, (task, model) in enumerate(g.models.items()):
         _column(ax, g, x, task, model)
@@ -234,7 +240,7 @@ def _nodes(g: _Grid) -> dict[tuple[str, str], tuple[float, float]]:
 def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "The distinct layers of the system and the tasks' ways through them."
     state = state_of(records)
-    g = _grid(state, theme)
+    g = _grid(records, state, theme)
     places, n = _nodes(g), len(g.models)
     users = {d: [t for t in g.models if t in by] for d, by in users_of_models(g.models.values()).items()}
     fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .5 * len(g.rows) + 1.4), 12), theme, pads=(.15 + _longest(g.rows), .1, .77 * _longest(map(_label, g.models)), .32))
