@@ -57,6 +57,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                       'munet_nb.checkpoints.to_ours': ('checkpoints.html#to_ours', 'munet_nb/checkpoints.py'),
                                       'munet_nb.checkpoints.to_theirs': ('checkpoints.html#to_theirs', 'munet_nb/checkpoints.py')},
             'munet_nb.checks': { 'munet_nb.checks.InputError': ('checks.html#inputerror', 'munet_nb/checks.py'),
+                                 'munet_nb.checks.as_path': ('checks.html#as_path', 'munet_nb/checks.py'),
                                  'munet_nb.checks.check': ('checks.html#check', 'munet_nb/checks.py'),
                                  'munet_nb.checks.is_count': ('checks.html#is_count', 'munet_nb/checks.py'),
                                  'munet_nb.checks.is_number': ('checks.html#is_number', 'munet_nb/checks.py'),
