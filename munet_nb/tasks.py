@@ -228,8 +228,8 @@ def load_folder(folder: str | Path,
                 name: str | None = None,   # missing: the folder's name
                 private: bool = False) -> Task:
     "A task from an image folder: split/class/file, or class/file with the 5% rule. Raises InputError if it is neither."
-    if not as_path(folder, 'image folder').is_dir(): raise InputError(f'image folder {folder}: does not exist')
     folder = as_path(folder, 'image folder').resolve()
+    if not folder.is_dir(): raise InputError(f'image folder {folder}: does not exist')
     name = name or folder.name
     inside = lambda d: next(_walk(d))[1]
     top = inside(folder)
@@ -266,8 +266,9 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 def load_idx(folder: str | Path, name: str | None = None, private: bool = False) -> Task:
     "A task from the IDX files *train-images*, *train-labels* and, if present, *t10k-...* or *test-...* of a folder."
-    if not as_path(folder, 'folder of IDX files').is_dir(): raise InputError(f'folder of IDX files {folder}: does not exist')
     folder = as_path(folder, 'folder of IDX files').resolve()
+    if not folder.is_dir(): raise InputError(f'folder of IDX files {folder}: does not exist')
+    next(_walk(folder))   # refuses a folder that may not be read, in which glob would find nothing
     name = name or folder.name
     def find(*patterns):
         found = sorted(p for pattern in patterns for p in folder.glob(pattern))
@@ -400,10 +401,11 @@ def _hf_split(data, image, label, places, where) -> LazySplit:
     def read(i):
         try:
             stored = data[i][image]
-            if stored['bytes'] is None:   # the name of a file, or of a page somewhere: never opened as it stands
-                path = Path(stored['path']).resolve()
-                if not any(path.is_relative_to(p) for p in places): raise InputError(f"image {i} of {where}: names the file {stored['path']!r}, which does not lie in the data set's directory")
-                stored = {'bytes': None, 'path': str(path)}
+            if stored['bytes'] is None:   # the name of a file, perhaps zip://IMAGE::ARCHIVE, or of a page somewhere: never opened as it stands
+                member, path = re.fullmatch('(zip://(?:(?!::).)*::)?(.*)', stored['path'], re.DOTALL).groups()
+                web, path = '://' in path, Path(path).resolve()
+                if web or not any(path.is_relative_to(p) for p in places): raise InputError(f"image {i} of {where}: names the file {stored['path']!r}, which does not lie in the data set's directory")
+                stored = {'bytes': None, 'path': f'{member or ""}{path}'}
             return kind.decode_example(stored), labels[i]
         except InputError: raise
         except Exception as e: raise InputError(f'image {i} of {where}: is not an image that can be decoded ({e})') from None
