@@ -461,6 +461,15 @@ def _first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
     return {'kind': 'run', 'format': FORMAT, 'arch': root.arch.name, 'root_name': root.name, 'root': model_to_json(root_model(root, config.defaults)),
             'config': config_to_json(config), 'tasks': [asdict(_task_info(t)) for t in check_tasks(tasks)]}
 
+def _moved(name: str, source: str) -> str:
+    "What to do if the data of a task is no longer where it was."
+    kind, _, rest = source.partition(':')
+    again = 'Evolution.resume(..., tasks=[...])'
+    if kind in ('folder', 'idx', 'hf'): again = f"munet resume --{kind} {shlex.quote(f'{name}=DIR')}, {again}"
+    elif kind == 'tfds': again = f"{'' if '@' in rest else 'TFDS_DATA_DIR=DIR munet resume, '}Evolution.resume(..., tasks=[load_tfds({rest.partition('@')[0]!r}, {name!r}, data_dir=DIR)])"
+    else: return ''
+    return f'; if it was moved, give its new place ({again})'
+
 def _data_of(state: State, given: Sequence[Task] | None, where: Path) -> dict[str, Task]:
     "The data of a run's tasks: what was given, the rest loaded again. Raises InputError if it is not the data that the run was started with."
     named = {t.name: t for t in check_tasks(given)} if given is not None else {}
@@ -468,7 +477,7 @@ def _data_of(state: State, given: Sequence[Task] | None, where: Path) -> dict[st
         if name not in state.tasks: raise unknown(f'task for the run {where}', name, state.tasks)
     def again(name, source):
         try: return load_source(source, name)
-        except InputError as e: raise InputError(f"task {name!r}: {e}; if it was moved, give its new place (munet resume --{'hf' if source.startswith('hf:') else 'folder'} {name}=DIR, Evolution.resume(..., tasks=[...]))") from None
+        except InputError as e: raise InputError(f'task {name!r}: {e}{_moved(name, source)}') from None
     data = {n: named[n] if n in named else again(n, i.source) for n, i in state.tasks.items()}
     for n, info in state.tasks.items():
         if data[n].fingerprint != info.fingerprint: raise InputError(f'task {n!r}: its classes, sizes or images are not those that the run {where} was started with')

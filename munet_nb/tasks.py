@@ -12,9 +12,10 @@ __all__ = ['DECODE_PIXELS', 'PACKAGED_BENCHMARKS', 'BENCHMARKS', 'MAX_PIXELS', '
 import gzip
 import hashlib
 import os
+import re
 import shlex
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -22,7 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
-from .checks import InputError, check, unknown
+from .checks import InputError, as_path, check, unknown
 
 # %% ../nbs/05_tasks.ipynb #cell-005
 def from_pillow(im: Image.Image, where: str) -> np.ndarray:
@@ -201,9 +202,17 @@ def open_image(path: Path) -> np.ndarray:
     except InputError: raise
     except Exception as e: raise InputError(f'{path}: is not an image that can be decoded ({e})') from None
 
+def _walk(folder: Path) -> Iterator[tuple[Path, list, list]]:
+    "A folder and all below it, each with the names of its folders and files, hidden ones left out. Raises InputError for what may not be read: nothing is skipped in silence."
+    def fail(e): raise e
+    try:
+        for d, folders, names in os.walk(folder, onerror=fail):
+            folders[:] = sorted(n for n in folders if not n.startswith('.'))
+            yield Path(d), folders, [n for n in names if not n.startswith('.') and Path(d, n).is_file()]
+    except OSError as e: raise InputError(f'{e.filename}: cannot be read ({e.strerror})') from None
+
 def _folder_split(folder, classes, where):
-    found = [(p, c) for c, name in enumerate(classes) for p in (folder / name).rglob('*')
-             if p.suffix.lower() in _SUFFIXES and not any(s.startswith('.') for s in p.relative_to(folder).parts) and p.is_file()]
+    found = [(d / n, c) for c, name in enumerate(classes) for d, _, names in _walk(folder / name) for n in names if Path(n).suffix.lower() in _SUFFIXES]
     found.sort(key=lambda pc: hashlib.sha256(os.fsencode(pc[0].relative_to(folder).as_posix())).digest())
     pixels = 0
     for path, _ in found:
@@ -219,10 +228,10 @@ def load_folder(folder: str | Path,
                 name: str | None = None,   # missing: the folder's name
                 private: bool = False) -> Task:
     "A task from an image folder: split/class/file, or class/file with the 5% rule. Raises InputError if it is neither."
-    if not Path(folder).expanduser().is_dir(): raise InputError(f'image folder {folder}: does not exist')
-    folder = Path(folder).expanduser().resolve()
+    folder = as_path(folder, 'image folder').resolve()
+    if not folder.is_dir(): raise InputError(f'image folder {folder}: does not exist')
     name = name or folder.name
-    inside = lambda d: sorted(p.name for p in d.iterdir() if p.is_dir() and not p.name.startswith('.'))
+    inside = lambda d: next(_walk(d))[1]
     top = inside(folder)
     split_dirs = {_SPLIT_NAMES[d.lower()]: folder / d for d in top if d.lower() in _SPLIT_NAMES and inside(folder / d)}
     if split_dirs:   # split/class/file: then every folder must be a split, or images would be left out or be taken for classes
@@ -241,7 +250,7 @@ def load_folder(folder: str | Path,
 # %% ../nbs/05_tasks.ipynb #cell-026
 def read_idx(path: str | Path) -> np.ndarray:
     "The array of bytes in an IDX file, plain or .gz. Raises InputError if it is not one, or is truncated."
-    path = Path(path)
+    path = as_path(path, 'IDX file')
     try:
         with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as f:
             magic = f.read(4)
@@ -257,8 +266,9 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 def load_idx(folder: str | Path, name: str | None = None, private: bool = False) -> Task:
     "A task from the IDX files *train-images*, *train-labels* and, if present, *t10k-...* or *test-...* of a folder."
-    if not Path(folder).expanduser().is_dir(): raise InputError(f'folder of IDX files {folder}: does not exist')
-    folder = Path(folder).expanduser().resolve()
+    folder = as_path(folder, 'folder of IDX files').resolve()
+    if not folder.is_dir(): raise InputError(f'folder of IDX files {folder}: does not exist')
+    next(_walk(folder))   # refuses a folder that may not be read, in which glob would find nothing
     name = name or folder.name
     def find(*patterns):
         found = sorted(p for pattern in patterns for p in folder.glob(pattern))
@@ -299,14 +309,16 @@ def _tfds_unprepared(builder, name, data_dir, e) -> InputError:
     if by_hand and isinstance(e, AssertionError): reason = f'some of its files must be downloaded by hand into {builder._data_dir_root}/downloads/manual. {by_hand}'   # how TFDS says that they are not there
     return InputError(f'TFDS data set {name!r} is not prepared on this machine and preparing it failed ({reason}). With a network connection and TensorFlow installed, `{command}` prepares it.')
 
+def _without_version(name): return re.sub(r':[\d*]+(\.[\d*]+){2}', '', name)   # 'mnist:3.0.1' is TFDS's way to say which version
+
 def _tfds_builder(name, data_dir):
     import tensorflow_datasets as tfds   # slow to import, so only where it is used
     try: builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
-        near = get_close_matches(str(name), tfds.list_builders(with_community_datasets=False), 1)
+        near = get_close_matches(_without_version(str(name)), tfds.list_builders(with_community_datasets=False), 1)
         raise InputError(f"TFDS has no data set {name!r}{f', did you mean {near[0]!r}?' if near else ''}; its catalogue is tfds.list_builders()") from None
     except Exception as e:
-        of, _, config = str(name).partition('/')
+        of, _, config = _without_version(str(name)).partition('/')
         try: configs = list(tfds.builder_cls(of).builder_configs)
         except Exception: configs = []
         if config and configs and config not in configs: raise unknown(f'configuration of TFDS data set {of!r}', config, configs) from None
@@ -341,28 +353,31 @@ def _image_and_label(features: Mapping, image_type, label_type, where: str) -> t
         raise InputError(f"{where} is not image classification: it has no {'image' if not images else 'label with named classes'}, its features are {', '.join(f'{k} ({type(f).__name__})' for k, f in features.items()) or 'none'}")
     return 'image' if 'image' in images else images[0], 'label' if 'label' in labels else labels[0]
 
-def load_tfds(name: str,                        # 'cifar100', 'visual_domain_decathlon/dtd', ...
+def load_tfds(dataset: str,                       # 'cifar100', 'visual_domain_decathlon/dtd', 'mnist:3.0.1', ...
+              name: str | None = None,            # missing: the data set's, without a version
               data_dir: str | Path | None = None, # missing: TFDS's own default
               private: bool = False) -> Task:
     "A task from a TFDS image-classification data set. Raises InputError if it is unknown, cannot be prepared, or is not one."
     from tensorflow_datasets.core.features import ClassLabel, Image as TfdsImage
-    builder = _tfds_builder(name, data_dir)
+    if data_dir is not None and '://' not in str(data_dir): data_dir = str(as_path(data_dir, 'data_dir').resolve())   # a resumed run may stand elsewhere; gs://... is no path of this machine
+    builder, known = _tfds_builder(dataset, data_dir), _without_version(str(dataset))
+    name = name or known
     features = dict(builder.info.features.items()) if hasattr(builder.info.features, 'items') else {}
-    image, label = _image_and_label(features, TfdsImage, ClassLabel, f'TFDS data set {name!r}')
-    splits, prepared = {}, _tfds_prepared(builder, name, data_dir)
-    for split, (ds, of, r) in tfds_ranges(name, {k: v.num_examples for k, v in prepared.info.splits.items()}).items():
-        owner = prepared if ds == name else _tfds_prepared(_tfds_builder(ds, data_dir), ds, data_dir)
+    image, label = _image_and_label(features, TfdsImage, ClassLabel, f'TFDS data set {dataset!r}')
+    splits, prepared = {}, _tfds_prepared(builder, dataset, data_dir)
+    for split, (ds, of, r) in tfds_ranges(known, {k: v.num_examples for k, v in prepared.info.splits.items()}).items():
+        owner = prepared if ds == known else _tfds_prepared(_tfds_builder(ds, data_dir), ds, data_dir)
         source, stop = owner.as_data_source(of), owner.info.splits[of].num_examples if r.stop < 0 else r.stop
         read = lambda i, source=source, start=r.start: (lambda e: (e[image], e[label]))(source[start + i])
         splits[split] = LazySplit(stop - r.start, read, f'{split} of task {name!r}')
-    return Task(name, tuple(features[label].names), **splits, private=private, source=f'tfds:{name}' + (f'@{data_dir}' if data_dir else ''))
+    return Task(name, tuple(features[label].names), **splits, private=private, source=f'tfds:{dataset}' + (f'@{data_dir}' if data_dir else ''))
 
 # %% ../nbs/05_tasks.ipynb #cell-036
 def _hf_data(name: str):
-    "The splits of a data set by name, and whether it came from a directory."
+    "The splits of a data set by name, and the directory it came from, if it did."
     try: import datasets   # an extra
     except ImportError: raise InputError(f'Hugging Face data set {name!r}: needs the package datasets; pip install "munet_nb[hf]"') from None
-    folder, (repo, _, config) = Path(name).expanduser(), name.partition('#')
+    folder, (repo, _, config) = as_path(name, 'Hugging Face data set'), name.partition('#')
     if not folder.is_dir() and name.startswith(('/', '.', '~')): raise InputError(f'directory of a Hugging Face data set {name}: does not exist')
     try:
         if not folder.is_dir(): data = datasets.load_dataset(repo, config or None)
@@ -371,13 +386,28 @@ def _hf_data(name: str):
     except Exception as e:
         what = 'Is it a directory that save_to_disk wrote, or one with Parquet files?' if folder.is_dir() else 'With a network connection it is downloaded once, then read from the cache; on another machine, save_to_disk makes a directory that can be copied here. Where there are several configurations, give one as owner/name#config.'
         raise InputError(f"Hugging Face data set {name!r} cannot be loaded ({type(e).__name__}: {' '.join(str(e).split())[:300]}). {what}") from None
-    return dict(data) if isinstance(data, dict) else {'train': data}, folder.is_dir()
+    return dict(data) if isinstance(data, dict) else {'train': data}, folder.resolve() if folder.is_dir() else None
 
-def _hf_split(data, image, label, where) -> LazySplit:
-    data = data.select_columns([image, label])
+def _hf_places(folder: Path | None) -> list[Path]:
+    "Where the image files that a data set names may lie: in its own directory, and where the library keeps what it downloads and unpacks."
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+    return [Path(p).resolve() for p in (folder, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH, HF_HUB_CACHE) if p]
+
+def _hf_split(data, image, label, places, where) -> LazySplit:
     labels = _labels(data.select_columns([label]).with_format('numpy')[:][label], where) if len(data) else np.zeros(0, np.int64)
+    kind = replace(data.features[image], decode=True)
+    data = data.select_columns([image]).with_format(None).cast_column(image, replace(kind, decode=False))
     def read(i):
-        try: return data[i][image], labels[i]
+        try:
+            stored = data[i][image]
+            if stored['bytes'] is None:   # the name of a file, perhaps zip://IMAGE::ARCHIVE, or of a page somewhere: never opened as it stands
+                member, path = re.fullmatch('(zip://(?:(?!::).)*::)?(.*)', stored['path'], re.DOTALL).groups()
+                web, path = '://' in path, Path(path).resolve()
+                if web or not any(path.is_relative_to(p) for p in places): raise InputError(f"image {i} of {where}: names the file {stored['path']!r}, which does not lie in the data set's directory")
+                stored = {'bytes': None, 'path': f'{member or ""}{path}'}
+            return kind.decode_example(stored), labels[i]
+        except InputError: raise
         except Exception as e: raise InputError(f'image {i} of {where}: is not an image that can be decoded ({e})') from None
     return part(LazySplit(len(data), read, where, labels), np.random.default_rng(0).permutation(len(data)))
 
@@ -386,19 +416,21 @@ def load_hf(dataset: str | Path,     # 'owner/name', 'owner/name#config', or a d
             name: str | None = None, # missing: the data set's
             private: bool = False) -> Task:
     "A task from a Hugging Face image-classification data set. Raises InputError if it cannot be loaded, or is not one."
-    (sets, local), dataset = _hf_data(str(dataset)), str(dataset)
+    (sets, folder), dataset = _hf_data(str(dataset)), str(dataset)
     from datasets import ClassLabel, Image as HfImage
-    where, path = f'Hugging Face data set {dataset!r}', Path(dataset).expanduser().resolve()
-    name = name or (path.name if local else dataset)
+    where = f'Hugging Face data set {dataset!r}'
+    name = name or (folder.name if folder else dataset)
     splits = {_SPLIT_NAMES[s.lower()]: data for s, data in sets.items() if s.lower() in _SPLIT_NAMES}
     if 'train' not in splits: raise InputError(f"{where} has the splits {', '.join(sets) or 'none'}: 'train' is missing")
+    if len(splits) < len(sets):   # as with folders: or a split would be left out, and perhaps another cut from train in its place
+        raise InputError(f"{where} has the splits {', '.join(sets)}; beside 'train' there may be one 'validation' (or 'val') and one 'test', and nothing else: pick those that are meant, datasets.DatasetDict(train=..., test=...).save_to_disk(DIR), and load DIR")
     features = splits['train'].features
     image, label = _image_and_label(features, HfImage, ClassLabel, where)
     for s, data in splits.items():
-        if data.features.get(label) != features[label] or image not in data.features: raise InputError(f'split {s!r} of {where} does not have the image and the classes that train has')
-    splits = {s: _hf_split(data, image, label, f'{s} of task {name!r}') for s, data in splits.items()}
+        if data.features.get(label) != features[label] or not isinstance(data.features.get(image), HfImage): raise InputError(f'split {s!r} of {where} does not have the image and the classes that train has')
+    splits = {s: _hf_split(data, image, label, _hf_places(folder), f'{s} of task {name!r}') for s, data in splits.items()}
     secret = [s for s, data in splits.items() if s != 'train' and len(data) and data.labels.max() < 0]
-    return Task(name, tuple(features[label].names), **_fill_splits({s: data for s, data in splits.items() if s not in secret}), private=private, source=f'hf:{path if local else dataset}')
+    return Task(name, tuple(features[label].names), **_fill_splits({s: data for s, data in splits.items() if s not in secret}), private=private, source=f'hf:{folder or dataset}')
 
 # %% ../nbs/05_tasks.ipynb #cell-040
 def packaged_arrays(name: str) -> dict[str, np.ndarray]:
@@ -459,7 +491,7 @@ def load_source(source: str, name: str) -> Task:
     if kind == 'benchmark': return next(t for t in load_benchmark(rest) if t.name == name)
     def from_tfds(rest, name):
         of, _, data_dir = rest.partition('@')
-        return load_tfds(of, data_dir or None)
+        return load_tfds(of, name, data_dir or None)
     loaders = dict(folder=load_folder, idx=load_idx, tfds=from_tfds, hf=load_hf)
     if kind not in loaders: raise InputError(f'task {name!r} was made from arrays in memory: only Evolution.resume(..., tasks=...) can bring it back')
     return loaders[kind](rest, name)

@@ -1,9 +1,10 @@
-"The Colab notebooks, from the first cell to the last, with mocked data and a budget of seconds; then again, as after a disconnected runtime."
+"The Colab notebooks, from the first cell to the last, with mocked data and a budget of seconds: once until its kernel is killed in the middle of a generation, then again, as after a disconnected runtime."
 import os
 from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 from munet_nb import preset
 from munet_nb.pretrained import PAPER_ROOTS
 from munet_nb.quality import COMPARISONS, authors_method, check_method, read_records
@@ -13,40 +14,48 @@ from munet_nb.tasks import BENCHMARKS
 TOP = Path(__file__).resolve().parents[1]
 NAMES = {'24_colab_characters': 'characters', '25_colab_decathlon': 'decathlon'}
 MOCKED = "import paper_data\nmocks = paper_data.mocked('data', at_most=24)\nmocks.__enter__()"
+DISCONNECTED = """
+import os, signal
+from munet_nb import training
+def lost(*args, evaluate=training._evaluate, generations=[]):   # once the children of the third generation are trained, before anything of them is written
+    generations.append(1)
+    if len(generations) == 3: os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(*args)
+training._evaluate = lost
+"""
 
 def read(name): return nbformat.read(TOP / 'nbs' / f'{name}.ipynb', 4)
 def code(nb): return [c for c in nb.cells if c.cell_type == 'code']
 
-def execute(nb, folder):
-    "Run a notebook in a kernel of its own; returns it with its outputs."
-    nb.cells.insert(0, nbformat.v4.new_code_cell(MOCKED))
+def execute(nb, folder, before=MOCKED):
+    "Run a notebook in a kernel of its own; it gets its outputs, also if it fails."
+    nb.cells.insert(0, nbformat.v4.new_code_cell(before))
     path = os.pathsep.join([str(TOP), str(TOP / 'tests'), os.environ.get('PYTHONPATH', '')])
-    NotebookClient(nb, timeout=500, kernel_name='python3', resources={'metadata': {'path': str(folder)}}).execute(env=os.environ | {'MUNET_SMOKE': '1', 'PYTHONPATH': path, 'MPLBACKEND': 'agg'})
-    nb.cells.pop(0)
-    return nb
+    try: NotebookClient(nb, timeout=500, kernel_name='python3', resources={'metadata': {'path': str(folder)}}).execute(env=os.environ | {'MUNET_SMOKE': '1', 'PYTHONPATH': path, 'MPLBACKEND': 'agg'})
+    finally: nb.cells.pop(0)
 
 def text(cell): return ''.join(o.get('text', '') + o.get('data', {}).get('text/plain', '') for o in cell.outputs)
 def cell(nb, needle): return next(c for c in code(nb) if needle in c.source)
 
 @pytest.mark.parametrize('name', NAMES)
 def test_from_the_first_cell_to_the_last_and_on_after_a_disconnected_runtime(name, tmp_path):
-    cut = read(name)
-    stop = next(i for i, c in enumerate(cut.cells) if 'run_bench(' in c.source and 'import' not in c.source)
-    cut.cells = cut.cells[:stop]                       # the runtime is lost once two generations are done
-    first = execute(cut, tmp_path)
-    assert '3 generations left' in (said := text(cell(first, 'open_evolution('))) and '2 generations left' in said
+    first, second = read(name), read(name)
+    with pytest.raises(DeadKernelError): execute(first, tmp_path, MOCKED + DISCONNECTED)
+    assert '3 generations left' in (said := text(cell(first, 'open_evolution(bench'))) and '2 generations left' in said
     folder = tmp_path / 'runs' / f'{NAMES[name]}-autotune'
-    begun = RunDir(folder / 'work/runs/munet_1-0').records()
-    assert sum(r['kind'] == 'generation' for r in begun) == 2
-    second = execute(read(name), tmp_path)
-    assert RunDir(folder / 'work/runs/munet_1-0').records()[:len(begun)] == begun, 'it went on'
+    run = RunDir(folder / 'work/runs/munet_1-0')
+    begun = run.records()
+    assert sum(r['kind'] == 'generation' for r in begun) == 2 and not list(folder.glob('*.json'))
+    execute(second, tmp_path)
+    assert run.records()[:len(begun)] == begun, 'it went on'
+    assert sum(r['kind'] == 'generation' for r in run.records()) == 4 and begun[0]['arch'] == 'Ti1', 'one of the two blocks of the root'
     records = {r['method']: r for r in read_records(folder)}
-    assert records.keys() == {'munet_1', 'finetune_all'}
+    assert records.keys() == {'munet_1', 'finetune_all', 'freeze_bottom_1', 'adapters_8'}
     for r in records.values():
-        assert len(r['tasks']) == 2 and r['root'] == 'random:Ti1' and r['seconds'] > 0
+        assert len(r['tasks']) == 2 and r['root'] == 'random:Ti2' and r['seconds'] > 0
         assert all(0 <= t['test'] <= 1 for t in r['tasks'].values())
     table = next(o['data']['text/html'] for c in code(second) for o in c.outputs if 's per generation' in o.get('data', {}).get('text/html', ''))
-    for word in ('muNet', 'Finetune all', 'mean', 'parameters per task', 'hours'): assert word in table
+    for word in ('muNet', 'Finetune all', 'Freeze bottom layers:1', 'Adapters:8', 'mean', 'parameters per task', 'hours'): assert word in table
     assert sum('image/png' in o.get('data', {}) for c in code(second) for o in c.outputs) == 3, 'quality, architectures, progress'
 
 @pytest.mark.parametrize('name', NAMES)

@@ -1,6 +1,7 @@
 "Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks. And the packaged benchmark."
 import io
 import shutil
+import zipfile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -39,6 +40,35 @@ def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(da
     rest = {int(task.train[i][0].flat[0]) for i in range(57)}
     assert len(first_three) == 3 and not first_three & rest and len(rest) == 57
     assert task.fingerprint == load_tfds('tiny_shapes', data_dir=data_dir).fingerprint
+
+def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_fits_it(data_dir, tmp_path, monkeypatch):
+    from munet_nb import Evolution, load_root, preset
+    shutil.copytree(data_dir, tmp_path / 'here/data'); (tmp_path / 'there').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    task = load_tfds('tiny_shapes:1.0.0', data_dir='data')
+    assert task.name == 'tiny_shapes' and task.source == f"tfds:tiny_shapes:1.0.0@{tmp_path / 'here/data'}", 'a version is pinned, and is no part of the name'
+    mine = load_tfds('tiny_shapes', 'mine', data_dir='data')
+    Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [task, mine], preset('demo')).close()
+    monkeypatch.chdir(tmp_path / 'there')
+    with Evolution.resume(tmp_path / 'run') as evo: assert {n: t.fingerprint for n, t in evo.tasks.items()} == {'tiny_shapes': task.fingerprint, 'mine': mine.fingerprint}
+    (tmp_path / 'here/data').rename(tmp_path / 'there/data')
+    monkeypatch.setattr('tensorflow_datasets.core.DatasetBuilder.download_and_prepare', lambda *a, **k: 1 / 0)
+    with pytest.raises(InputError, match=r"if it was moved, give its new place \(Evolution.resume\(..., tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)\)$"): Evolution.resume(tmp_path / 'run')
+    moved = [load_tfds('tiny_shapes:1.0.0', data_dir='data'), load_tfds('tiny_shapes', 'mine', data_dir='data')]
+    with Evolution.resume(tmp_path / 'run', moved) as evo: assert evo.tasks['mine'].source.endswith('there/data')
+
+@pytest.mark.parametrize('source, advice', [('folder:/x', "(munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...]))"), ('idx:/x', "(munet resume --idx 'my cats=DIR', "), ('hf:/x', "(munet resume --hf 'my cats=DIR', "),
+    ('tfds:mnist', "(TFDS_DATA_DIR=DIR munet resume, Evolution.resume(..., tasks=[load_tfds('mnist', 'my cats', data_dir=DIR)]))"), ('benchmark:demo', None), ('', None)])
+def test_the_advice_on_a_task_whose_data_is_gone_fits_its_source(source, advice):
+    from munet_nb.evolution import _moved
+    assert _moved('my cats', source).startswith(f'; if it was moved, give its new place {advice}') if advice else _moved('my cats', source) == ''
+
+def test_the_rules_and_the_errors_know_a_data_set_by_its_name_without_a_version(tmp_path):
+    with tfds.testing.mock_data(num_examples=40, data_dir=str(tmp_path)):
+        with pytest.raises(InputError, match="'emnist/letters:9.9.9' cannot be opened"): load_tfds('emnist/letters:9.9.9', data_dir=tmp_path)
+    from paper_data import mocked
+    with mocked(tmp_path / 'mocks', at_most=40): task = load_tfds('cifar100:3.0.2', data_dir=tmp_path / 'mocks')
+    assert (task.name, len(task.train), len(task.validation), len(task.test)) == ('cifar100', 39, 1, 40), "the last 2% of cifar100's train validate"
 
 def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)   # TFDS tries again for minutes
@@ -113,6 +143,27 @@ def test_split_folders_go_by_their_usual_names_and_nothing_is_left_out_in_silenc
     flat = tmp_path / 'flat'; flat.mkdir(); Image.new('L', (8, 8)).save(flat / '1.png')
     with pytest.raises(InputError, match='no class folders'): load_folder(flat)
 
+@pytest.mark.parametrize('path, why', [('~nobody-of-this-name/x', 'home directory'), ('x' * 300, 'too long'), ('a\0b', 'null'), ('', 'empty'), (None, 'NoneType')])
+def test_what_can_be_no_path_is_refused_by_every_loader(path, why):
+    from munet_nb import load_folder, load_hf, load_idx
+    from munet_nb.tasks import read_idx
+    for load in (load_folder, load_idx, read_idx, load_hf):
+        if load is load_hf and path is None: continue   # the text 'None' may name a data set
+        with pytest.raises(InputError, match=f'is no path that can be used.*{why}'): load(path)
+
+@pytest.mark.parametrize('closed', ['f', 'f/a', 'f/a/deep'])
+def test_a_folder_that_may_not_be_read_is_named_and_not_skipped(closed, tmp_path, monkeypatch):
+    import os
+    from munet_nb import load_folder, load_idx
+    folder, scandir = folder_of(tmp_path / 'f', 'a', 'b', 'a/deep', n=10), os.scandir
+    def guarded(path):
+        if str(path) == str(tmp_path / closed): raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+    assert len(load_folder(folder).train) == 26
+    monkeypatch.setattr(os, 'scandir', guarded)   # permissions do not bind root
+    with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'): load_idx(tmp_path / closed)
+    with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'): load_folder(folder)
+
 def test_one_image_is_not_taken_for_many_and_palettes_are_looked_up():
     from munet_nb.tasks import to_images
     for one in (np.zeros((28, 28, 1), 'uint8'), np.zeros((28, 28, 3), 'uint8'), Image.new('RGB', (4, 4))):
@@ -150,7 +201,7 @@ def hf_rows(n, names=('even', 'odd'), labels=None, size=8):
 def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_resume(tmp_path, monkeypatch):
     import datasets
     from munet_nb import Evolution, load_hf, load_root, preset
-    datasets.DatasetDict(train=hf_rows(200), val=hf_rows(20), test=hf_rows(30), extra=hf_rows(5)).save_to_disk(tmp_path / 'shades')
+    datasets.DatasetDict(train=hf_rows(200), val=hf_rows(20), test=hf_rows(30)).save_to_disk(tmp_path / 'shades')
     decoded = []
     decode = datasets.Image.decode_example
     monkeypatch.setattr(datasets.Image, 'decode_example', lambda *a, **k: decoded.append(1) or decode(*a, **k))
@@ -193,6 +244,10 @@ def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, mo
     refused("has the splits test: 'train' is missing", test=hf_rows(4))
     refused("split 'test' .* does not have the image and the classes that train has", train=hf_rows(40), test=hf_rows(4, ('a', 'b')))
     refused('labels from -1 to 1', train=hf_rows(40, labels=[-1] + [0, 1] * 19 + [1]))
+    refused("has the splits train, val, valid, holdout; .* nothing else", train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5), holdout=hf_rows(6))
+    refused("has the splits train, val, valid; ", train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5))
+    refused("has the splits train, test, extra; ", train=hf_rows(40), test=hf_rows(4), extra=hf_rows(5))
+    refused("split 'test' .* does not have the image", train=hf_rows(40), test=hf_rows(4).remove_columns('image').add_column('image', ['x'] * 4))
     plain = hf_rows(40)
     refused(r'no label with named classes, its features are image \(Image\), label \(Value\)', train=plain.cast_column('label', datasets.Value('int64')))
     broken = hf_rows(40).cast_column('image', datasets.Image(decode=False)).map(lambda r: {'image': {'bytes': b'no image', 'path': None}}).cast_column('image', datasets.Image())
@@ -203,6 +258,46 @@ def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, mo
     with pytest.raises(InputError, match='does not exist'): load_hf(tmp_path / 'nothing')
     monkeypatch.setattr(datasets.config, 'HF_HUB_OFFLINE', True)
     with pytest.raises(InputError, match='owner/nothing.*cannot be loaded .*With a network connection'): load_hf('owner/nothing')
+
+def test_hugging_face_images_that_were_saved_undecoded_or_in_another_format_are_read(tmp_path):
+    import datasets
+    from munet_nb import load_hf
+    hf_rows(40).cast_column('image', datasets.Image(decode=False)).save_to_disk(tmp_path / 'undecoded')
+    hf_rows(40).with_format('numpy').save_to_disk(tmp_path / 'numpy')
+    hf_rows(40).cast_column('image', datasets.Image(mode='RGB')).save_to_disk(tmp_path / 'color')
+    values = lambda t: sorted(int(t.train[i][0].flat[0]) for i in range(36))
+    plain, undecoded, numpy, color = load_hf(rows(hf_rows(40), tmp_path / 'plain')), *(load_hf(tmp_path / n) for n in ('undecoded', 'numpy', 'color'))
+    assert values(plain) == values(undecoded) == values(numpy) == values(color) and len(set(values(plain))) == 36
+    assert undecoded.train[0][0].shape[-1] == 1 and color.train[0][0].shape[-1] == 3, 'the mode that a data set asks for is kept'
+
+def rows(data, folder): data.save_to_disk(folder); return folder
+
+def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, monkeypatch):
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+    from munet_nb import load_hf
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
+    opened, xopen = [], datasets.features.image.xopen
+    monkeypatch.setattr(datasets.features.image, 'xopen', lambda path, *a, **k: opened.append(path) or xopen(path, *a, **k))
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['a', 'b']))
+    def task(folder, *paths):
+        table = pyarrow.table({'image': [{'bytes': None, 'path': str(p)} for p in paths] * 20, 'label': [i % 2 for i in range(20 * len(paths))]}, schema=features.arrow_schema)
+        pyarrow.parquet.write_table(table, folder / 'train.parquet')
+        return load_hf(folder)
+    for name in ('good', 'bad'): (tmp_path / name).mkdir()
+    Image.new('L', (8, 8), 7).save(tmp_path / 'secret.png'); Image.new('L', (8, 8), 5).save(tmp_path / 'good/own.png')
+    t = task(tmp_path / 'good', tmp_path / 'good/own.png')
+    assert {int(t.train[i][0].flat[0]) for i in range(len(t.train))} == {5}
+    with zipfile.ZipFile(tmp_path / 'good/own.zip', 'w') as z: z.write(tmp_path / 'good/own.png', 'own.png')
+    shutil.copy(tmp_path / 'good/own.zip', tmp_path / 'secret.zip')
+    assert int(task(tmp_path / 'good', f"zip://own.png::{tmp_path / 'good/own.zip'}").train[0][0].flat[0]) == 5 and len(opened) == 1
+    (tmp_path / 'bad/link.png').symlink_to(tmp_path / 'secret.png')
+    monkeypatch.chdir(tmp_path / 'bad')
+    for path in (tmp_path / 'secret.png', '../secret.png', tmp_path / 'bad/../secret.png', tmp_path / 'bad/link.png', f"zip://own.png::{tmp_path / 'secret.zip'}", 'https://example.org/x.png',
+                 'zip://x.png::https://example.org/x.zip', f"file://{tmp_path / 'secret.png'}::{tmp_path / 'bad/train.parquet'}"):
+        with pytest.raises(InputError, match="names the file .*, which does not lie in the data set's directory"): task(tmp_path / 'bad', path).train[0]
+    assert len(opened) == 1, 'no page is asked for'
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
     import sys
