@@ -14,11 +14,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from .checks import InputError, check, is_count, is_number
+from .checks import InputError, as_path, check, is_count, is_number
 from .vit import VARIANTS, Arch, Sizes, cut_arch, get_arch, layer_kind, layer_names, layer_shapes
 
 # %% ../nbs/08_checkpoints.ipynb #cell-005
@@ -166,8 +166,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def read_config(path: Path) -> dict:
     "A JSON object from a small file; empty if there is no such file. Raises InputError if it is something else."
-    if not path.exists(): return {}
     try:
+        if not path.exists(): return {}
         if path.stat().st_size > 2 ** 22: raise ValueError('it is larger than 4 MiB')
         config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as e: raise InputError(f'{path}: is not a configuration ({e})') from None
@@ -184,6 +184,8 @@ class Source:
     eps: float
     mean: tuple[float, ...] = (.5, .5, .5)   # of the colors in [0, 1], which the model takes less the mean and over the spread
     spread: tuple[float, ...] = (.5, .5, .5)
+    told: Mapping[str, object] = field(default_factory=dict)   # what is written beside the arrays about their architecture
+    told_in: Path | None = None
 
 def _find_format(path, shapes) -> tuple[Format, str]:
     "The format whose names for the position embedding and the first block are there, and what stands before them."
@@ -226,39 +228,51 @@ def _field(path, config, name, default, ok, allowed):
 
 def _normalization(path, config):
     "The mean and spread of the colors, in [0, 1], that a model was trained with; [-1, 1] if nothing is said."
+    _field(path, config, 'do_rescale', True, lambda v: v is True, 'true: colors are in [0, 1] before they are normalized')
+    _field(path, config, 'rescale_factor', 1 / 255, lambda v: is_number(v) and abs(v * 255 - 1) < 1e-5, '1/255: colors are in [0, 1] before they are normalized')
     if config.get('do_normalize') is False: return (0., 0., 0.), (1., 1., 1.)
     colors = lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_number, v))
     mean = _field(path, config, next((n for n in ('image_mean', 'mean') if n in config), 'image_mean'), [.5] * 3, colors, 'three numbers')
     spread = _field(path, config, next((n for n in ('image_std', 'std') if n in config), 'image_std'), [.5] * 3, lambda v: colors(v) and min(v) > 0, 'three positive numbers')
     return tuple(map(float, mean)), tuple(map(float, spread))
 
-def _check_config(path, config, arch):
-    "Raises InputError if Hugging Face's configuration describes another architecture than the arrays have."
-    arrays = dict(hidden_size=arch.width, num_hidden_layers=arch.depth, num_attention_heads=arch.heads, patch_size=arch.patch, num_channels=3, qkv_bias=True, use_swiglu_ffn=False)
-    for name, value in arrays.items():
-        if config.get(name, value) != value: raise InputError(f'{path}: {name} = {config[name]!r}: must be {value}, as the arrays of {arch.name} have it')
+def _says(config, *names): return config.get('do_normalize') is False or all(n in config for n in names)
 
+def _check_told(source, arch, image_size):
+    "Raises InputError if another architecture is written beside the arrays than they have."
+    arrays = dict(arch=arch.name, hidden_size=arch.width, num_hidden_layers=arch.depth, num_attention_heads=arch.heads, intermediate_size=arch.mlp, mlp_ratio=arch.mlp // arch.width,
+                  image_size=image_size, patch_size=arch.patch, num_channels=3, qkv_bias=True, use_swiglu_ffn=False)
+    for name, value in arrays.items():
+        if source.told.get(name, value) != value: raise InputError(f'{source.told_in}: {name} = {source.told[name]!r}: must be {value!r}, as the arrays of {arch.name} have it')
+
+# %% ../nbs/08_checkpoints.ipynb #cell-019
 def _hugging_face_source(folder, format, prefix) -> Source:
     config, where = read_config(folder / 'config.json'), folder / 'config.json'
     if not config: raise InputError(f'{where}: is missing; without it nobody knows how many heads the model has, nor its epsilon')
-    _field(where, config, 'model_type', None, lambda v: v in ('vit', 'deit', 'dinov2'), "'vit', 'deit' or 'dinov2'")
+    types = ('dinov2',) if format is DINOV2 else ('vit', 'deit')
+    kind = _field(where, config, 'model_type', None, lambda v: v in types, f"{' or '.join(map(repr, types))}, as the arrays are named")
     act = _field(where, config, 'hidden_act', 'gelu', lambda v: v in HIDDEN_ACTS, f"one of {', '.join(HIDDEN_ACTS)}")
-    eps = _field(where, config, 'layer_norm_eps', 1e-6 if format is DINOV2 else 1e-12, lambda v: is_number(v) and v > 0 and float(f'{v:.0e}') == v and f'{v:.0e}'[0] == '1', 'a power of ten, as 1e-06')
-    return Source(format, prefix, HIDDEN_ACTS[act], eps, *_normalization(folder / 'preprocessor_config.json', read_config(folder / 'preprocessor_config.json')))
+    eps = _field(where, config, 'layer_norm_eps', 1e-6 if format is DINOV2 else 1e-12, lambda v: is_number(v) and 1e-12 <= v <= 1e-3 and float(f'{v:.0e}') == v and f'{v:.0e}'[0] == '1', 'a power of ten from 1e-12 to 1e-03, as 1e-06')
+    colors, preprocessor = read_config(folder / 'preprocessor_config.json'), folder / 'preprocessor_config.json'
+    if kind != 'vit' and not _says(colors, 'image_mean', 'image_std'):   # a ViT of transformers has [-1, 1] unless something else is said
+        raise InputError(f'{preprocessor}: is missing, or does not tell the colors that the model was trained with. Most models of type {kind} have those of ImageNet: {{"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}}')
+    return Source(format, prefix, HIDDEN_ACTS[act], eps, *_normalization(preprocessor, colors), config, where)
 
 def _source(path, format, prefix) -> Source:
     "What the file's surroundings say."
     folder = path.parent
     if format in (HUGGING_FACE, DINOV2): return _hugging_face_source(folder, format, prefix)
     if format is TIMM:
-        config = read_config(folder / 'config.json').get('pretrained_cfg', {})
-        return Source(format, prefix, 'erf', 1e-6, *_normalization(folder / 'config.json', config if isinstance(config, dict) else {}))
+        config, where = read_config(folder / 'config.json').get('pretrained_cfg'), folder / 'config.json'
+        if not isinstance(config, dict) or not _says(config, 'mean', 'std'):
+            raise InputError(f'{where}: is missing, or does not tell the colors that the model was trained with, as the config.json of every model of timm does: {{"pretrained_cfg": {{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}}} for [-1, 1] (AugReg); for DeiT, DINO and DINOv2 [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]')
+        return Source(format, prefix, 'erf', 1e-6, *_normalization(where, config))
     if format is MUNET:
         arch = _named(path, read_metadata(path).get('arch', '(not told)'))
-        return Source(format, prefix, arch.gelu, arch.eps)
+        return Source(format, prefix, arch.gelu, arch.eps, told={'arch': arch.name}, told_in=path)
     return Source(format, prefix, 'tanh', 1e-6)
 
-# %% ../nbs/08_checkpoints.ipynb #cell-020
+# %% ../nbs/08_checkpoints.ipynb #cell-021
 @dataclass(frozen=True)
 class Checkpoint:
     "A root model from a file."
@@ -281,7 +295,7 @@ def _some(names):
     names = sorted(names)
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
-# %% ../nbs/08_checkpoints.ipynb #cell-021
+# %% ../nbs/08_checkpoints.ipynb #cell-022
 def _check_shapes(path, source, arch, shapes, expected):
     "Raises InputError unless the file has exactly what a root model of this architecture has, and what may be ignored."
     if missing := expected.keys() - shapes.keys(): raise InputError(f'{path}: lacks {_some(missing)}, which {arch.name} has in the format of {source.format.name}')
@@ -292,7 +306,7 @@ def _check_shapes(path, source, arch, shapes, expected):
 def _read(path, shapes, get, layers) -> Checkpoint:
     source = _source(path, *_find_format(path, shapes))
     f, (arch, image_size, distilled) = source.format, _find_arch(path, source, shapes)
-    if f in (HUGGING_FACE, DINOV2): _check_config(path.parent / 'config.json', read_config(path.parent / 'config.json'), arch)
+    _check_told(source, arch, image_size)
     where = places(f, arch, layer_names(arch.depth)[:-1], Sizes(image_size))
     expected = {source.prefix + k: p.theirs for p in where for k in p.keys}
     if distilled:
@@ -316,7 +330,7 @@ def _read(path, shapes, get, layers) -> Checkpoint:
             if not np.isfinite(a).all(): raise InputError(f'{path}: {name}/{p} holds NaN or infinity, or numbers too large for float32')
     return Checkpoint(arch, image_size, out)
 
-# %% ../nbs/08_checkpoints.ipynb #cell-022
+# %% ../nbs/08_checkpoints.ipynb #cell-023
 def _find_file(path: Path) -> Path:
     "The file of arrays of a checkpoint. Raises InputError for what is none, or is not to be read."
     if path.is_dir():
@@ -337,5 +351,7 @@ def read_checkpoint(path: str | Path,         # a .npz of AugReg, a .safetensors
                     layers: int | None = None # how many blocks to read, from the bottom; None: all
                    ) -> Checkpoint:
     "A Vision Transformer without its head, from a file that need not be trusted. Raises InputError for anything that is not exactly one of the variants."
-    path = _find_file(Path(path).expanduser())
+    path = as_path(path, 'checkpoint')
+    try: path = _find_file(path)
+    except OSError as e: raise InputError(f'{path}: cannot be read ({e})') from None
     with (_open_npz if path.suffix == '.npz' else _open_safetensors)(path) as (shapes, get): return _read(path, shapes, get, layers)

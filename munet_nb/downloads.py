@@ -13,6 +13,7 @@ import urllib.request
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 import filelock
 import platformdirs
 from tqdm.auto import tqdm
@@ -21,8 +22,17 @@ from .checks import InputError, check
 # %% ../nbs/07_downloads.ipynb #cell-004
 CHUNK = 2 ** 20   # bytes
 
+_FAILURES = (OSError, HTTPException, ValueError, OverflowError)   # of a connection, and of an address that is none: a port of 99999, a host of [::1
+
+class _NeverToLess(urllib.request.HTTPRedirectHandler):
+    "Follows to https, or from http to http."
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if urlsplit(newurl).scheme not in ('https', req.type): raise urllib.error.HTTPError(req.full_url, code, f'and sends us to {newurl}, which is not https', headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
 def _request(url, method='GET', **headers):
-    return urllib.request.urlopen(urllib.request.Request(url, method=method, headers={'User-Agent': 'munet_nb', 'Accept-Encoding': 'identity', **headers}), timeout=60)
+    request = urllib.request.Request(url, method=method, headers={'User-Agent': 'munet_nb', 'Accept-Encoding': 'identity', **headers})
+    return urllib.request.build_opener(_NeverToLess).open(request, timeout=60)
 
 def _reason(e): return getattr(e, 'reason', None) or e or type(e).__name__
 
@@ -31,8 +41,8 @@ def _describe(url) -> tuple[int, str]:
     try:
         with _request(url, 'HEAD') as r: length, version = r.headers['Content-Length'], r.headers['ETag'] or r.headers['Last-Modified'] or ''
     except urllib.error.HTTPError as e: raise InputError(f'{url}: the server has no such file for us (it answers {e.code} {e.reason})') from None
-    except (OSError, HTTPException) as e: raise InputError(f'{url}: cannot be reached ({_reason(e)}). Without a network, give the path of a file that you fetched elsewhere') from None
-    if not str(length).isdigit(): raise InputError(f'{url}: the server does not tell how long the file is, so a cut one could not be told from a whole one')
+    except _FAILURES as e: raise InputError(f'{url}: cannot be reached ({_reason(e)}). Without a network, give the path of a file that you fetched elsewhere') from None
+    if not re.fullmatch('[1-9][0-9]{0,14}', length or ''): raise InputError(f'{url}: the server does not tell how long the file is (Content-Length is {length}), so a cut one could not be told from a whole one')
     return int(length), version
 
 def _fetch(url, part, length, version):
@@ -45,8 +55,9 @@ def _fetch(url, part, length, version):
                 with _request(url, **resume) as r:
                     goes_on = r.status == 206 and r.headers['Content-Range'] == f'bytes {start}-{length - 1}/{length}'
                     with open(part, 'ab' if goes_on else 'wb') as f:
-                        while chunk := r.read(CHUNK): f.write(chunk); bar.update(len(chunk))
-            except (OSError, HTTPException) as e: reason = _reason(e)
+                        have = f.tell()
+                        while have <= length and (chunk := r.read(min(CHUNK, length + 1 - have))): have += f.write(chunk); bar.update(len(chunk))   # a byte too many tells that there are more
+            except _FAILURES as e: reason = _reason(e)
             if not part.exists() or part.stat().st_size <= start: raise InputError(f'{url}: stopped after {start:,} of {length:,} bytes ({reason}); the same call goes on from there')
     if part.stat().st_size > length: part.unlink(); raise InputError(f'{url}: is longer than the {length:,} bytes that the server announced')
 
@@ -60,16 +71,17 @@ def download(url: str,    # http:// or https://
             ) -> Path:
     "The file behind `url`, complete, fetched if it is not in `folder` yet. Raises InputError if it cannot be had; what has come by then is kept for the next call."
     name = url.rsplit('/', 1)[-1]
-    check('url', url, re.fullmatch(r'https?://[^/\s]+/\S+', url) and re.fullmatch(r'\w[\w.+-]{0,200}', name), 'the address of a file, https://HOST/PATH/NAME')
+    check('url', url, re.fullmatch(r'https?://[!-.0-~]+/[!-~]+', url) and re.fullmatch(r'\w[\w.+-]{0,200}', name, re.ASCII), 'the address of a file, https://HOST/PATH/NAME, in ASCII')
     path = folder / f'{sha256(url.encode()).hexdigest()[:12]}-{name}'
-    if path.exists(): return path
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f'{folder}: cannot be made to keep downloads in ({e})') from None
-    with filelock.FileLock(folder / f'.{path.name}.lock'):
-        if path.exists(): return path   # another process was faster
-        length, version = _describe(url)
-        part = folder / f'.{path.name}.{sha256(f"{version} {length}".encode()).hexdigest()[:12]}.part'
-        _fetch(url, part, length, version)
-        os.replace(part, path)
-        for old in folder.glob(f'.{path.name}.*.part'): old.unlink()   # of versions that the server has no more
-    return path
+    try:
+        if path.exists(): return path
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f'.{path.name}.lock'):
+            if path.exists(): return path   # another process was faster
+            length, version = _describe(url)
+            part = folder / f'.{path.name}.{sha256(f"{version} {length}".encode()).hexdigest()[:12]}.part'
+            _fetch(url, part, length, version)
+            os.replace(part, path)
+            for old in folder.glob(f'.{path.name}.*.part'): old.unlink()   # of versions that the server has no more
+            return path
+    except OSError as e: raise InputError(f'{folder}: cannot keep downloads ({e})') from None

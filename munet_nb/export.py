@@ -8,9 +8,9 @@ __all__ = ['PLATFORMS', 'EXPORTS', 'export_model']
 # %% ../nbs/08_export.ipynb #cell-002
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 import jax
@@ -22,24 +22,30 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from .augment import Pixels, resize
 from .checkpoints import HUGGING_FACE, places, to_theirs
-from .checks import InputError, check
+from .checks import InputError, as_path, check
 from .vit import Arch, Sizes, apply_chain, chain_kinds, cut_arch
 
 # %% ../nbs/08_export.ipynb #cell-005
 @contextmanager
 def _complete_directory(folder: Path) -> Iterator[Path]:
     "A directory to fill, which becomes `folder` if nothing goes wrong."
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())): raise InputError(f'{folder}: exists already and is not an empty directory; choose another')
-    beside = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    new = []   # the directories that are made on the way to it, the deepest first
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        for path in beside.iterdir():
-            with open(path, 'rb+') as f: os.fsync(f.fileno())
-        if folder.exists(): folder.rmdir()   # the empty one
-        os.rename(beside, folder)
-    except (OSError, SafetensorError) as e: raise InputError(f'{folder}: cannot be written ({e})') from None
-    finally: shutil.rmtree(beside, ignore_errors=True)
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())): raise InputError(f'{folder}: exists already and is not an empty directory; choose another')
+        if folder.exists() and folder.samefile('.'): raise InputError(f'{folder}: is the current directory, which cannot be replaced; name a new one in it')
+        new += [p for p in folder.parents if not p.exists()]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix='.export-', dir=folder.parent) as tmp:   # of this call alone
+            (beside := Path(tmp, 'new')).mkdir()   # with the usual permissions, which tmp has not
+            yield beside
+            for path in beside.iterdir():
+                with open(path, 'rb+') as f: os.fsync(f.fileno())
+            if folder.exists(): folder.rmdir()   # the empty one
+            os.rename(beside, folder)
+    except (OSError, SafetensorError, UnicodeEncodeError) as e: raise InputError(f'{folder}: cannot be written ({e})') from None
+    finally:
+        for p in new:
+            with suppress(OSError): p.rmdir()   # the empty ones: something went wrong
 
 def _write_json(path, value): path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
@@ -93,4 +99,4 @@ def export_model(folder: str | Path,             # new or empty
     "Write a model to a directory. Raises InputError, and leaves nothing behind, if it cannot be written or the format cannot hold it."
     check('format', format, format in EXPORTS, ' or '.join(map(repr, EXPORTS)))
     arch = cut_arch(arch, sum(name.startswith('block') for name in params))   # a task's model may have dropped its top blocks
-    with _complete_directory(Path(folder).expanduser().absolute()) as beside: EXPORTS[format](beside, arch, params, image_size, classes)
+    with _complete_directory(as_path(folder, 'export folder').absolute()) as beside: EXPORTS[format](beside, arch, params, image_size, classes)

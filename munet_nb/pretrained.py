@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from safetensors import safe_open
 from .checkpoints import read_checkpoint
-from .checks import InputError, check, is_count
+from .checks import InputError, as_path, check, is_count
 from .downloads import cache_folder, download
 from .models import Root
 from .pool import make_layer
@@ -39,19 +39,19 @@ def _from_hub(name: str) -> Path:
     "The directory with a model of the hub."
     if not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name): raise InputError(f'hf:{name}: must be hf:OWNER/MODEL, as in hf:google/vit-base-patch16-224')
     try:
-        from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError: raise InputError(f'hf:{name}: needs the library of the hub: pip install "munet_nb[hf]"') from None
     def get(file, revision=None):
         try: return Path(hf_hub_download(name, file, revision=revision))
-        except (LocalEntryNotFoundError, OSError, ValueError, EntryNotFoundError) as e:
+        except Exception as e:   # the library's own errors, and those of whatever it goes over the network with
             if isinstance(e, EntryNotFoundError) and not isinstance(e, LocalEntryNotFoundError): return None
             raise InputError(f"hf:{name}: {file} cannot be had from the hub ({(str(e).strip() or type(e).__name__).splitlines()[0]}). Without a network, give the directory of a model that is here already") from None
     config = get('config.json')
     if not config: raise InputError(f'hf:{name}: has no config.json')
     revision = config.parent.name
     if not get('model.safetensors', revision): raise InputError(f'hf:{name}: has no model.safetensors; pickled models run code when they are read and are never read here. Where you trust it: load it with transformers, then save_pretrained(DIRECTORY) writes safetensors')
-    if try_to_load_from_cache(name, 'preprocessor_config.json', revision=revision) is not _CACHED_NO_EXIST: get('preprocessor_config.json', revision)
+    if try_to_load_from_cache(name, 'preprocessor_config.json', revision=revision) is None: get('preprocessor_config.json', revision)   # neither here nor known to be missing
     return config.parent
 
 # %% ../nbs/10_pretrained.ipynb #cell-011
@@ -66,10 +66,11 @@ def _find(spec: str) -> Path:
     "The file or directory of a checkpoint, fetched if need be."
     kind, _, name = spec.partition(':')
     if kind == 'augreg': return download(AUGREG_FILES + augreg_file(name), cache_folder())
-    if kind == 'gs': return download('https://storage.googleapis.com/' + name.lstrip('/'), cache_folder())
-    if kind == 'https': return download(spec, cache_folder())
+    if kind in ('gs', 'https'):
+        if not name.endswith('.npz'): raise InputError(f'{spec}: by its address a .npz in the layout of AugReg can be read, and nothing else. Of another model fetch the directory, with its config.json, and give its path')
+        return download(spec if kind == 'https' else 'https://storage.googleapis.com/' + name.lstrip('/'), cache_folder())
     if kind == 'hf': return _from_hub(name)
-    path = Path(spec).expanduser()
+    path = as_path(spec, 'root')
     if path.exists(): return path
     raise InputError(f"root {spec!r}: there is no such file or directory. A root is one of {', '.join(PACKAGED_ROOTS)}; 'random:VARIANT', as in 'random:Ti3' (or 'random:Ti3#7' for another draw); 'augreg:NAME', as in 'augreg:B/16-i21k-medium1-wd0.1-sd0.0'; "
                      "the address of a .npz of that layout, gs://... or https://...; 'hf:OWNER/MODEL'; or the path of a .npz or .safetensors file, or of a directory with config.json and model.safetensors")
@@ -79,20 +80,34 @@ def _cut(spec, arch, layers) -> Arch:
     check('layers', layers, layers is None or is_count(layers) and layers <= arch.depth, f'a whole number from 1 to {arch.depth}, or None for all blocks of {spec}')
     return cut_arch(arch, layers or arch.depth)
 
-def load_root(spec: str,                # 'Ti3-glyphs'; 'random:B#7' draws with seed 7; 'augreg:B/16-i21k-medium1-wd0.1-sd0.0'; 'hf:OWNER/MODEL'; gs://, https:// or a path
-              image_size: int = 32,     # of its position embedding, pixels; other sizes are resized from it
-              layers: int | None = None # how many blocks to take, from the bottom; None: all
+def _from_file(spec, layers) -> tuple[Arch, Mapping]:
+    "Architecture and parameters from a checkpoint that is here, or that is fetched."
+    wanted = None
+    if spec.startswith('augreg:'):   # what is wrong with the name, or the number of layers, is told before anything is fetched
+        augreg_file(spec[7:])
+        wanted = _cut(spec, get_arch(spec[7:].split('-')[0]), layers)
+    path = _find(spec)
+    try:
+        checkpoint = read_checkpoint(path, layers)
+        if wanted not in (None, checkpoint.arch): raise InputError(f'{spec}: the file holds another architecture, {checkpoint.arch.name}')
+    except InputError as e:
+        if path.parent != cache_folder(): raise
+        raise InputError(f'{e}. If the file is to blame: it is one that was fetched; delete {path}, and it is fetched again') from None
+    return checkpoint.arch, {n: unflatten_dict(p, sep='/') for n, p in checkpoint.layers.items()}
+
+def load_root(spec: str,                 # 'Ti3-glyphs'; 'random:B#7' draws with seed 7; 'augreg:B/16-i21k-medium1-wd0.1-sd0.0'; 'hf:OWNER/MODEL'; gs://, https:// or a path
+              *,
+              layers: int | None = None, # how many blocks to take, from the bottom; None: all
+              image_size: int = 32       # of its position embedding, pixels; other sizes are resized from it
              ) -> Root:
     "The root model that `spec` describes. Raises InputError if it describes none, or one that cannot be had, or is not what its name says."
     spec = str(spec)
+    check('image_size', image_size, is_count(image_size) and image_size <= 4096, 'a whole number of pixels from 1 to 4096')
     if m := re.fullmatch(r'random:([^#]+)(?:#(\d{1,9}))?', spec):
         arch = _cut(spec, get_arch(m[1]), layers)
         return _root(spec, arch, init_chain(jax.random.key(int(m[2] or 0)), arch, layer_names(arch.depth)[:-1], Sizes(image_size)))
     if spec in PACKAGED_ROOTS: arch, params = _cut(spec, get_arch(PACKAGED_ROOTS[spec]), layers), _packaged(spec)
-    else:
-        checkpoint = read_checkpoint(_find(spec), layers)
-        arch, params = checkpoint.arch, {n: unflatten_dict(p, sep='/') for n, p in checkpoint.layers.items()}
-        if spec.startswith('augreg:') and arch != _cut(spec, get_arch(spec[7:].split('-')[0]), layers): raise InputError(f'{spec}: the file holds another architecture, {arch.name}')
+    else: arch, params = _from_file(spec, layers)
     return _root(spec, arch, {**params, 'posembed': resize_posembed(arch, params['posembed'], image_size)})
 
 def _root(spec, arch, params): return Root(spec, arch, {name: make_layer(params[name]) for name in layer_names(arch.depth)[:-1]})

@@ -153,7 +153,7 @@ class Bench:
         self.comparison, self.folder, self.name = comparison, Path(folder), name
         self.work, self.programs, self.stop = self.folder / 'work', Programs(), False
         self.tasks = {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
-        self.root = load_root(comparison.root, comparison.config.defaults.image_size, comparison.layers)
+        self.root = load_root(comparison.root, layers=comparison.layers, image_size=comparison.config.defaults.image_size)
         self.train = {n: len(t.train) for n, t in self.tasks.items()}
         self.progress = lambda n=1: None
         c = comparison

@@ -43,14 +43,14 @@ PATCHES = (8, 14, 16, 32)
 def get_arch(name: str # 'Ti', 'S', 'B', 'L' or 'H', optionally with the number of bottom blocks to keep ('Ti3'), the patch ('S/32'), '-erf' and '-eps1e-12'
             ) -> Arch:
     "The architecture called `name`. Raises InputError for an unknown variant, an impossible depth or an unknown patch."
-    m = re.fullmatch(r'([A-Za-z]+)(\d{0,3})(?:/(\d{1,3}))?(-erf)?(?:-eps(1e-\d\d?))?', name)
+    m = re.fullmatch(r'([A-Za-z]+)(0|[1-9][0-9]{0,2})?(?:/([1-9][0-9]{0,2}))?(-erf)?(?:-eps(1e-[0-9]{1,2}))?', name)
     if not m or m[1] not in VARIANTS:
         raise InputError(f"unknown ViT variant {name!r}: allowed are {', '.join(VARIANTS)}, each may be cut to its first n blocks, as in 'Ti3', and have other patches, as in 'S/32'")
     full = VARIANTS[m[1]]
     depth, patch, gelu, eps = int(m[2] or full.depth), int(m[3] or full.patch), 'erf' if m[4] else full.gelu, float(m[5] or full.eps)
     if not 1 <= depth <= full.depth: raise InputError(f"{name!r}: {m[1]} has 1 to {full.depth} blocks, not {depth}")
     if patch not in PATCHES: raise InputError(f"{name!r}: patches are {', '.join(map(str, PATCHES))} pixels wide, not {patch}")
-    parts = (m[1], m[2], f'/{patch}' if patch != full.patch else '', m[4] or '', f'-eps{eps:.0e}'.replace('e-0', 'e-') if eps != full.eps else '')
+    parts = (m[1], str(depth) if depth != full.depth else '', f'/{patch}' if patch != full.patch else '', m[4] or '', f'-eps{eps:.0e}'.replace('e-0', 'e-') if eps != full.eps else '')
     return replace(full, name=''.join(parts), depth=depth, patch=patch, reference_size=full.reference_size // patch * patch, gelu=gelu, eps=eps)
 
 def cut_arch(arch: Arch, depth: int) -> Arch:

@@ -2,9 +2,13 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +21,10 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 from munet_nb import Config, Evolution, System, load_root
-from munet_nb import export as export_module, pretrained
-from munet_nb.checkpoints import AUGREG, TIMM, places, to_theirs
+from munet_nb import downloads, export as export_module, pretrained
+from munet_nb.checkpoints import AUGREG, TIMM, places, read_checkpoint, to_theirs
 from munet_nb.checks import InputError
+from munet_nb.downloads import download
 from munet_nb.export import export_model
 from munet_nb.feeds import TrainingSettings
 from munet_nb.models import HParams, LayerRef
@@ -89,7 +94,7 @@ def test_positions_are_resized_as_the_authors_do(tmp_path):
     np.savez(tmp_path / 'ti.npz', **(arrays := augreg_arrays(get_arch('Ti1'), 224)))
     old = arrays['Transformer/posembed_input/pos_embedding'][0]
     for size in (16, 32, 80, 224, 384):
-        new, g = load_root(tmp_path / 'ti.npz', size).layers['posembed'].params['embedding'][0], size // 16
+        new, g = load_root(tmp_path / 'ti.npz', image_size=size).layers['posembed'].params['embedding'][0], size // 16
         assert new.shape == (1 + g * g, 192) and (new[0] == old[0]).all() and new.dtype == np.float32
         if g == 1: continue
         at, grid = np.linspace(0, 13, g), old[1:].reshape(14, 14, 192).astype('float64')
@@ -113,6 +118,10 @@ def test_timm_with_a_second_token_and_colors(tmp_path):
     arrays = {k: rng.normal(size=a.shape).astype('float32') for p in places(TIMM, arch, layer_names(1)[:-1], Sizes(32)) for k, a in to_theirs(p, np.zeros(p.shape, 'float32')).items()}
     position = arrays['pos_embed']
     save_file(arrays, tmp_path / 'model.safetensors')
+    for nothing in ({}, dict(pretrained_cfg=None), dict(pretrained_cfg=dict(mean=[.5] * 3))):
+        with pytest.raises(InputError, match='config.json: is missing, or does not tell the colors.*"pretrained_cfg": {"mean"'): load_root(tmp_path)
+        (tmp_path / 'config.json').write_text(json.dumps(nothing))
+    (tmp_path / 'config.json').write_text(json.dumps(dict(pretrained_cfg=dict(mean=[.5] * 3, std=[.5] * 3))))
     plain = load_root(tmp_path)
     arrays |= dict(dist_token=rng.normal(size=(1, 1, 192)).astype('float32'), pos_embed=np.insert(position, 1, 9., axis=1), **{'head_dist.weight': np.zeros((3, 192), 'float32')})
     save_file(arrays, tmp_path / 'model.safetensors')
@@ -121,6 +130,32 @@ def test_timm_with_a_second_token_and_colors(tmp_path):
     shifted = load_root(tmp_path).layers['embedding'].params   # takes c in [0, 1], which is (x + 1) / 2
     np.testing.assert_allclose(shifted['kernel'], plain.layers['embedding'].params['kernel'] / 2)
     np.testing.assert_allclose(shifted['bias'], plain.layers['embedding'].params['bias'] + plain.layers['embedding'].params['kernel'].sum((0, 1, 2)) / 2, rtol=1e-4, atol=1e-4)
+
+@pytest.mark.parametrize('kind', ['DeiTModel', 'Dinov2Model'])
+def test_colors_are_not_guessed(tmp_path, kind):
+    "Models that are trained with ImageNet's colors say so, or are refused; a ViT of transformers has [-1, 1] where nothing is said."
+    model = torch_vit(kind)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / 'preprocessor_config.json'
+    for nothing in ({}, dict(image_mean=[.5] * 3)):
+        with pytest.raises(InputError, match='preprocessor_config.json: is missing, or does not tell the colors.*"image_mean": '): load_root(tmp_path)
+        file.write_text(json.dumps(nothing))
+    file.write_text(json.dumps(dict(image_mean=[.5] * 3, image_std=[.5] * 3, do_rescale=True, rescale_factor=1 / 255)))
+    kernel = model.embeddings.patch_embeddings.projection.weight.detach().numpy().transpose(2, 3, 1, 0)
+    assert (load_root(tmp_path).layers['embedding'].params['kernel'] == kernel).all()
+    for name, value in (('do_rescale', False), ('rescale_factor', 1 / 127.5), ('rescale_factor', 'x')):
+        file.write_text(json.dumps(dict(image_mean=[.5] * 3, image_std=[.5] * 3) | {name: value}))
+        with pytest.raises(InputError, match=f'preprocessor_config.json: {name} = .*colors are in .0, 1. before'): load_root(tmp_path)
+
+def test_a_name_that_the_arrays_do_not_have(tmp_path):
+    "Our own file says which architecture it holds. If that is another, it is refused."
+    arch = get_arch('Ti1')
+    arrays = {f'{n}/{k}': a for n, l in load_root('random:Ti1').layers.items() for k, a in l.flat.items()}
+    for name in ('B5/32', 'Ti', 'Ti1/14'):
+        save_file(arrays, tmp_path / 'x.safetensors', {'arch': name})
+        with pytest.raises(InputError, match=f"x.safetensors: arch = '{name}': must be 'Ti1"): load_root(tmp_path / 'x.safetensors')
+    save_file(arrays, tmp_path / 'x.safetensors', {'arch': 'Ti1/16'})
+    assert load_root(tmp_path / 'x.safetensors').arch == arch
 
 def test_dinov2_counts():
     "Whole DINOv2 backbones, as transformers counts them without LayerScale and the mask's token, at their 518 pixels."
@@ -159,11 +194,16 @@ LIES = {
     'positions': (arrays(lambda t: t.update({'vit.embeddings.position_embeddings': np.zeros((1, 7, 192))})), 'has 7 positions'),
     'integers': (arrays(lambda t: t.update({KEY: t[KEY].astype('int32')})), 'has type I32'),
     'not finite': (arrays(lambda t: t.update({KEY: t[KEY] * np.float32(np.inf)})), 'NaN or infinity'),
-    'another model': (edit(model_type='swin'), "model_type = 'swin': must be 'vit', 'deit' or 'dinov2'"),
+    'another model': (edit(model_type='swin'), "model_type = 'swin': must be 'vit' or 'deit'"),
+    'another model that we know': (edit(model_type='dinov2'), "model_type = 'dinov2': must be 'vit' or 'deit'"),
+    'hidden units': (edit(intermediate_size=5), 'intermediate_size = 5: must be 768, as the arrays of Ti1'),
+    'image size': (edit(image_size=999), 'image_size = 999: must be 32'),
     'heads': (edit(num_attention_heads=6), 'num_attention_heads = 6: must be 3, as the arrays of Ti1'),
     'depth': (edit(num_hidden_layers=2), 'num_hidden_layers = 2: must be 1'),
     'activation': (edit(hidden_act='relu'), "hidden_act = 'relu': must be one of gelu"),
     'epsilon': (edit(layer_norm_eps=2e-5), 'layer_norm_eps = 2e-05: must be a power of ten'),
+    'a large epsilon': (edit(layer_norm_eps=1), 'layer_norm_eps = 1: must be a power of ten from 1e-12 to 1e-03'),
+    'a small epsilon': (edit(layer_norm_eps=1e-100), 'layer_norm_eps = 1e-100: must be a power of ten from 1e-12 to 1e-03'),
     'no configuration': (lambda f: (f / 'config.json').unlink(), 'config.json: is missing'),
     'broken configuration': (lambda f: (f / 'config.json').write_text('{' * 5), 'config.json: is not a configuration'),
     'deep configuration': (lambda f: (f / 'config.json').write_text('[' * 100_000), 'config.json: is not a configuration'),
@@ -213,6 +253,46 @@ def test_archives_that_lie(tmp_path):
     (tmp_path / 'x.txt').write_text('hello')
     with pytest.raises(InputError, match='must be a .npz or .safetensors file'): load_root(tmp_path / 'x.txt')
 
+@pytest.fixture
+def closed():
+    "A folder that this process may not look into, nor write to, even if it is the superuser's."
+    superuser = not os.geteuid()
+    if superuser: os.seteuid(65534)
+    folder = Path(tempfile.mkdtemp())
+    (folder / 'in').mkdir()
+    folder.chmod(0)
+    yield folder
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+    if superuser: os.seteuid(0)
+
+UNUSABLE = {'nobody': '~nobody-of-this-name/x', 'long': 'x' * 300, 'null': 'a\0b', 'surrogate': 'a\ud800', 'empty': ''}
+
+@pytest.mark.parametrize('path', UNUSABLE.values(), ids=UNUSABLE)
+def test_text_that_is_no_path(path):
+    arch = get_arch('Ti1')
+    for use in (load_root, read_checkpoint, lambda p: export_model(p, 'safetensors', arch, {'block_0': {}}, 32, ['a'])):
+        with pytest.raises(InputError, match='is no path that can be used'): use(path)
+
+def test_a_closed_folder(closed):
+    arch = get_arch('Ti1')
+    for path in (closed, closed / 'in', closed / 'in' / 'x.npz'):
+        with pytest.raises(InputError, match='can(not)? be (read|used)'): load_root(path)
+        with pytest.raises(InputError, match='can(not)? be (written|used)'): export_model(path, 'safetensors', arch, {'block_0': {}}, 32, ['a'])
+    closed.chmod(0o500)
+    with pytest.raises(InputError, match='cannot keep downloads'): download('http://127.0.0.1:9/x.npz', closed)
+    with pytest.raises(InputError, match='cannot be written'): export_model(closed / 'x', 'safetensors', arch, {'block_0': {}}, 32, ['a'])
+
+@pytest.mark.parametrize('size', ['32', 32.0, 48.0, None, True, 0, -16, 16 * 10 ** 6])
+def test_image_sizes_that_are_none(size):
+    for spec in ('random:Ti1', 'Ti3-glyphs'):
+        with pytest.raises(InputError, match='image_size = .*: must be a whole number of pixels from 1 to 4096'): load_root(spec, image_size=size)
+
+@pytest.mark.parametrize('address', ['https://127.0.0.1:9/é.npz', 'https://ü.example/x.npz', 'https://[::1/x.npz', f"https://{'a' * 70}.invalid/x.npz", 'https://127.0.0.1:99999/x.npz', 'https://127.0.0.1:x/x.npz', 'https://127.0.0.1:9/x.npz'])
+def test_addresses_that_lead_nowhere(monkeypatch, tmp_path, address):
+    monkeypatch.setattr(pretrained, 'cache_folder', lambda: tmp_path)
+    with pytest.raises(InputError, match='must be the address of a file|cannot be reached'): load_root(address)
+
 def test_altered_files_are_refused_or_read(tmp_path):
     "Bytes changed at random, in headers above all, and configurations with values of every type: nothing but InputError comes of it."
     rng, outcomes = np.random.default_rng(0), []
@@ -236,17 +316,24 @@ def test_altered_files_are_refused_or_read(tmp_path):
     assert 20 < sum(outcomes) < len(outcomes) - 60
 
 class Files(BaseHTTPRequestHandler):
-    "Serves a dictionary of paths to bytes, as a bucket or the hub does, and counts."
+    "Serves a dictionary of paths to bytes, as a bucket or the hub does, or to another address. Counts. A path with 'cut' gives half of it, one with 'long' more than it announces."
     def __init__(self, files, asked, *args): self.files, self.asked = files, asked; super().__init__(*args)
     def log_message(self, *_): pass
     def do_GET(self, body=True):
         self.asked.append(f'{self.command} {self.path}')
         content = self.files.get(self.path)
+        if isinstance(content, str): self.send_response(302); self.send_header('Location', content); self.send_header('Content-Length', 0); self.end_headers(); return
         self.send_response(200 if content is not None else 404)
-        self.send_header('Content-Length', len(content or b'')); self.send_header('ETag', f'"{crc32(content or b"")}"'); self.send_header('X-Repo-Commit', 'c' * 40)
+        if not (body and 'long' in self.path): self.send_header('Content-Length', len(content or b''))
+        self.send_header('ETag', f'"{crc32(content or b"")}"'); self.send_header('X-Repo-Commit', 'c' * 40)
         if content is None: self.send_header('X-Error-Code', 'EntryNotFound' if self.path.startswith('/own/') else 'RepoNotFound')
         self.end_headers()
-        if body: self.wfile.write(content or b'')
+        if not body: return
+        self.wfile.write((content or b'')[:len(content or b'') // 2 if 'cut' in self.path else None])
+        if 'long' not in self.path: return
+        try: [self.wfile.write(bytes(2 ** 20)) for _ in range(200)]
+        except OSError: return
+        self.asked.append('all of it was taken')
     def do_HEAD(self): self.do_GET(False)
 
 @pytest.fixture
@@ -270,7 +357,7 @@ def test_augreg_by_name(tmp_path, monkeypatch, serve):
     monkeypatch.setattr(pretrained, 'cache_folder', lambda: tmp_path / 'cache')
     root = load_root('augreg:S/32-i21k-none-wd0.1-sd0.0', image_size=64, layers=2)
     assert root.name == 'augreg:S/32-i21k-none-wd0.1-sd0.0' and root.arch == get_arch('S2/32')
-    assert [l.digest for l in root.layers.values()] == [l.digest for l in load_root(tmp_path / 's.npz', 64, 2).layers.values()]
+    assert [l.digest for l in root.layers.values()] == [l.digest for l in load_root(tmp_path / 's.npz', image_size=64, layers=2).layers.values()]
     before = len(asked)
     assert load_root('augreg:S/32-i21k-none-wd0.1-sd0.0').arch == get_arch('S/32') and len(asked) == before
     with pytest.raises(InputError, match='B/32-i21k-none-wd0.1-sd0.0: the file holds another architecture, S/32'): load_root('augreg:B/32-i21k-none-wd0.1-sd0.0')
@@ -281,6 +368,43 @@ def test_augreg_by_name(tmp_path, monkeypatch, serve):
     with pytest.raises(InputError, match='cannot be reached.*give the path'): load_root('augreg:Ti/16-i21k-none-wd0.1-sd0.0')
     assert [p.suffix for p in (tmp_path / 'cache').iterdir() if p.suffix not in ('.lock', '.npz')] == []
 
+def test_a_server_that_sends_more_than_it_announces(tmp_path, serve):
+    "Is left after one byte too many; nothing of it is kept. One that announces nothing is not asked."
+    address, asked = serve({'/long.npz': b'0123456789', '/empty.npz': b''})
+    with pytest.raises(InputError, match='is longer than the 10 bytes'): download(f'{address}/long.npz', tmp_path)
+    with pytest.raises(InputError, match='Content-Length is 0'): download(f'{address}/empty.npz', tmp_path)
+    assert asked == ['HEAD /long.npz', 'GET /long.npz', 'HEAD /empty.npz'] and not [p for p in tmp_path.iterdir() if p.suffix != '.lock']
+
+def test_where_a_server_may_send_us(tmp_path, serve):
+    "From http on to http; from https (here: a request that says it is one) to nothing less; to files and ftp never."
+    address, asked = serve({'/here.npz': b'content'})
+    first, _ = serve({'/x.npz': f'{address}/here.npz', '/ftp.npz': 'ftp://127.0.0.1:9/x.npz', '/file.npz': 'file:///etc/passwd'})
+    assert download(f'{first}/x.npz', tmp_path).read_bytes() == b'content'
+    for name in ('ftp', 'file'):
+        with pytest.raises(InputError, match='it answers 302'): download(f'{first}/{name}.npz', tmp_path)
+    request = urllib.request.Request('https://example.org/x.npz')
+    follow = lambda to: downloads._NeverToLess().redirect_request(request, None, 302, 'Found', {}, to)
+    assert follow('https://example.com/y.npz').full_url == 'https://example.com/y.npz'
+    with pytest.raises(urllib.error.HTTPError, match='sends us to http://example.org/x.npz, which is not https'): follow('http://example.org/x.npz')
+
+def test_a_wrong_file_in_the_cache(tmp_path, monkeypatch, serve):
+    "What a captive portal gave is there to stay: the message says what to do, and that helps."
+    name = 'S_32-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0.npz'
+    address, asked = serve(files := {f'/{name}': b'<html>Welcome to our hotel</html>'})
+    monkeypatch.setattr(pretrained, 'AUGREG_FILES', f'{address}/')
+    monkeypatch.setattr(pretrained, 'cache_folder', lambda: tmp_path)
+    for _ in range(2):
+        with pytest.raises(InputError, match='is not a NumPy archive.*delete .*npz, and it is fetched again') as e: load_root('augreg:S/32-i21k-none-wd0.1-sd0.0')
+    np.savez(tmp_path / 's.npz', **augreg_arrays(get_arch('S/32'), 32))
+    files[f'/{name}'] = (tmp_path / 's.npz').read_bytes()
+    os.unlink(str(e.value).split('delete ')[1].split(', and')[0])
+    assert load_root('augreg:S/32-i21k-none-wd0.1-sd0.0').arch == get_arch('S/32')
+    before = len(asked)
+    with pytest.raises(InputError, match='layers = 13: must be .* from 1 to 12'): load_root('augreg:B/32-i21k-none-wd0.1-sd0.0', layers=13)
+    for spec in ('gs://x/pytorch_model.bin', 'https://127.0.0.1:9/model.safetensors'):
+        with pytest.raises(InputError, match='by its address a .npz'): load_root(spec)
+    assert len(asked) == before
+
 def test_a_bucket_by_its_address(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(pretrained, 'download', lambda url, folder: asked.append(url) or tmp_path / 'none.npz')
@@ -289,6 +413,7 @@ def test_a_bucket_by_its_address(monkeypatch, tmp_path):
     assert set(asked) == {'https://storage.googleapis.com/vit_models/augreg/x.npz'}
 
 HUB = """
+import time; time.sleep = lambda seconds: None   # between the library's attempts
 from munet_nb import load_root
 from munet_nb.checks import InputError
 import sys
@@ -301,16 +426,18 @@ def test_hub(tmp_path, serve):
     "From a hub: what is wanted of one revision; again from the cache, without it; what it does not have, by name."
     torch_vit().save_pretrained(tmp_path / 'm')
     files = {f'/own/model/resolve/{rev}/{n}': (tmp_path / 'm' / n).read_bytes() for rev in ('main', 'c' * 40) for n in ('config.json', 'model.safetensors')}
-    files |= {f'/own/{rest}/resolve/main/config.json': b'{"model_type": "vit"}' for rest in ('code',)}
+    files |= {f'/own/{rest}/resolve/main/config.json': b'{"model_type": "vit"}' for rest in ('code', 'cut')}
+    files |= {f"/own/cut/resolve/{'c' * 40}/model.safetensors": bytes(2_000_000)}
     address, asked = serve(files)
     def roots(*specs, **env):
         out = subprocess.run([sys.executable, '-c', HUB, *specs], capture_output=True, text=True, env={**os.environ, 'HF_ENDPOINT': address, 'HF_HOME': str(tmp_path / 'hf'), 'HF_HUB_DISABLE_XET': '1', **env})
         assert out.returncode == 0, out.stderr
         return out.stdout.splitlines()
-    arch, code, missing, bad = roots('hf:own/model', 'hf:own/code', 'hf:other/model', 'hf:../x')
+    arch, code, missing, bad, cut = roots('hf:own/model', 'hf:own/code', 'hf:other/model', 'hf:../x', 'hf:own/cut')
     assert arch == 'Ti1-erf-eps1e-12'
     assert 'has no model.safetensors' in code and 'save_pretrained' in code
     assert 'hf:other/model: config.json cannot be had from the hub' in missing and 'hf:OWNER/MODEL' in bad
+    assert 'cannot be had from the hub' in cut and '/cut' in cut
     again, new = roots('hf:own/model', 'hf:own/new', HF_HUB_OFFLINE='1')
     assert again == arch and 'hf:own/new: config.json cannot be had' in new and 'Without a network' in new
 
@@ -325,7 +452,7 @@ def system(tmp_path_factory):
     task = task_from_arrays('stripes', ((rng.integers(0, 60, (60, 40, 40, 3)) + labels[:, None, None, None] * 90).astype('uint8'), labels), classes=['dark', 'gray', 'light'])
     folder = tmp_path_factory.mktemp('runs') / 'run'
     config = Config(children_per_task=1, children_per_generation=1, task_iterations=1, mutation_prob=0., auto_tune=False, training=TrainingSettings(16, 2, 1, 2), defaults=HParams(image_size=28, lr=.1, area_min=1.))
-    with Evolution.create(folder, load_root('random:Ti2/14-erf-eps1e-12', 28), [task], config) as evo: evo.run()
+    with Evolution.create(folder, load_root('random:Ti2/14-erf-eps1e-12', image_size=28), [task], config) as evo: evo.run()
     return System.open(folder)
 
 def changed(system, change):
@@ -365,7 +492,7 @@ def test_export_of_a_system(system, tmp_path, change):
     x = transformers.AutoImageProcessor.from_pretrained(tmp_path / 'hf')(list(small), return_tensors='pt')
     with torch.no_grad(): np.testing.assert_allclose(softmax(model(**x).logits.numpy()), system.predict('stripes', small), atol=1e-5)
     for again in ('hf', 'safetensors'):
-        root = load_root(tmp_path / again, 28)
+        root = load_root(tmp_path / again, image_size=28)
         assert [l.digest for l in root.layers.values()] == list(system.models['stripes'].digests[:-1]) and root.arch == get_arch(f'Ti{1 if change == "one block" else 2}/14-erf-eps1e-12')
 
 def served(folder):
@@ -386,8 +513,34 @@ def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch, format):
         Path(path).write_bytes(b'half')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(export_module, 'save_file', full)
-    with pytest.raises(InputError, match='out: cannot be written.*No space left'): system.export('stripes', tmp_path / 'out', format)
+    with pytest.raises(InputError, match='out: cannot be written.*No space left'): system.export('stripes', tmp_path / 'new' / 'deep' / 'out', format)
     assert not list(tmp_path.iterdir())
+
+def test_a_model_that_a_format_cannot_hold_leaves_nothing(system, tmp_path):
+    with pytest.raises(InputError, match='no place for adapter_1'): changed(system, an_adapter).export('stripes', tmp_path / 'new' / 'deep' / 'x')
+    layers = {r.name: system._pool[r.digest].params for r in system.models['stripes'].chain}
+    for format in ('huggingface', 'safetensors'):
+        with pytest.raises(InputError, match='x: cannot be written.*surrogates'): export_model(tmp_path / 'new' / 'x', format, system._arch, layers, 28, ['a', 'b', '\udce4'])
+    assert not list(tmp_path.iterdir())
+
+def test_two_exports_to_one_place(system, tmp_path, monkeypatch):
+    "The one that is there first stays, whole; the other is refused, and leaves nothing."
+    save = export_module.save_file
+    def meanwhile(*args):
+        monkeypatch.setattr(export_module, 'save_file', save)
+        system.export('stripes', tmp_path / 'out', 'safetensors')   # while the first is at work
+        save(*args)
+    monkeypatch.setattr(export_module, 'save_file', meanwhile)
+    with pytest.raises(InputError, match='out: cannot be written'): system.export('stripes', tmp_path / 'out', 'huggingface')
+    assert [p.name for p in tmp_path.iterdir()] == ['out'] and sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['model.json', 'model.safetensors']
+
+def test_an_export_to_where_one_stands(system, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match='is the current directory'): system.export('stripes', '.', 'safetensors')
+    system.export('stripes', 'x', 'safetensors')
+    assert os.getcwd() == str(tmp_path) and len(list((tmp_path / 'x').iterdir())) == 2
+    (tmp_path / 'usual').mkdir()
+    assert (tmp_path / 'x').stat().st_mode == (tmp_path / 'usual').stat().st_mode
 
 def test_an_export_replaces_nothing(system, tmp_path):
     (tmp_path / 'letter.txt').write_text('dear')

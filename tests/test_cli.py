@@ -172,7 +172,7 @@ def test_a_hugging_face_directory_from_the_command_line_and_moved_before_a_resum
 
 def test_the_papers_presets_start_from_the_papers_roots(folders, tmp_path, capsys, monkeypatch):
     asked = []
-    def load(*args): asked.append(args); raise InputError('no network here')
+    def load(spec, *, layers, image_size): asked.append((spec, image_size, layers)); raise InputError('no network here')
     monkeypatch.setattr('munet_nb.cli.load_root', load)
     evolve = ['evolve', '--run', str(tmp_path / 'run'), '--folder', str(folders / 'odd')]
     for args in ([], ['--preset', 'characters'], ['--preset', 'vit'], ['--preset', 'decathlon', '--layers', '6'], ['--preset', 'vit', '--root', 'random:Ti']): assert main([*evolve, *args]) == 2
