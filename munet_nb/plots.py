@@ -86,8 +86,11 @@ def task_colors(tasks: Sequence[str]) -> dict[str | None, str]:
     return {**dict(zip(tasks, colors)), None: ROOT_COLOR}
 
 def _label(task: str) -> str:
-    "A task's name without its collection, and with no dollar taken for mathematics."
-    return task.split('/')[-1].replace('$', r'\$')
+    "A task's name without its collection, shortened, and with no dollar taken for mathematics."
+    name = task.split('/')[-1]
+    return _plain(name if len(name) <= 24 else name[:23] + '…')
+
+def _plain(text: str) -> str: return text.replace('$', r'\$')
 
 def _ink(color: str) -> str:
     "Black or white, whichever reads better on `color`."
@@ -101,7 +104,7 @@ _PADS = (.72, .5, .15, .32)   # inches left free for labels: left, below, right,
 def _picture(width, height, theme: Theme, rows=1, columns=1, pads=_PADS, gaps=(.55, .62), handles=(), title=None) -> tuple[Picture, np.ndarray]:
     "An empty picture with a legend aside, and its axes, (rows, columns). Sizes in inches are given, since a layout engine would draw everything twice to find them."
     aside = .5 + _LETTER * max([len(h.get_label()) for h in handles], default=0) if handles else 0
-    (left, below, right, above), (across, down) = pads, gaps
+    (left, below, right, above), (across, down), height = pads, gaps, max(height, .4 + .175 * (len(handles) + 1) if handles else 0)
     w, h = (width - left - right - aside - across * (columns - 1)) / columns, (height - below - above - down * (rows - 1)) / rows
     fig = Picture(figsize=(width, height), facecolor=theme.page)
     axs = fig.subplots(rows, columns, squeeze=False, gridspec_kw=dict(left=left / width, right=1 - (right + aside) / width, bottom=below / height, top=1 - above / height, wspace=across / w, hspace=down / h))
@@ -118,7 +121,14 @@ def _longest(texts, least=0) -> float:
     "Inches that the longest of some labels takes."
     return _LETTER * max([least, *map(len, texts)])
 
-def _swatches(colors, tasks) -> list: return [Patch(facecolor=colors[t], label=_label(t)) for t in tasks]
+def _swatches(colors, tasks) -> list:
+    numbers = {t: i + 1 for i, t in enumerate(colors)}
+    return [Patch(facecolor=colors[t], label=f'{numbers[t]} {_label(t)}') for t in tasks]
+
+def _nothing(ax, theme: Theme):
+    "Say that there is nothing to see yet."
+    ax.set_axis_off()
+    ax.text(.5, .5, 'nothing yet', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
 
 def _whole(*axes):
     "Ticks at whole numbers."
@@ -154,7 +164,7 @@ def _models(records, state) -> dict[str, Model]:
 
 def _grid(records, state, theme) -> _Grid:
     models = _models(records, state)
-    rows = _rows(models.values()) if models else []
+    rows = _rows([state.root, *models.values()]) if models else []   # the root's, for a block that no task kept
     heights = [_HEIGHT[layer_kind(n)] for n in rows]
     return _Grid(models, rows, dict(zip(rows, np.cumsum([0, *heights]))), sum(heights), task_colors(list(state.tasks)), {t: i + 1 for i, t in enumerate(state.tasks)}, theme, 8 if len(rows) <= 24 else 6)
 
@@ -193,7 +203,6 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     pads = (.15 + _longest(g.rows), .15 + (.64 * _longest(names) if many else .2), .1, .32 if n > 3 else .48)
     fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme, pads=pads, handles=_architecture_handles(g, state) if n else (), title='layer trained by')
     ax, users = axs[0, 0], users_of_models(g.models.values())
-    if not n: ax.text(.5, .5, 'No model was trained yet.', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
     _bands(ax, g)
     for x, (task, model) in enumerate(g.models.items()):
         _column(ax, g, x, task, model)
@@ -205,6 +214,7 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     ax.set_yticklabels(g.rows, fontsize=g.font)
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
+    if not n: _nothing(ax, theme)
     if n: ax.set_title('test accuracy above,' + ('\n' if n <= 3 else ' ') + 'parameters charged below', fontsize=9)
     return fig
 
@@ -256,7 +266,8 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     ax.set(yticks=range(len(g.rows)), yticklabels=g.rows, xticks=[], ylim=(-.6, len(g.rows) + 2.2)); ax.margins(x=.08)
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
-    ax.set_title(f'{len(layers)} distinct layers, {sum(r.n_params for r in layers.values()) / 1e6:.2f} M parameters, serve {n} ' + ('task' if n == 1 else 'tasks'), fontsize=9)
+    if not n: _nothing(ax, theme)
+    else: ax.set_title(f'{len(layers)} distinct layers, {sum(r.n_params for r in layers.values()) / 1e6:.2f} M parameters, serve {n} ' + ('task' if n == 1 else 'tasks'), fontsize=9)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-021
@@ -313,7 +324,7 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
     paint = matplotlib.colors.LinearSegmentedColormap.from_list('flow', [theme.page, theme.much])
     titles, formats = ('share of parameters, by who trained them', 'number of ancestors, by their task'), ('{:.0%}', '{:.0f}')
     for ax, table, title, form in zip(axs[0], tables, titles, formats):
-        if not n: continue
+        if not n: _nothing(ax, theme); continue
         values, top = table.to_numpy(float), max(float(table.to_numpy().max()), 1e-9)
         ax.imshow(values, cmap=paint, vmin=0, vmax=top, aspect='auto')
         for (i, j), v in np.ndenumerate(values):
@@ -322,7 +333,7 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
         ax.set_xticklabels(map(_label, table.columns), rotation=45, ha='right', rotation_mode='anchor', fontsize=7.5)
         ax.set_yticklabels(map(_label, table.index), fontsize=7.5)
         ax.set_title(title, fontsize=9, y=1); ax.tick_params(length=0)
-    axs[0, 0].set_ylabel('the model of'); axs[0, 0].set_xlabel('comes from'); axs[0, 1].set_xlabel('comes from')
+    if n: axs[0, 0].set_ylabel('the model of'); axs[0, 0].set_xlabel('comes from'); axs[0, 1].set_xlabel('comes from')
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-028
@@ -344,9 +355,9 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
                 x += 1
                 if r['best']: line.append((x, r['best']['score']))
         if line: ax.step(*zip(*line), where='mid', color=colors[task], linewidth=1)
-        ax.set_ylabel(_label(task)); _whole(ax.xaxis)
+        ax.set_ylabel(f'{_label(task)}\nscore'); _whole(ax.xaxis)
     for ax in axs.flat[max(len(children) - columns, 0):]: ax.set_xlabel('generation of the task')
-    axs[0, 0].set_title('score of every child (filled: accepted) and the best so far', fontsize=9, y=1, loc='left', color=theme.ink)
+    axs[0, 0].set_title('every child (filled: accepted), and the best model at that time', fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-032
@@ -365,6 +376,7 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
             some = [(x, -y, True) for x, y, id in points if (id in kept) == is_kept]
             _dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
     ax.set(xlabel='parameters charged (millions)', ylabel='validation accuracy'); ax.grid(alpha=.3)
+    if not found: _nothing(ax, theme)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-034
@@ -404,7 +416,7 @@ def plot_running(evaluations: Mapping[int, Sequence[float]], # child -> validati
     ax = axs[0, 0]
     paint = matplotlib.colormaps['viridis'](np.linspace(.1, .9, max(len(evaluations), 1)))
     for color, (child, e) in zip(paint, sorted(evaluations.items())): ax.plot(range(1, len(e) + 1), e, marker='.', color=color, label=f'child {child}')
-    ax.set(xlabel='segment', ylabel='validation accuracy', xlim=(.5, segments + .5)); ax.set_title(title, fontsize=9)
+    ax.set(xlabel='segment', ylabel='validation accuracy', xlim=(.5, segments + .5)); ax.set_title(_plain(title), fontsize=9)
     _whole(ax.xaxis)
     if evaluations and len(evaluations) <= 10: ax.legend(fontsize=7, labelcolor=theme.ink, facecolor=theme.page, edgecolor=theme.faint, loc='lower right')
     return fig
@@ -422,6 +434,7 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     state = state_of(records)
     colors, models, moved = task_colors(list(state.tasks)), kept_models(state), list(hyperparameter_table(records).columns)
     fig, axs = _small_multiples(max(len(moved), 1), theme, _swatches(colors, models))
+    if not moved: _nothing(axs[0], theme)
     for ax, name in zip(axs, moved):
         ways = {t: [getattr(a.hparams, name) for a in reversed(state.lineage(m))] for t, m in models.items()}
         ladder = sorted({v for way in ways.values() for v in way})

@@ -101,7 +101,7 @@ class _Controls:
         self.bar, self.left = W.FloatProgress(0, min=0, max=1, layout=W.Layout(width='140px')), W.HTML().add_class('munet-left')
         self.scale = _number(self.evo.config.scale_factor, .001, 'scale factor', '150px')
         self.mu = _number(self.evo.config.mutation_prob, 0, 'mutation probability', '200px')
-        self.change_button = _button('Change', 'check', 'from the next generation on; the journal tells', lambda: self.change(scale_factor=self.scale.value, mutation_prob=self.mu.value))
+        self.change_button = _button('Change', 'check', 'from the next generation on; the journal tells', self._change_what_differs)
         self.source = W.Text(placeholder='image folder, tfds:NAME or hf:NAME', layout=W.Layout(width='256px'))
         self.add_button = _button('Add task', 'plus', 'a new task joins the system', lambda: self.add_task(self.source.value))
         self.curves = W.Image(format='png', layout=W.Layout(display='none', max_width='46%')).add_class('munet-curves')
@@ -115,6 +115,15 @@ class _Controls:
         self.step_button.disabled, self.pause_button.disabled, self.stop_button.disabled = done or running, not running or not until, not running or self._stop
         self.iteration_button.disabled, self.run_button.disabled = (done or running and until == goal for goal in ('task iteration', 'end'))
         if not running: self.bar.value, self.left.value = 0, self._to_go()
+
+    def _show_config(self):
+        "Show the values that are in force, unless they are shown already: a value that is being typed stays."
+        now = {'scale_factor': self.evo.config.scale_factor, 'mutation_prob': self.evo.config.mutation_prob}
+        if now != self._in_force: self._in_force, self.scale.value, self.mu.value = now, *now.values()
+
+    def _change_what_differs(self):
+        wanted = {'scale_factor': self.scale.value, 'mutation_prob': self.mu.value}
+        self.change(**{k: v for k, v in wanted.items() if v != getattr(self.evo.config, k)})
 
     def _to_go(self) -> str:
         n = generations_left(self.evo.state, self.evo.config)
@@ -144,11 +153,13 @@ class _Views:
         beside = {'Lineage': self.task, 'Leaderboard': self.sort}
         self.tabs = W.Tab([W.VBox([beside[n], v]) if n in beside else v for n, v in self.views.items()], titles=TABS)
         for control, trait in ((self.slider, 'value'), (self.task, 'value'), (self.sort, 'value'), (self.tabs, 'selected_index')): control.observe(lambda change: self._look(), trait)
-        self._seeing = [_row(self.play, self.slider, self.moment), self.tabs]
+        again = [] if self.evo else [_button('Refresh', 'refresh', 'what the run has done meanwhile', self.refresh)]
+        self._seeing = [_row(self.play, self.slider, *again, self.moment), self.tabs]
 
     def _take_in(self, follow: bool = False):
         "Take in what is new in the journal; follow it, if its end was looked at."
         with self._lock:
+            if self._run: self.history.records.extend(self._run.records()[len(self.history.records):])
             at_end = follow or self.slider.value == self.slider.max
             self.history.update()
             tasks = ['all tasks', *self.history.at(len(self.history)).state.tasks]
@@ -168,9 +179,9 @@ class _Views:
     def _name_moment(self): self.moment.value = html.escape(' '.join(journal_table(self.history.at(self.slider.value), 1).loc[0, ['task', 'what']]))
 
     def refresh(self):
-        "Take in what is new in the journal, and draw. After steps from Python, this brings the panel up to date."
+        "Take in what is new in the journal, and draw. After steps from Python, or of another process, this brings the panel up to date."
         self._take_in()
-        if self.evo: self._enable()
+        if self.evo: self._enable(); self._show_config()
         self.draw()
 
 # %% ../nbs/13_widgets.ipynb #cell-012
@@ -195,7 +206,9 @@ class _Drawing:
 
     def _draw_curves(self):
         "Draw the validation curves of the generation that runs or ran last."
-        if self._live: self.curves.value, self.curves.layout.display = _png(plot_running(*self._live, self.theme)), ''
+        try:
+            if self._live: self.curves.value, self.curves.layout.display = _png(plot_running(*self._live, self.theme)), ''
+        except Exception as e: self._failed('The curves cannot be drawn', e)   # training goes on
 
     def _if_time(self, draw: Callable):
         "Draw while training, if all drawing takes at most a twentieth of the time since the worker began; what is left out is drawn at its end."
@@ -212,6 +225,7 @@ class _Worker:
            ):
         "Step in the background."
         if until not in ('generation', 'task iteration', 'end'): raise InputError(f"until = {until!r}: must be 'generation', 'task iteration' or 'end'")
+        self._check_search()
         with self._lock:
             self.answer('')
             if self.evo.done and not self.running: self.say('This search is done. A new task can still join it.'); return
@@ -221,6 +235,7 @@ class _Worker:
 
     def pause(self):
         "Stop after the running generation."
+        self._check_search()
         with self._lock:
             self._until = None
             if self.running: self.say('pausing after this generation ...')
@@ -228,6 +243,7 @@ class _Worker:
 
     def stop(self):
         "Stop at the next evaluation; the running generation is thrown away."
+        self._check_search()
         with self._lock:
             self._until, self._stop = None, True
             if self.running: self.say('stopping at the next evaluation ...')
@@ -247,9 +263,11 @@ class _Worker:
 class _Requests:
     def change(self, **values):
         "As `Evolution.change`, after the running generation."
-        what = ', '.join(f'{k} = {v:g}' for k, v in values.items())
-        def act(): self.evo.change(**values); self.answer(f'changed: {what}')
-        self._ask(act, f'changing {what}')
+        what = ', '.join(f'{k} = {v}' for k, v in values.items())
+        def act():
+            if values: self.evo.change(**values); self._show_config()
+            self.answer(f'changed: {what}' if values else 'these values are in force already')
+        self._ask(act, f'changing {what}'.strip())
 
     def add_task(self, source: str # an image folder, 'tfds:NAME' or 'hf:NAME'
                 ):
@@ -263,10 +281,14 @@ class _Requests:
         self._ask(act, f'adding {source or "a task"}')
 
     def _ask(self, act: Callable, what: str):
+        self._check_search()
         with self._lock:
             self._asked.append((act, what))
             self.answer(f'{what} after this generation ...' if self.running else f'{what} ...')
             self._start()
+
+    def _check_search(self):
+        if not self.evo: raise InputError('this panel only looks at a run; Dashboard(Evolution.resume(...)) goes on with one')
 
     def _failed(self, what, error): self.answer(f'{what}: ' + (str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'), error=True)
 
@@ -291,9 +313,9 @@ class _Loop:
         while self._goes_on():
             try: self._generation()
             except _StopNow: self._until = None; self.say('stopped; the running generation was thrown away, the run goes on from the one before it')
-            except Exception as e:   # the page must tell, whatever it is
+            except BaseException as e:   # the page must tell, whatever it is
                 self._until = None
-                self.say(f'{type(e).__name__}: {e}. The run is as it was before this generation; close the search and resume it to go on.', error=True)
+                self.say(f'{type(e).__name__}: {e}. The run is as it was before this generation, which Step or Run would try again.', error=True)
         self._draw_curves()
         self.refresh()
 
@@ -324,14 +346,15 @@ class _Loop:
 # %% ../nbs/13_widgets.ipynb #cell-018
 class Dashboard(_Controls, _Views, _Drawing, _Worker, _Requests, _Loop):
     "A panel over a search: step it, run it, change it, and look at any moment of it. Display it as the last line of a cell."
-    def __init__(self, evo: Evolution | None, history: History | None = None, theme: Theme = LIGHT):
-        self.evo, self.theme = evo, theme
-        self.history = history or History(evo.records)
+    def __init__(self, search: Evolution | RunDir, theme: Theme = LIGHT):
+        self.evo, self._run = (None, search) if isinstance(search, RunDir) else (search, None)   # something to step, or to look at only
+        evo, self.theme, self._in_force = self.evo, theme, None
+        self.history = History(evo.records if evo else self._run.records())
         self.running, self._asked, self._until, self._stop, self._worker = False, [], None, False, None   # whether the worker works; what it is to do between generations; its goal; a wish
         self.training = self.drawing = self._began = self._cost = 0.   # seconds: of the worker's last run, spent on either; when it began; of the last drawing
         self._live, self._drawn, self._following, self._lock = None, {}, False, threading.RLock()
         self._make_views()
-        if evo: self._make_controls(); self._enable()
+        if evo: self._make_controls(); self._enable(); self._show_config()
         machine = [W.HTML(f'<span style="opacity:.7">trains on {html.escape(accelerator())}</span>')] if evo else []
         self.panel = W.VBox([W.HTML(_STYLE), *(self._doing if evo else [self.notice]), *self._seeing, *machine])
         self.panel.add_class('munet')
@@ -344,9 +367,9 @@ class Dashboard(_Controls, _Views, _Drawing, _Worker, _Requests, _Loop):
     def open(cls, path: str | Path, # a run directory
              theme: Theme = LIGHT) -> 'Dashboard':
         "A panel that only looks: at a finished run, or one that another process works on. Needs neither its data nor an accelerator."
-        records = RunDir(path).records()
-        open_records(records)
-        return cls(None, History(records), theme)
+        run = RunDir(path)
+        open_records(run.records())
+        return cls(run, theme)
 
     def _repr_mimebundle_(self, **options):
         return {**self.panel._repr_mimebundle_(**options), 'text/plain': 'A panel, which lives in a running notebook: run this cell to see it.'}
