@@ -139,7 +139,7 @@ def _evolve(args):
         if name not in {t.name for t in tasks}: raise unknown('task to be private', name, [t.name for t in tasks])
     tasks = [replace(t, private=t.name in args.private) for t in tasks]
     if not tasks: raise InputError('no tasks: give at least one of --benchmark, --folder, --idx, --tfds, --hf')
-    spec, layers = (args.root, None) if args.root else PAPER_ROOTS.get(args.preset or args.benchmark, ('Ti3-glyphs', None))
+    spec, layers = (args.root, None) if args.root is not None else PAPER_ROOTS.get(args.preset or args.benchmark, ('Ti3-glyphs', None))
     _run(Evolution.create(args.run, load_root(spec, layers=args.layers or layers, image_size=config.defaults.image_size), tasks, config))
 
 def _resume(args):

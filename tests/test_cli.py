@@ -175,6 +175,6 @@ def test_the_papers_presets_start_from_the_papers_roots(folders, tmp_path, capsy
     def load(spec, *, layers, image_size): asked.append((spec, image_size, layers)); raise InputError('no network here')
     monkeypatch.setattr('munet_nb.cli.load_root', load)
     evolve = ['evolve', '--run', str(tmp_path / 'run'), '--folder', str(folders / 'odd')]
-    for args in ([], ['--preset', 'characters'], ['--preset', 'vit'], ['--preset', 'decathlon', '--layers', '6'], ['--preset', 'vit', '--root', 'random:Ti']): assert main([*evolve, *args]) == 2
-    assert asked == [('Ti3-glyphs', 32, None), ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 32, 3), ('augreg:L/16-i21k-medium2-wd0.03-sd0.1', 384, None), ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', 80, 6), ('random:Ti', 384, None)]
+    for args in ([], ['--preset', 'characters'], ['--preset', 'vit'], ['--preset', 'decathlon', '--layers', '6'], ['--preset', 'vit', '--root', 'random:Ti'], ['--root', '']): assert main([*evolve, *args]) == 2
+    assert asked == [('Ti3-glyphs', 32, None), ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 32, 3), ('augreg:L/16-i21k-medium2-wd0.03-sd0.1', 384, None), ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', 80, 6), ('random:Ti', 384, None), ('', 32, None)]
     assert 'no network here' in capsys.readouterr().err
