@@ -212,7 +212,8 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list, list]]:
     except OSError as e: raise InputError(f'{e.filename}: cannot be read ({e.strerror})') from None
 
 def _folder_split(folder, classes, where):
-    found = [(d / n, c) for c, name in enumerate(classes) for d, _, names in _walk(folder / name) for n in names if Path(n).suffix.lower() in _SUFFIXES]
+    label = {name: c for c, name in enumerate(classes)}   # a split need not have a folder of every class
+    found = [(d / n, label[name]) for name in next(_walk(folder))[1] for d, _, names in _walk(folder / name) for n in names if Path(n).suffix.lower() in _SUFFIXES]
     found.sort(key=lambda pc: hashlib.sha256(os.fsencode(pc[0].relative_to(folder).as_posix())).digest())
     pixels = 0
     for path, _ in found:

@@ -138,6 +138,8 @@ def test_split_folders_go_by_their_usual_names_and_nothing_is_left_out_in_silenc
     assert t.classes == ('a', 'b') and (len(t.train), len(t.validation), len(t.test)) == (8, 8, 8)
     for name, dirs in dict(no_train=('validation/a', 'test/a'), extra=('train/a', 'train/b', 'holdout/a')).items():
         with pytest.raises(InputError, match='nothing else'): load_folder(folder_of(tmp_path / name, *dirs))
+    partly = load_folder(folder_of(tmp_path / 'partly', 'train/a', 'train/b', 'test/b', n=40))
+    assert len(partly.test) == 40 and set(partly.test.labels) == {1}, 'a split need not have every class'
     vehicles = load_folder(folder_of(tmp_path / 'vehicles', 'train', 'plane', n=40))
     assert vehicles.classes == ('plane', 'train'), 'a class may be called train'
     flat = tmp_path / 'flat'; flat.mkdir(); Image.new('L', (8, 8)).save(flat / '1.png')
