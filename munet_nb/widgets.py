@@ -116,15 +116,6 @@ class _Controls:
         self.iteration_button.disabled, self.run_button.disabled = (done or running and until == goal for goal in ('task iteration', 'end'))
         if not running: self.bar.value, self.left.value = 0, self._to_go()
 
-    def _show_config(self):
-        "Show the values that are in force, unless they are shown already: a value that is being typed stays."
-        now = {'scale_factor': self.evo.config.scale_factor, 'mutation_prob': self.evo.config.mutation_prob}
-        if now != self._in_force: self._in_force, self.scale.value, self.mu.value = now, *now.values()
-
-    def _change_what_differs(self):
-        wanted = {'scale_factor': self.scale.value, 'mutation_prob': self.mu.value}
-        self.change(**{k: v for k, v in wanted.items() if v != getattr(self.evo.config, k)})
-
     def _to_go(self) -> str:
         n = generations_left(self.evo.state, self.evo.config)
         return f"{n} generation{'s' * (n != 1)} to go" if n else 'every generation is trained'
@@ -261,6 +252,15 @@ class _Worker:
 
 # %% ../nbs/13_widgets.ipynb #cell-016
 class _Requests:
+    def _show_config(self):
+        "Show the values that are in force, unless they are shown already: a value that is being typed stays."
+        now = {'scale_factor': self.evo.config.scale_factor, 'mutation_prob': self.evo.config.mutation_prob}
+        if now != self._in_force: self._in_force, self.scale.value, self.mu.value = now, *now.values()
+
+    def _change_what_differs(self):
+        wanted = {'scale_factor': self.scale.value, 'mutation_prob': self.mu.value}
+        self.change(**{k: v for k, v in wanted.items() if v != getattr(self.evo.config, k)})
+
     def change(self, **values):
         "As `Evolution.change`, after the running generation."
         what = ', '.join(f'{k} = {v}' for k, v in values.items())
