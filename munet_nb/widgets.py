@@ -251,7 +251,7 @@ class _Worker:
         self._enable()
 
 # %% ../nbs/13_widgets.ipynb #cell-016
-class _Requests:
+class _Settings:
     def _show_config(self):
         "Show the values that are in force, unless they are shown already: a value that is being typed stays."
         now = {'scale_factor': self.evo.config.scale_factor, 'mutation_prob': self.evo.config.mutation_prob}
@@ -269,6 +269,8 @@ class _Requests:
             self.answer(f'changed: {what}' if values else 'these values are in force already')
         self._ask(act, f'changing {what}'.strip())
 
+# %% ../nbs/13_widgets.ipynb #cell-017
+class _Requests:
     def add_task(self, source: str # an image folder, 'tfds:NAME' or 'hf:NAME'
                 ):
         "As `Evolution.add_task`, after the running generation."
@@ -305,7 +307,7 @@ class _Requests:
             try: act()
             except Exception as e: self._failed(f'{what} failed', e)   # the page must tell, whatever it is
 
-# %% ../nbs/13_widgets.ipynb #cell-017
+# %% ../nbs/13_widgets.ipynb #cell-018
 class _Loop:
     def _work(self):
         "Do what was asked for, and step until the goal is reached."
@@ -343,8 +345,8 @@ class _Loop:
         self.left.value = f'{(time.perf_counter() - started) * (1 - share) / share:.0f} s left, {self._to_go()}'
         self._if_time(self._draw_curves)
 
-# %% ../nbs/13_widgets.ipynb #cell-018
-class Dashboard(_Controls, _Views, _Drawing, _Worker, _Requests, _Loop):
+# %% ../nbs/13_widgets.ipynb #cell-019
+class Dashboard(_Controls, _Views, _Drawing, _Worker, _Settings, _Requests, _Loop):
     "A panel over a search: step it, run it, change it, and look at any moment of it. Display it as the last line of a cell."
     def __init__(self, search: Evolution | RunDir, theme: Theme = LIGHT):
         self.evo, self._run = (None, search) if isinstance(search, RunDir) else (search, None)   # something to step, or to look at only
