@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROOT_COLOR', 'LIGHT', 'DARK', 'Picture', 'Past', 'state_of', 'History', 'Theme', 'task_colors', 'plot_architectures',
-           'plot_graph', 'plot_lineage', 'knowledge_flow', 'plot_knowledge_flow', 'plot_progress', 'plot_sizes',
-           'plot_learning_curves', 'plot_running', 'hyperparameter_table', 'plot_hyperparameters', 'save_film']
+           'plot_graph', 'plot_lineage', 'knowledge_flow', 'plot_knowledge_flow', 'plot_flow_graph', 'plot_progress',
+           'plot_sizes', 'plot_learning_curves', 'plot_running', 'hyperparameter_table', 'plot_hyperparameters',
+           'plot_tuned_values', 'save_film']
 
 # %% ../nbs/12_plots.ipynb #cell-002
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import pandas as pd
 from matplotlib.animation import PillowWriter
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from .evolution import State, apply_record, kept_models, replay
 from .models import Model, accounted_params, users_of_models
 from .vit import layer_kind
@@ -337,6 +338,27 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-028
+def plot_flow_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
+    "Tasks in a circle around the root, with an arrow to each from every task whose layers it uses."
+    state = state_of(records)
+    shares, colors = knowledge_flow(records)[0], task_colors(list(state.tasks))
+    fig, axs = _picture(6.4, 5.6, theme, pads=(.1, .1, .1, .4))
+    ax, n = axs[0, 0], len(shares)
+    angles = np.pi / 2 - 2 * np.pi * np.arange(n) / max(n, 1)
+    places = {'root': (0., 0.)} | {t: (np.cos(a), np.sin(a)) for t, a in zip(shares.index, angles)}
+    for (taker, giver), share in shares.stack().items():
+        if share < .005 or giver == taker or giver not in places: continue
+        color = colors[None if giver == 'root' else giver]
+        ax.add_patch(FancyArrowPatch(places[giver], places[taker], connectionstyle='arc3,rad=.18', arrowstyle='-|>', mutation_scale=11, shrinkA=9, shrinkB=9, linewidth=.8 + 6 * share, color=color, alpha=.55 if giver == 'root' else .9, zorder=1))
+    for i, (name, (x, y)) in enumerate(places.items()):
+        ax.scatter(x, y, s=230, color=colors[None if name == 'root' else name], edgecolor=theme.ink, linewidth=.8, zorder=2)
+        text = 'root' if name == 'root' else f'{list(state.tasks).index(name) + 1} {_label(name)}'
+        ax.text(1.13 * x, 1.13 * y + (.13 if name == 'root' else 0), text, ha='center' if abs(x) < .3 else 'left' if x > 0 else 'right', va='center', fontsize=8, color=theme.ink, zorder=3)
+    ax.set(xlim=(-1.75, 1.75), ylim=(-1.25, 1.25)); ax.set_axis_off()
+    ax.set_title('whose layers a task uses; the wider, the larger their share of its model', fontsize=9)
+    return fig
+
+# %% ../nbs/12_plots.ipynb #cell-031
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Score of every child and the best so far, per task, over the generations of the whole run."
     state = state_of(records)
@@ -360,7 +382,7 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     axs[0, 0].set_title('every child (filled: accepted), and the best model at that time', fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
 
-# %% ../nbs/12_plots.ipynb #cell-032
+# %% ../nbs/12_plots.ipynb #cell-035
 def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Validation accuracy against the parameters charged, of every accepted model, with the front of each task."
     state = state_of(records)
@@ -379,7 +401,7 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     if not found: _nothing(ax, theme)
     return fig
 
-# %% ../nbs/12_plots.ipynb #cell-034
+# %% ../nbs/12_plots.ipynb #cell-037
 def _small_multiples(n, theme, handles=()):
     columns = max(1, min(4, n))
     rows = max(1, -(-n // columns))
@@ -408,7 +430,7 @@ def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     for ax in axs[::4]: ax.set_ylabel('validation accuracy')
     return fig
 
-# %% ../nbs/12_plots.ipynb #cell-036
+# %% ../nbs/12_plots.ipynb #cell-039
 def plot_running(evaluations: Mapping[int, Sequence[float]], # child -> validation accuracy after each segment so far
                  segments: int, title: str = '', theme: Theme = LIGHT) -> Picture:
     "The validation curves of a generation in training."
@@ -421,7 +443,7 @@ def plot_running(evaluations: Mapping[int, Sequence[float]], # child -> validati
     if evaluations and len(evaluations) <= 10: ax.legend(fontsize=7, labelcolor=theme.ink, facecolor=theme.page, edgecolor=theme.faint, loc='lower right')
     return fig
 
-# %% ../nbs/12_plots.ipynb #cell-039
+# %% ../nbs/12_plots.ipynb #cell-042
 def hyperparameter_table(records: Sequence[Mapping]) -> pd.DataFrame:
     "One row per kept model: the hyperparameters in which any of them differs from the root's."
     state = state_of(records)
@@ -446,7 +468,28 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     for ax in axs[-4:]: ax.set_xlabel('ancestors since the root')
     return fig
 
-# %% ../nbs/12_plots.ipynb #cell-042
+# %% ../nbs/12_plots.ipynb #cell-045
+def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
+    "The distribution of every tuned hyperparameter over all children, with a dot per kept model."
+    state = state_of(records)
+    tried = [c['model']['hparams'] for own in _children(records, state).values() for _, c in own]
+    colors, kept = task_colors(list(state.tasks)), kept_models(state)
+    moved = [k for k in asdict(state.root.hparams) if len({h[k] for h in tried}) > 1]
+    fig, axs = _small_multiples(max(len(moved), 1), theme, _swatches(colors, kept))
+    if not moved: _nothing(axs[0], theme)
+    for ax, name in zip(axs, moved):
+        ladder = sorted({h[name] for h in tried})
+        counts = [sum(h[name] == v for h in tried) for v in ladder]
+        ax.bar(range(len(ladder)), counts, color=theme.faint, width=.7)
+        for at, v in enumerate(ladder):
+            own = [t for t, m in kept.items() if getattr(m.hparams, name) == v]
+            ax.scatter(at + (np.arange(len(own)) - (len(own) - 1) / 2) * .7 / max(len(kept), 1), [counts[at] + .06 * max(counts)] * len(own), s=16, c=[colors[t] for t in own], clip_on=False)
+        ax.set_xticks(range(len(ladder)), [f'{v:g}' if isinstance(v, float) else str(v) for v in ladder], fontsize=6 if len(ladder) > 5 else 7)
+        ax.set_title(name, fontsize=9, y=1.05)
+    for ax in axs[::4]: ax.set_ylabel('children')
+    return fig
+
+# %% ../nbs/12_plots.ipynb #cell-048
 def save_film(records: Sequence[Mapping], path: str | Path, seconds: float = .8, theme: Theme = LIGHT):
     "Write the architectures after every task iteration as an animated GIF, so many seconds each."
     ends = [i + 1 for i, r in enumerate(records) if r['kind'] == 'task_end']

@@ -96,11 +96,11 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     assert [t.inner_text() for t in panel.root.locator('.lm-TabBar-tab').all()][-1] == 'Journal' and re.search('trains on .*(CPU|x[0-9])', panel.root.inner_text())
 
     # Two steps: the count falls, the curves and the architectures change.
-    left, nothing = panel.to_go(), panel.picture()
+    left, before = panel.to_go(), panel.picture()
     panel.step()
     curves = panel.picture('.munet-curves')
     panel.step()
-    panel.new_picture(curves, '.munet-curves'); panel.new_picture(nothing)
+    panel.new_picture(curves, '.munet-curves'); panel.new_picture(before)
 
     # While a generation trains, a click shows what it does within 300 ms: a pause, taken back, and again.
     panel.click('Run'); expect(panel.button('Pause')).to_be_enabled()
@@ -113,10 +113,12 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
 
     # Back to the start and forth again.
     now, moment, slider = panel.text('moment'), panel.root.locator('.munet-moment'), panel.root.locator('.slider-container')
+    def height() -> int: return int.from_bytes(panel.picture()[20:24])   # of a PNG; what has no columns yet is low
+    tall = height()
     panel.root.locator('.noUi-handle').press('Home'); expect(moment).to_have_text('start')
-    wait_for(lambda: panel.picture() == nothing, 30, lambda: 'at the start nothing was kept')
+    wait_for(lambda: height() < tall, 30, lambda: 'at the start there is nothing to see')
     slider.click(position={'x': slider.bounding_box()['width'] - 2, 'y': slider.bounding_box()['height'] / 2}); expect(moment).to_have_text(now)
-    panel.new_picture(nothing)
+    wait_for(lambda: height() >= tall, 30, lambda: 'the system is back')
 
     # Change the scale factor: the journal tells.
     scale = panel.root.locator('input[type=number]').first
