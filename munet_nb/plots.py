@@ -118,9 +118,9 @@ def _picture(width, height, theme: Theme, rows=1, columns=1, pads=_PADS, gaps=(.
     if handles: fig.legend(handles=handles, title=title, loc='upper left', bbox_to_anchor=(1 - (aside + .02) / width, 1 - .2 / height), fontsize=8, title_fontsize=8, frameon=False, labelcolor=theme.ink, alignment='left').get_title().set_color(theme.ink)
     return fig, axs
 
-def _longest(texts, least=0) -> float:
+def _longest(texts) -> float:
     "Inches that the longest of some labels takes."
-    return _LETTER * max([least, *map(len, texts)])
+    return _LETTER * max(map(len, texts), default=0)
 
 def _swatches(colors, tasks) -> list:
     numbers = {t: i + 1 for i, t in enumerate(colors)}
@@ -131,9 +131,9 @@ def _nothing(ax, theme: Theme):
     ax.set_axis_off()
     ax.text(.5, .5, 'nothing yet', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
 
-def _whole(*axes):
+def _whole(axis):
     "Ticks at whole numbers."
-    for axis in axes: axis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
+    axis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
 
 # %% ../nbs/12_plots.ipynb #cell-011
 def _rows(models):
@@ -350,7 +350,7 @@ def plot_flow_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture
         if share < .005 or giver == taker or giver not in places: continue
         color = colors[None if giver == 'root' else giver]
         ax.add_patch(FancyArrowPatch(places[giver], places[taker], connectionstyle='arc3,rad=.18', arrowstyle='-|>', mutation_scale=11, shrinkA=9, shrinkB=9, linewidth=.8 + 6 * share, color=color, alpha=.55 if giver == 'root' else .9, zorder=1))
-    for i, (name, (x, y)) in enumerate(places.items()):
+    for name, (x, y) in places.items():
         ax.scatter(x, y, s=230, color=colors[None if name == 'root' else name], edgecolor=theme.ink, linewidth=.8, zorder=2)
         text = 'root' if name == 'root' else f'{list(state.tasks).index(name) + 1} {_label(name)}'
         ax.text(1.13 * x, 1.13 * y + (.13 if name == 'root' else 0), text, ha='center' if abs(x) < .3 else 'left' if x > 0 else 'right', va='center', fontsize=8, color=theme.ink, zorder=3)
