@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 # %% ../nbs/00_checks.ipynb #cell-004
@@ -36,12 +37,13 @@ def unknown(what: str, name: str, known) -> InputError:
     near = get_close_matches(str(name), known, 1)
     return InputError(f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Allowed: {', '.join(known)}")
 
+@cache
+def _field_names(cls) -> frozenset[str]: return frozenset(f.name for f in fields(cls))
+
 def make(cls, values: Mapping):
     "An instance of the dataclass `cls` with these fields. Raises InputError for an unknown or a missing one."
     if not isinstance(values, Mapping): raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
-    known = [f.name for f in fields(cls)]
-    for name in values:
-        if name not in known: raise unknown(f'field of {cls.__name__}', name, known)
+    for name in values.keys() - _field_names(cls): raise unknown(f'field of {cls.__name__}', name, [f.name for f in fields(cls)])
     try: return cls(**values)
     except TypeError as e: raise InputError(f'{cls.__name__}: {e}') from None
 

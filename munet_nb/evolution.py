@@ -6,8 +6,8 @@
 __all__ = ['PRESETS', 'CHANGEABLE', 'FORMAT', 'Config', 'config_fields', 'with_fields', 'config_to_json', 'config_from_json',
            'preset', 'TaskInfo', 'State', 'next_task', 'segments_left', 'generations_left', 'Generation', 'rng_for',
            'key_for', 'scores_of', 'ask', 'to_model', 'tell', 'best_active', 'end_of_iteration', 'apply_record',
-           'replay', 'open_records', 'kept_models', 'system_table', 'System', 'GenerationReport', 'on_interrupt',
-           'Search', 'SteppedSearch', 'run_to_end', 'Evolution']
+           'replay', 'open_first', 'open_records', 'kept_models', 'system_table', 'System', 'GenerationReport',
+           'on_interrupt', 'Search', 'SteppedSearch', 'run_to_end', 'Evolution']
 
 # %% ../nbs/09_evolution.ipynb #cell-002
 import math
@@ -347,12 +347,16 @@ def replay(records: Iterable[Mapping]) -> State:
 # %% ../nbs/09_evolution.ipynb #cell-025
 FORMAT = 2   # of the journal
 
-def open_records(records: Sequence[Mapping]) -> tuple[State, Arch, Config]:
-    "What a whole journal describes. Raises InputError if it was written in another format or was altered."
-    first = records[0]
+def open_first(first: Mapping) -> tuple[Arch, Config]:
+    "The architecture and the configuration that a journal begins with. Raises InputError if it was written in another format or was altered."
     if first.get('kind') != 'run' or first.get('format') != FORMAT: raise InputError(f"this run's journal has format {first.get('format')!r}: this version reads format {FORMAT}")
     try: arch, config = get_arch(first['arch']), config_from_json(first['config'])
     except (KeyError, TypeError, AttributeError) as e: raise InputError(f"the journal's first record does not describe a run ({type(e).__name__}: {e})") from None
+    return arch, config
+
+def open_records(records: Sequence[Mapping]) -> tuple[State, Arch, Config]:
+    "What a whole journal describes. Raises InputError as `open_first`, or if a record does not fit those before it."
+    arch, config = open_first(records[0])
     state = replay(records)
     return state, arch, with_fields(config, **state.changes)
 

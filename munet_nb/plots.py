@@ -102,19 +102,19 @@ def _ink(color: str) -> str:
 _LETTER = .068   # inches that a letter of 8 points takes
 _PADS = (.72, .5, .15, .32)   # inches left free for labels: left, below, right, above
 
-def _picture(width, height, theme: Theme, rows=1, columns=1, pads=_PADS, gaps=(.55, .62), handles=(), title=None) -> tuple[Picture, np.ndarray]:
-    "An empty picture with a legend aside, and its axes, (rows, columns). Sizes in inches are given, since a layout engine would draw everything twice to find them."
+def _picture(width, height, theme: Theme, rows=1, columns=1, n=None, pads=_PADS, gaps=(.55, .62), handles=(), title=None) -> tuple[Picture, list]:
+    "An empty picture with a legend aside, and its axes, the first n of rows x columns. Sizes in inches are given, since a layout engine would draw everything twice to find them."
     aside = .5 + _LETTER * max([len(h.get_label()) for h in handles], default=0) if handles else 0
     (left, below, right, above), (across, down), height = pads, gaps, max(height, .4 + .175 * (len(handles) + 1) if handles else 0)
     w, h = (width - left - right - aside - across * (columns - 1)) / columns, (height - below - above - down * (rows - 1)) / rows
     fig = Picture(figsize=(width, height), facecolor=theme.page)
-    axs = fig.subplots(rows, columns, squeeze=False, gridspec_kw=dict(left=left / width, right=1 - (right + aside) / width, bottom=below / height, top=1 - above / height, wspace=across / w, hspace=down / h))
-    for ax in axs.flat:
+    grid = fig.add_gridspec(rows, columns, left=left / width, right=1 - (right + aside) / width, bottom=below / height, top=1 - above / height, wspace=across / w, hspace=down / h)
+    axs = [fig.add_subplot(grid[i]) for i in range(n or rows * columns)]
+    for ax in axs:
         ax.set_facecolor(theme.page)
-        ax.tick_params(colors=theme.ink, labelsize=8 if axs.size == 1 else 7)
+        ax.tick_params(colors=theme.ink, labelsize=8 if len(axs) == 1 else 7)
         for name, side in ax.spines.items(): side.set(color=theme.faint, visible=name in ('left', 'bottom'))
-        for text in (ax.title, ax.xaxis.label, ax.yaxis.label): text.set(color=theme.ink, fontsize=9 if axs.size == 1 else 8)
-        if axs.size > 1: ax.locator_params(nbins=4)   # ticks are what drawing many axes costs
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label): text.set(color=theme.ink, fontsize=9 if len(axs) == 1 else 8)
     if handles: fig.legend(handles=handles, title=title, loc='upper left', bbox_to_anchor=(1 - (aside + .02) / width, 1 - .2 / height), fontsize=8, title_fontsize=8, frameon=False, labelcolor=theme.ink, alignment='left').get_title().set_color(theme.ink)
     return fig, axs
 
@@ -130,6 +130,13 @@ def _nothing(ax, theme: Theme):
     "Say that there is nothing to see yet."
     ax.set_axis_off()
     ax.text(.5, .5, 'nothing yet', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
+
+def _ticks(axis, whole: bool = False):
+    "Two or three ticks at round numbers, for one of many axes: a tick that matplotlib places itself takes 1 ms, and that is what such a picture costs."
+    low, high = sorted(axis.get_view_interval())
+    at = next((v for v in (matplotlib.ticker.MaxNLocator(n, integer=whole).tick_values(low, high) for n in (2, 3, 4)) if ((v >= low) & (v <= high)).sum() > 1), np.array([low]))
+    at = [v for v in at if low <= v <= high][:3]
+    axis.set_ticks(at, [f'{v:.6g}' for v in at])
 
 def _whole(axis):
     "Ticks at whole numbers."
@@ -203,7 +210,7 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     names = [f'{g.numbers[t]} {_label(t)}' + (' (so far)' if t not in state.kept else '') for t in g.models]
     pads = (.15 + _longest(g.rows), .15 + (.64 * _longest(names) if many else .2), .1, .32 if n > 3 else .48)
     fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .42 * g.top + 1.6), 12), theme, pads=pads, handles=_architecture_handles(g, state) if n else (), title='layer trained by')
-    ax, users = axs[0, 0], users_of_models(g.models.values())
+    ax, users = axs[0], users_of_models(g.models.values())
     _bands(ax, g)
     for x, (task, model) in enumerate(g.models.items()):
         _column(ax, g, x, task, model)
@@ -255,7 +262,7 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     places, n = _nodes(g), len(g.models)
     users = {d: [t for t in g.models if t in by] for d, by in users_of_models(g.models.values()).items()}
     fig, axs = _picture(min(max(4.8, .95 * n + 2.4), 17), min(max(3, .5 * len(g.rows) + 1.4), 12), theme, pads=(.15 + _longest(g.rows), .1, .77 * _longest(map(_label, g.models)), .32))
-    ax = axs[0, 0]
+    ax = axs[0]
     for i, (task, m) in enumerate(g.models.items()):
         def shift(r): return .05 * (users[r.digest].index(task) - (len(users[r.digest]) - 1) / 2)   # so that lines through the same layer lie side by side
         way = [(places[r.name, r.digest][0] + shift(r), places[r.name, r.digest][1]) for r in m.chain]
@@ -293,7 +300,7 @@ def plot_lineage(records: Sequence[Mapping], task: str | None = None, # whose ke
     ancestors = {a.id for t, m in kept_models(state).items() if task in (None, t) for a in state.lineage(m)}
     at = {c['model']['id']: (i, c['score']) for own in children.values() for i, c in own}
     fig, axs = _picture(8.2, 4, theme, handles=_swatches(colors, children))
-    ax = axs[0, 0]
+    ax = axs[0]
     for t, own in children.items():
         for strong in (False, True):
             some = [c for _, c in own if (c['model']['id'] in ancestors) == strong]
@@ -324,7 +331,7 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
     fig, axs = _picture(2 * (wide + label) + 1, high + .72 * label + .75, theme, 1, 2, pads=(label + .35, .72 * label + .4, .15, .32), gaps=(label + .3, 0))
     paint = matplotlib.colors.LinearSegmentedColormap.from_list('flow', [theme.page, theme.much])
     titles, formats = ('share of parameters, by who trained them', 'number of ancestors, by their task'), ('{:.0%}', '{:.0f}')
-    for ax, table, title, form in zip(axs[0], tables, titles, formats):
+    for ax, table, title, form in zip(axs, tables, titles, formats):
         if not n: _nothing(ax, theme); continue
         values, top = table.to_numpy(float), max(float(table.to_numpy().max()), 1e-9)
         ax.imshow(values, cmap=paint, vmin=0, vmax=top, aspect='auto')
@@ -334,7 +341,7 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
         ax.set_xticklabels(map(_label, table.columns), rotation=45, ha='right', rotation_mode='anchor', fontsize=7.5)
         ax.set_yticklabels(map(_label, table.index), fontsize=7.5)
         ax.set_title(title, fontsize=9, y=1); ax.tick_params(length=0)
-    if n: axs[0, 0].set_ylabel('the model of'); axs[0, 0].set_xlabel('comes from'); axs[0, 1].set_xlabel('comes from')
+    if n: axs[0].set_ylabel('the model of'); axs[0].set_xlabel('comes from'); axs[1].set_xlabel('comes from')
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-028
@@ -343,7 +350,7 @@ def plot_flow_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture
     state = state_of(records)
     shares, colors = knowledge_flow(records)[0], task_colors(list(state.tasks))
     fig, axs = _picture(6.4, 5.6, theme, pads=(.1, .1, .1, .4))
-    ax, n = axs[0, 0], len(shares)
+    ax, n = axs[0], len(shares)
     angles = np.pi / 2 - 2 * np.pi * np.arange(n) / max(n, 1)
     places = {'root': (0., 0.)} | {t: (np.cos(a), np.sin(a)) for t, a in zip(shares.index, angles)}
     for (taker, giver), share in shares.stack().items():
@@ -365,9 +372,8 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     children, colors = _children(records, state), task_colors(list(state.tasks))
     columns = 1 if len(children) <= 6 else 2
     rows = max(1, -(-len(children) // columns))
-    fig, axs = _picture(7 if columns == 1 else 9, max(2, 1.15 * rows + .8), theme, rows, columns, gaps=(.75, .3))
-    for ax in axs.flat[len(children):]: ax.set_visible(False)
-    for ax, (task, own) in zip(axs.flat, children.items()):
+    fig, axs = _picture(7 if columns == 1 else 9, max(2, 1.15 * rows + .8), theme, rows, columns, len(children), gaps=(.75, .3))
+    for ax, (task, own) in zip(axs, children.items()):
         first = {i: n + 1 for n, i in enumerate(dict.fromkeys(i for i, _ in own))}   # generation of the run -> of the task
         _dots(ax, [(first[i], c['score'], c['accepted']) for i, c in own], colors[task], theme)
         x, line = 0, []
@@ -377,9 +383,9 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
                 x += 1
                 if r['best']: line.append((x, r['best']['score']))
         if line: ax.step(*zip(*line), where='mid', color=colors[task], linewidth=1)
-        ax.set_ylabel(f'{_label(task)}\nscore'); _whole(ax.xaxis)
-    for ax in axs.flat[max(len(children) - columns, 0):]: ax.set_xlabel('generation of the task')
-    axs[0, 0].set_title('every child (filled: accepted), and the best model at that time', fontsize=9, y=1, loc='left', color=theme.ink)
+        ax.set_ylabel(f'{_label(task)}\nscore'); _ticks(ax.xaxis, whole=True); _ticks(ax.yaxis)
+    for ax in axs[max(len(children) - columns, 0):]: ax.set_xlabel('generation of the task')
+    axs[0].set_title('every child (filled: accepted), and the best model at that time', fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
 
 # %% ../nbs/12_plots.ipynb #cell-035
@@ -390,7 +396,7 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     found = {t: sorted((c['accounted'] / 1e6, -max(c['model']['evaluations']), c['model']['id']) for _, c in own if c['accepted']) for t, own in _children(records, state).items()}
     found = {t: points for t, points in found.items() if points}
     fig, axs = _picture(7.4, 4, theme, handles=_swatches(colors, found))
-    ax = axs[0, 0]
+    ax = axs[0]
     for task, points in found.items():
         front = [p for i, p in enumerate(points) if all(p[1] < q[1] for q in points[:i])]
         ax.plot([x for x, _, _ in front], [-y for _, y, _ in front], color=colors[task], linewidth=1, zorder=1)
@@ -405,27 +411,25 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
 def _small_multiples(n, theme, handles=()):
     columns = max(1, min(4, n))
     rows = max(1, -(-n // columns))
-    fig, axs = _picture(2.5 * columns + (1.3 if handles else 0), 1.9 * rows + .2, theme, rows, columns, handles=handles)
-    for ax in axs.flat[n:]: ax.set_visible(False)
-    return fig, list(axs.flat)[:n]
+    return _picture(2.5 * columns + (1.3 if handles else 0), 1.9 * rows + .2, theme, rows, columns, n, handles=handles)
 
 def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
-    "Validation accuracy of every child over its segments, per task."
+    "Validation accuracy of children over their segments, per task: 100 of them and the kept model."
     state = state_of(records)
     children, colors, kept = _children(records, state), task_colors(list(state.tasks)), set(state.kept.values())
     fig, axs = _small_multiples(len(children), theme)
     for ax, (task, own) in zip(axs, children.items()):
-        own = [(i, c['model']) for i, c in own]
+        own = [(i, c['model']) for k, (i, c) in enumerate(own) if c['model']['id'] in kept or k * 100 // len(own) > (k - 1) * 100 // len(own)]
         last = max(i for i, _ in own) + 1
         faint, strong = matplotlib.colors.to_rgb(theme.faint), matplotlib.colors.to_rgb(colors[task])
         for bold in (False, True):
             curves = [(i, m['evaluations']) for i, m in own if (m['id'] in kept) == bold]
-            lines = [[*zip(range(1, len(e) + 1), e)] for _, e in curves]
+            lines = [np.column_stack([np.arange(1, len(e) + 1), e]) for _, e in curves]
             ax.add_collection(LineCollection(lines, colors=[(*strong, 1) if bold else (*faint, .25 + .6 * i / last) for i, _ in curves], linewidths=2.2 if bold else .8))
             short = [(e[0], (*strong, 1) if bold else (*faint, .25 + .6 * i / last)) for i, e in curves if len(e) == 1]
             if short: ax.scatter([1] * len(short), [y for y, _ in short], s=8, c=[k for _, k in short])
         ax.autoscale_view()
-        ax.set_title(_label(task), fontsize=9, y=1); _whole(ax.xaxis)
+        ax.set_title(_label(task), fontsize=9, y=1); _ticks(ax.xaxis, whole=True); _ticks(ax.yaxis)
     for ax in axs[-4:]: ax.set_xlabel('segment')
     for ax in axs[::4]: ax.set_ylabel('validation accuracy')
     return fig
@@ -435,7 +439,7 @@ def plot_running(evaluations: Mapping[int, Sequence[float]], # child -> validati
                  segments: int, title: str = '', theme: Theme = LIGHT) -> Picture:
     "The validation curves of a generation in training."
     fig, axs = _picture(5.2, 2.6, theme)
-    ax = axs[0, 0]
+    ax = axs[0]
     paint = matplotlib.colormaps['viridis'](np.linspace(.1, .9, max(len(evaluations), 1)))
     for color, (child, e) in zip(paint, sorted(evaluations.items())): ax.plot(range(1, len(e) + 1), e, marker='.', color=color, label=f'child {child}')
     ax.set(xlabel='segment', ylabel='validation accuracy', xlim=(.5, segments + .5)); ax.set_title(_plain(title), fontsize=9)
@@ -464,7 +468,7 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
             shift = .24 * ((k + .5) / len(ways) - .5)   # so that equal ways lie side by side
             ax.plot(range(len(way)), [ladder.index(v) + shift for v in way], color=colors[t], linewidth=1.4, marker='.', markevery=[len(way) - 1], markersize=9)
         ax.set(yticks=range(len(ladder)), yticklabels=[f'{v:g}' if isinstance(v, float) else str(v) for v in ladder], ylim=(-.5, len(ladder) - .5))
-        ax.set_title(name, fontsize=9, y=1); _whole(ax.xaxis)
+        ax.set_title(name, fontsize=9, y=1); _ticks(ax.xaxis, whole=True)
     for ax in axs[-4:]: ax.set_xlabel('ancestors since the root')
     return fig
 
@@ -485,7 +489,7 @@ def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pictu
             own = [t for t, m in kept.items() if getattr(m.hparams, name) == v]
             ax.scatter(at + (np.arange(len(own)) - (len(own) - 1) / 2) * .7 / max(len(kept), 1), [counts[at] + .06 * max(counts)] * len(own), s=16, c=[colors[t] for t in own], clip_on=False)
         ax.set_xticks(range(len(ladder)), [f'{v:g}' if isinstance(v, float) else str(v) for v in ladder], fontsize=6 if len(ladder) > 5 else 7)
-        ax.set_title(name, fontsize=9, y=1.05)
+        ax.set_title(name, fontsize=9, y=1.05); _ticks(ax.yaxis, whole=True)
     for ax in axs[::4]: ax.set_ylabel('children')
     return fig
 

@@ -6,6 +6,7 @@
 __all__ = ['COLUMNS', 'PICTURES', 'TABS', 'leaderboard', 'journal_table', 'accelerator', 'Dashboard']
 
 # %% ../nbs/13_widgets.ipynb #cell-002
+import gc
 import html
 import os
 import threading
@@ -18,7 +19,7 @@ import ipywidgets as W
 import jax
 import pandas as pd
 from .checks import InputError, unknown
-from .evolution import Evolution, generations_left, open_records, system_table
+from .evolution import Evolution, generations_left, open_first, system_table
 from .plots import LIGHT, History, Picture, Theme, plot_architectures, plot_graph, plot_hyperparameters, plot_knowledge_flow, plot_learning_curves, plot_lineage, plot_progress, plot_running, plot_sizes, state_of
 from .rundir import RunDir
 from .tasks import load_folder, load_hf, load_tfds
@@ -48,9 +49,14 @@ PICTURES: dict[str, Callable] = {'Architectures': plot_architectures, 'Graph': p
                                  'Learning curves': plot_learning_curves, 'Hyperparameters': plot_hyperparameters, 'Knowledge flow': plot_knowledge_flow}
 TABS = (*PICTURES, 'Leaderboard', 'Journal')
 
-def _png(picture: Picture) -> bytes:
-    out = BytesIO()
-    picture.savefig(out, format='png', dpi=90)
+def _png(draw: Callable[..., Picture], *args, **options) -> bytes:
+    "A picture as a file. Its garbage is collected as soon as it is drawn: left to Python, every fourth picture waits 0.2 s for that."
+    collects, out = gc.isenabled(), BytesIO()
+    gc.disable()
+    try: draw(*args, **options).savefig(out, format='png', dpi=90)
+    finally:
+        if collects: gc.enable()
+    gc.collect(0)
     return out.getvalue()
 
 # %% ../nbs/13_widgets.ipynb #cell-007
@@ -150,7 +156,6 @@ class _Views:
     def _take_in(self, follow: bool = False):
         "Take in what is new in the journal; follow it, if its end was looked at."
         with self._lock:
-            if self._run: self.history.records.extend(self._run.records()[len(self.history.records):])
             at_end = follow or self.slider.value == self.slider.max
             self.history.update()
             tasks = ['all tasks', *self.history.at(len(self.history)).state.tasks]
@@ -171,7 +176,9 @@ class _Views:
 
     def refresh(self):
         "Take in what is new in the journal, and draw. After steps from Python, or of another process, this brings the panel up to date."
-        self._take_in()
+        with self._lock:
+            if self._run: self.history.records.extend(self._run.records()[len(self.history.records):])
+            self._take_in()
         if self.evo: self._enable(); self._show_config()
         self.draw()
 
@@ -193,12 +200,12 @@ class _Drawing:
     def _view(self, name, past, how) -> bytes | str:
         if name == 'Leaderboard': return _table(leaderboard(past, how).reset_index())
         if name == 'Journal': return _table(journal_table(past))
-        return _png(PICTURES[name](past, **({'task': None if how == 'all tasks' else how} if name == 'Lineage' else {}), theme=self.theme))
+        return _png(PICTURES[name], past, **({'task': None if how == 'all tasks' else how} if name == 'Lineage' else {}), theme=self.theme)
 
     def _draw_curves(self):
         "Draw the validation curves of the generation that runs or ran last."
         try:
-            if self._live: self.curves.value, self.curves.layout.display = _png(plot_running(*self._live, self.theme)), ''
+            if self._live: self.curves.value, self.curves.layout.display = _png(plot_running, *self._live, self.theme), ''
         except Exception as e: self._failed('The curves cannot be drawn', e)   # training goes on
 
     def _if_time(self, draw: Callable):
@@ -351,7 +358,9 @@ class Dashboard(_Controls, _Views, _Drawing, _Worker, _Settings, _Requests, _Loo
     def __init__(self, search: Evolution | RunDir, theme: Theme = LIGHT):
         self.evo, self._run = (None, search) if isinstance(search, RunDir) else (search, None)   # something to step, or to look at only
         evo, self.theme, self._in_force = self.evo, theme, None
-        self.history = History(evo.records if evo else self._run.records())
+        records = evo.records if evo else self._run.records()
+        open_first(records[0])
+        self.history = History(records)
         self.running, self._asked, self._until, self._stop, self._worker = False, [], None, False, None   # whether the worker works; what it is to do between generations; its goal; a wish
         self.training = self.drawing = self._began = self._cost = 0.   # seconds: of the worker's last run, spent on either; when it began; of the last drawing
         self._live, self._drawn, self._following, self._lock = None, {}, False, threading.RLock()
@@ -369,9 +378,7 @@ class Dashboard(_Controls, _Views, _Drawing, _Worker, _Settings, _Requests, _Loo
     def open(cls, path: str | Path, # a run directory
              theme: Theme = LIGHT) -> 'Dashboard':
         "A panel that only looks: at a finished run, or one that another process works on. Needs neither its data nor an accelerator."
-        run = RunDir(path)
-        open_records(run.records())
-        return cls(run, theme)
+        return cls(RunDir(path), theme)
 
     def _repr_mimebundle_(self, **options):
         return {**self.panel._repr_mimebundle_(**options), 'text/plain': 'A panel, which lives in a running notebook: run this cell to see it.'}
