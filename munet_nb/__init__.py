@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 
 from .checks import InputError
-from .evolution import Config, Evolution, System, preset
+from .evolution import Config, Evolution, System
 from .models import HParams
 from .pretrained import load_root
 from .tasks import Task, load_benchmark, load_folder, load_hf, load_idx, load_tfds, task_from_arrays

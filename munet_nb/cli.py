@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from .checks import InputError, unknown
-from .evolution import PRESETS, Evolution, System, config_fields, preset, with_fields
+from .evolution import PRESETS, Config, Evolution, System, config_fields, with_fields
 from .mutation import AUTO_TUNE
 from .plots import plot_architectures, plot_progress
 from .pretrained import PAPER_ROOTS, load_root
@@ -40,7 +40,7 @@ def _add_config(parser: argparse.ArgumentParser):
 
 def _config(args: argparse.Namespace):
     given = {k.removeprefix('config_'): v for k, v in vars(args).items() if k.startswith('config_') and v is not None}
-    start = preset(args.preset or (args.benchmark if args.benchmark in PRESETS else 'demo'))
+    start = Config.preset(args.preset or (args.benchmark if args.benchmark in PRESETS else 'demo'))
     search = dict(start.search)
     for text in args.search:
         name, eq, values = text.partition('=')
@@ -128,7 +128,7 @@ def _run(evo: Evolution):
             print(f'\nNext: munet predict {run} --task {task} IMAGE...\n      munet report {run}\nor, in Python: from munet_nb import System; System.open({str(evo.path)!r})')
 
 # %% ../nbs/14_cli.ipynb #cell-011
-def _demo(args): _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), preset('demo', seed=args.seed)))
+def _demo(args): _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), Config.preset('demo', seed=args.seed)))
 
 def _evolve(args):
     config = _config(args)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'CHANGEABLE', 'FORMAT', 'Config', 'config_fields', 'with_fields', 'config_to_json', 'config_from_json',
-           'preset', 'TaskInfo', 'State', 'next_task', 'segments_left', 'generations_left', 'Generation', 'rng_for',
-           'key_for', 'scores_of', 'ask', 'to_model', 'tell', 'best_active', 'end_of_iteration', 'apply_record',
-           'replay', 'open_first', 'open_records', 'kept_models', 'system_table', 'System', 'GenerationReport',
-           'on_interrupt', 'Search', 'SteppedSearch', 'run_to_end', 'Evolution']
+           'TaskInfo', 'State', 'next_task', 'segments_left', 'generations_left', 'Generation', 'rng_for', 'key_for',
+           'scores_of', 'ask', 'to_model', 'tell', 'best_active', 'end_of_iteration', 'apply_record', 'replay',
+           'open_first', 'open_records', 'kept_models', 'system_table', 'System', 'GenerationReport', 'on_interrupt',
+           'Search', 'SteppedSearch', 'run_to_end', 'Evolution']
 
 # %% ../nbs/09_evolution.ipynb #cell-002
 import math
@@ -71,6 +71,12 @@ class Config:
         object.__setattr__(self, 'search', MappingProxyType({k: tuple(v) for k, v in self.search.items()}))
         if self.auto_tune: check_space(self.search, self.defaults)
 
+    @staticmethod
+    def preset(name: str, **values) -> 'Config':
+        "The configuration called `name`, one of `PRESETS`, with other values for some fields. Raises InputError for an unknown name or field."
+        if name not in PRESETS: raise unknown('preset', name, PRESETS)
+        return with_fields(PRESETS[name], **values)
+
     def space(self, arch: Arch) -> dict[str, tuple]:
         "The search space over a root of this architecture."
         layers = {'num_layers': tuple(range(1, arch.depth + 1))} if self.tune_num_layers else {}
@@ -115,11 +121,6 @@ PRESETS = {
     'characters8': Config(mutation_prob=.2, cloning_prob=.5, children_per_task=5, children_per_generation=2, seed_segments=2, training=TrainingSettings(128, 16, 16, 10), defaults=_GLYPHS,
                           search={**{k: v for k, v in _GLYPH_SEARCH.items() if k not in ('flip', 'schedule', 'nesterov')}, 'momentum': (.8, .9, .95)}),
 }
-
-def preset(name: str, **values) -> Config:
-    "The configuration called `name`, with other values for some fields."
-    if name not in PRESETS: raise unknown('preset', name, PRESETS)
-    return with_fields(PRESETS[name], **values)
 
 # %% ../nbs/09_evolution.ipynb #cell-013
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from safetensors.numpy import load_file, save
 from tqdm.auto import tqdm
 from .baselines import Fit, parts_per_task, rival_settings
 from .checks import InputError, unknown
-from .evolution import Config, Evolution, State, config_fields, config_to_json, kept_models, on_interrupt, preset, with_fields
+from .evolution import Config, Evolution, State, config_fields, config_to_json, kept_models, on_interrupt, with_fields
 from .feeds import TaskFeed
 from .models import Model, model_from_json, model_to_json, params_per_task
 from .plots import Picture
@@ -61,8 +61,8 @@ _METHODS = ('munet_1', 'finetune_all', 'munet_0.9', 'joint', 'munet_0.7', 'taps_
 _RATES = (.01, .02, .05, .1, .2, .5)
 
 COMPARISONS = {
-    'characters8': Comparison('characters8', 'Ti3-glyphs', preset('characters8'), _RATES, _METHODS, (0, 1, 2)),
-    'quick': Comparison('characters8', 'Ti3-glyphs', preset('characters8', children_per_task=4, segments=4, seed_segments=1), _RATES[2:5], ('munet_1', 'finetune_all', 'joint', 'norm_head'), (0,), ('devanagari', 'bengali', 'telugu')),
+    'characters8': Comparison('characters8', 'Ti3-glyphs', Config.preset('characters8'), _RATES, _METHODS, (0, 1, 2)),
+    'quick': Comparison('characters8', 'Ti3-glyphs', Config.preset('characters8', children_per_task=4, segments=4, seed_segments=1), _RATES[2:5], ('munet_1', 'finetune_all', 'joint', 'norm_head'), (0,), ('devanagari', 'bengali', 'telugu')),
 }
 ABLATIONS = ('munet_1+mutation_prob=0.1+cloning_prob=0+seed_segments=0', 'munet_1+seed_segments=0', 'munet_1+cloning_prob=0', 'munet_1+mutation_prob=0.1', 'taps_0.1')   # of characters8, with seed 0
 

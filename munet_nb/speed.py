@@ -28,7 +28,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tqdm.auto import tqdm
 from .augment import augment, augment_args, resize
 from .checks import unknown
-from .evolution import Evolution, next_task, preset
+from .evolution import Config, Evolution, next_task
 from .feeds import TaskFeed, batch_indices, eval_indices
 from .models import Root
 from .mutation import ChildPlan, Surroundings, seed_child
@@ -112,7 +112,7 @@ class Work:
 @contextmanager
 def make_work(case: Case) -> Iterator[Work]:
     "The second generation of the third task of a search."
-    config = preset('characters', seed=1, children_per_task=16, task_iterations=1, batch_size=case.batch_size, batches=case.batches, segments=2, validation_batches=1, image_size=case.image_size)
+    config = Config.preset('characters', seed=1, children_per_task=16, task_iterations=1, batch_size=case.batch_size, batches=case.batches, segments=2, validation_batches=1, image_size=case.image_size)
     config = replace(config, search={k: v for k, v in config.search.items() if k != 'image_size'})   # it is part of the case
     with tempfile.TemporaryDirectory() as folder, Pretended.create(Path(folder, 'run'), _root(get_arch(case.arch), case.image_size), _tasks(3), config) as evo:
         for _ in range(5): evo.step()
@@ -365,7 +365,7 @@ class _Counted(Programs):
 def count_programs(generations: int, tick: Callable) -> list[int]:
     "Programs compiled up to each generation of a search over four tasks, from the second children on with all operators."
     programs, counts = _Counted(limit=10 ** 6), []
-    config = preset('characters')
+    config = Config.preset('characters')
     with tempfile.TemporaryDirectory() as folder, Pretended.create(Path(folder, 'run'), _root(get_arch('Ti3'), 32), _tasks(4), config) as evo:
         for _ in range(generations):
             task, plans = evo.tasks[next_task(evo.state, config)], evo.ask().children
@@ -379,7 +379,7 @@ def count_programs(generations: int, tick: Callable) -> list[int]:
 def many_tasks(sizes: Sequence[int], repeats: int, tick: Callable) -> dict[int, float]:
     "Seconds per generation (medians) by number of tasks in the system; they take turns."
     case, taken = CASES['Ti3'], {n: [] for n in sizes}
-    config = preset('characters', children_per_task=2, children_per_generation=2, task_iterations=1, batch_size=case.batch_size, batches=case.batches, segments=2, validation_batches=1, auto_tune=False)
+    config = Config.preset('characters', children_per_task=2, children_per_generation=2, task_iterations=1, batch_size=case.batch_size, batches=case.batches, segments=2, validation_batches=1, auto_tune=False)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         systems = []
         for n in sizes:

@@ -1,7 +1,7 @@
 "The paper's benchmarks: every number of their presets, and their 21 data sets through TFDS's mocks."
 import pytest
 import tensorflow_datasets as tfds
-from munet_nb import Evolution, load_benchmark, load_root, preset
+from munet_nb import Config, Evolution, load_benchmark, load_root
 from munet_nb.tasks import BENCHMARKS, load_source
 from munet_nb.vit import get_arch, reference_params
 from paper_data import DATA, VDD, mocked
@@ -22,7 +22,7 @@ SEARCH = dict(adapter_dim=(8, 16, 32, 64, 128), lr=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3
 
 @pytest.mark.parametrize('name', NUMBERS)
 def test_a_preset_has_every_number_of_the_paper(name):
-    c = preset(name)
+    c = Config.preset(name)
     value = lambda field: next(getattr(part, field) for part in (c, c.training, c.defaults) if hasattr(part, field))
     expected = COMMON | NUMBERS[name]
     assert {f: value(f) for f in expected} == expected
@@ -32,9 +32,9 @@ def test_a_preset_has_every_number_of_the_paper(name):
 @pytest.mark.parametrize('name, variant, p, layers', [('characters', 'Ti3', 1_484_162, (1, 2, 3)), ('decathlon', 'B', 85_652_738, tuple(range(1, 13))), ('vit', 'L', 303_303_682, None)])
 def test_a_preset_on_the_papers_root(name, variant, p, layers):
     assert reference_params(get_arch(variant)) == p
-    assert preset(name).space(get_arch(variant)).get('num_layers') == layers
-    assert preset(name, auto_tune=False).space(get_arch(variant)) == ({'num_layers': layers} if layers else {}), 'without auto-tuning only the number of layers is tuned'
-    assert preset(name, scale_factor=.3, auto_tune=True).scale_factor == .3
+    assert Config.preset(name).space(get_arch(variant)).get('num_layers') == layers
+    assert Config.preset(name, auto_tune=False).space(get_arch(variant)) == ({'num_layers': layers} if layers else {}), 'without auto-tuning only the number of layers is tuned'
+    assert Config.preset(name, scale_factor=.3, auto_tune=True).scale_factor == .3
 
 def test_the_tasks_of_the_benchmarks_in_their_order():
     assert BENCHMARKS['characters'] == ('emnist/digits', 'emnist/letters', 'kmnist', 'mnist', 'omniglot', 'cmaterdb/bangla', 'cmaterdb/devanagari', 'cmaterdb/telugu')
@@ -88,7 +88,7 @@ def test_a_generation_of_evolution_on_each_of_the_21_data_sets(tmp_path):
     "Their names, features and classes in one run; images are few and the root is small."
     with mocked(tmp_path / 'data', at_most=40):
         tasks = {t.name: t for b in BENCHMARKS for t in load_benchmark(b)}
-        config = preset('characters', batch_size=8, batches=1, segments=1, validation_batches=1, children_per_task=2, children_per_generation=2, task_iterations=1, device_budget=0)   # streamed, so that programs do not depend on a data set's sizes
+        config = Config.preset('characters', batch_size=8, batches=1, segments=1, validation_batches=1, children_per_task=2, children_per_generation=2, task_iterations=1, device_budget=0)   # streamed, so that programs do not depend on a data set's sizes
         with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), list(tasks.values()), config) as evo:
             for name in ALL:
                 report = evo.step()

@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
-from munet_nb import preset
+from munet_nb import Config
 from munet_nb.pretrained import PAPER_ROOTS
 from munet_nb.quality import COMPARISONS, authors_method, check_method, read_records
 from munet_nb.rundir import RunDir
@@ -64,9 +64,9 @@ def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
     assert not any(c.outputs for c in code(nb)), 'no outputs of a run that did not happen'
     settings = cell(nb, 'CONFIGURATIONS = (')
     given = {}
-    exec('from munet_nb import preset\n' + settings.source[settings.source.index('BENCHMARK, TASKS'):].rpartition('\n')[0], given)
+    exec('from munet_nb import Config\n' + settings.source[settings.source.index('BENCHMARK, TASKS'):].rpartition('\n')[0], given)
     assert (given['BENCHMARK'], given['TASKS'], given['AUTO_TUNE']) == (NAMES[name], (), True) and given['BENCHMARK'] in BENCHMARKS
-    assert given['config'] == preset(NAMES[name])
+    assert given['config'] == Config.preset(NAMES[name])
     assert (given['ROOT'], given['LAYERS']) == PAPER_ROOTS[NAMES[name]]
     methods, depth = [authors_method(c) for c in given['CONFIGURATIONS']], {'characters': 3, 'decathlon': 12}[NAMES[name]]
     for m in methods: check_method(m, COMPARISONS['quick'], depth)

@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import pytest
-from munet_nb import Evolution, load_benchmark, load_root, preset
+from munet_nb import Config, Evolution, load_benchmark, load_root
 from munet_nb.cli import main
 from munet_nb.quality import ABLATIONS, COMPARISONS, Comparison, check_method, evolution_config, read_records
 
@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
 
 def golden_run(path) -> list[dict]:
     tasks = [t for t in load_benchmark('characters8') if t.name in ('digits', 'devanagari', 'bengali')]
-    config = preset('characters8', children_per_task=4, children_per_generation=2, seed_segments=1, batches=6, segments=2, batch_size=32, validation_batches=4, seed=1)
+    config = Config.preset('characters8', children_per_task=4, children_per_generation=2, seed_segments=1, batches=6, segments=2, batch_size=32, validation_batches=4, seed=1)
     with Evolution.create(path, load_root('Ti3-glyphs'), tasks, config) as evo:
         while not evo.done: evo.step()
         return json.loads(json.dumps(evo.records))
@@ -43,7 +43,7 @@ def test_a_different_journal_would_be_noticed():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     "The quick comparison made tiny; the folder that its records go to."
-    config = preset('demo', batches=3, segments=1, children_per_task=2, children_per_generation=2, task_iterations=1)
+    config = Config.preset('demo', batches=3, segments=1, children_per_task=2, children_per_generation=2, task_iterations=1)
     monkeypatch.setitem(COMPARISONS, 'quick', Comparison('demo', 'random:Ti1', config, (.05,), ('munet_1', 'norm_head'), (0,), ('digits', 'parity')))
     return tmp_path / 'quality'
 

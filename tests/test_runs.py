@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 import numpy as np
 import pytest
-from munet_nb import Evolution, InputError, System, load_benchmark, load_root, preset, task_from_arrays
+from munet_nb import Config, Evolution, InputError, System, load_benchmark, load_root, task_from_arrays
 
 CONFIG = dict(children_per_task=4, children_per_generation=2, batch_size=32, batches=4, segments=2, task_iterations=1, mutation_prob=.3)
 
@@ -18,7 +18,7 @@ def small_tasks():
         out.append(task_from_arrays(t.name, *arrays, classes=t.classes))
     return out
 
-def start(path, seed=0): return Evolution.create(path, load_root('random:Ti1'), small_tasks(), preset('demo', seed=seed, **CONFIG))
+def start(path, seed=0): return Evolution.create(path, load_root('random:Ti1'), small_tasks(), Config.preset('demo', seed=seed, **CONFIG))
 
 def contents(path): return {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())} | {'journal': Path(path, 'journal.jsonl').read_bytes()}
 

@@ -42,13 +42,13 @@ def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(da
     assert task.fingerprint == load_tfds('tiny_shapes', data_dir=data_dir).fingerprint
 
 def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_fits_it(data_dir, tmp_path, monkeypatch):
-    from munet_nb import Evolution, load_root, preset
+    from munet_nb import Config, Evolution, load_root
     shutil.copytree(data_dir, tmp_path / 'here/data'); (tmp_path / 'there').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     task = load_tfds('tiny_shapes:1.0.0', data_dir='data')
     assert task.name == 'tiny_shapes' and task.source == f"tfds:tiny_shapes:1.0.0@{tmp_path / 'here/data'}", 'a version is pinned, and is no part of the name'
     mine = load_tfds('tiny_shapes', 'mine', data_dir='data')
-    Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [task, mine], preset('demo')).close()
+    Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [task, mine], Config.preset('demo')).close()
     monkeypatch.chdir(tmp_path / 'there')
     with Evolution.resume(tmp_path / 'run') as evo: assert {n: t.fingerprint for n, t in evo.tasks.items()} == {'tiny_shapes': task.fingerprint, 'mine': mine.fingerprint}
     (tmp_path / 'here/data').rename(tmp_path / 'there/data')
@@ -202,7 +202,7 @@ def hf_rows(n, names=('even', 'odd'), labels=None, size=8):
 
 def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_resume(tmp_path, monkeypatch):
     import datasets
-    from munet_nb import Evolution, load_hf, load_root, preset
+    from munet_nb import Config, Evolution, load_hf, load_root
     datasets.DatasetDict(train=hf_rows(200), val=hf_rows(20), test=hf_rows(30)).save_to_disk(tmp_path / 'shades')
     decoded = []
     decode = datasets.Image.decode_example
@@ -213,7 +213,7 @@ def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_res
     seen = sorted(int(t.train[i][0].flat[0]) for i in range(200))
     assert seen == list(range(200)) and all(t.train[i][0].flat[0] % 2 == t.train[i][1] for i in range(200)) and len(decoded) == 600
     assert {int(t.train[i][0].flat[0]) for i in range(10)} != set(range(10)), 'in a mixed order'
-    config = preset('demo', batch_size=8, batches=1, segments=1, children_per_task=2, children_per_generation=1, task_iterations=1)
+    config = Config.preset('demo', batch_size=8, batches=1, segments=1, children_per_task=2, children_per_generation=1, task_iterations=1)
     with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [t], config) as evo: evo.step()
     with Evolution.resume(tmp_path / 'run') as evo: assert evo.step().record['task'] == 'shades' and evo.done
 
