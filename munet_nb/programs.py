@@ -27,6 +27,8 @@ def use_compilation_cache():
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ: jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 # %% ../nbs/07_programs.ipynb #cell-007
+_OPTIONS = {'cpu': {'xla_backend_optimization_level': 1}}   # of the compiler, by platform
+
 def _struct(leaf, on):
     sharding = jax.sharding.SingleDeviceSharding(on[0]) if len(on) == 1 else getattr(leaf, 'sharding', None)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -64,7 +66,7 @@ class Programs:
         with self._lock:
             if not self._traced: return
             started, keys = time.perf_counter(), list(self._traced)
-            with ThreadPoolExecutor(os.cpu_count()) as pool: compiled = list(pool.map(lambda k: self._traced[k].lower().compile(), keys))
+            with ThreadPoolExecutor(os.cpu_count()) as pool: compiled = list(pool.map(lambda k: self._traced[k].lower().compile(_OPTIONS.get(k[-1][0].platform)), keys))
             for key, program in zip(keys, compiled):
                 self._compiled[key] = program, self._traced.pop(key).out_info
                 self.compilations[key[0].__name__] += 1
