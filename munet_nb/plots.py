@@ -360,7 +360,7 @@ def plot_flow_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture
     for name, (x, y) in places.items():
         ax.scatter(x, y, s=230, color=colors[None if name == 'root' else name], edgecolor=theme.ink, linewidth=.8, zorder=2)
         text = 'root' if name == 'root' else f'{list(state.tasks).index(name) + 1} {_label(name)}'
-        ax.text(1.13 * x, 1.13 * y + (.13 if name == 'root' else 0), text, ha='center' if abs(x) < .3 else 'left' if x > 0 else 'right', va='center', fontsize=8, color=theme.ink, zorder=3)
+        ax.text(1.13 * x, 1.13 * y + (.13 if name == 'root' else 0), text, ha='center' if abs(x) < .3 else 'left' if x > 0 else 'right', va='center', fontsize=8, color=theme.ink, zorder=3, bbox=dict(facecolor=theme.page, edgecolor='none', alpha=.8, pad=.5))
     ax.set(xlim=(-1.75, 1.75), ylim=(-1.25, 1.25)); ax.set_axis_off()
     ax.set_title('whose layers a task uses; the wider, the larger their share of its model', fontsize=9)
     return fig
