@@ -43,7 +43,8 @@ def _field_names(cls) -> frozenset[str]: return frozenset(f.name for f in fields
 def make(cls, values: Mapping):
     "An instance of the dataclass `cls` with these fields. Raises InputError for an unknown or a missing one."
     if not isinstance(values, Mapping): raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
-    for name in values.keys() - _field_names(cls): raise unknown(f'field of {cls.__name__}', name, [f.name for f in fields(cls)])
+    for name in values:
+        if name not in _field_names(cls): raise unknown(f'field of {cls.__name__}', name, [f.name for f in fields(cls)])
     try: return cls(**values)
     except TypeError as e: raise InputError(f'{cls.__name__}: {e}') from None
 

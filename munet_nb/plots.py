@@ -9,6 +9,7 @@ __all__ = ['ROOT_COLOR', 'LIGHT', 'DARK', 'Picture', 'Past', 'state_of', 'Histor
            'plot_tuned_values', 'save_film']
 
 # %% ../nbs/12_plots.ipynb #cell-002
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -132,15 +133,15 @@ def _nothing(ax, theme: Theme):
     ax.text(.5, .5, 'nothing yet', transform=ax.transAxes, ha='center', va='center', fontsize=9, color=theme.ink)
 
 def _ticks(axis, whole: bool = False):
-    "Two or three ticks at round numbers, for one of many axes: a tick that matplotlib places itself takes 1 ms, and that is what such a picture costs."
+    "A few ticks at round numbers, for one of many axes: a tick that matplotlib places itself takes 1 ms, and that is what such a picture costs."
     low, high = sorted(axis.get_view_interval())
-    at = next((v for v in (matplotlib.ticker.MaxNLocator(n, integer=whole).tick_values(low, high) for n in (2, 3, 4)) if ((v >= low) & (v <= high)).sum() > 1), np.array([low]))
-    at = [v for v in at if low <= v <= high][:3]
+    places = matplotlib.ticker.MaxNLocator(2, integer=whole, min_n_ticks=1 if whole else 2, steps=[1, 2, 5, 10])
+    at = [v for v in places.tick_values(low, high) if low <= v <= high]
     axis.set_ticks(at, [f'{v:.6g}' for v in at])
 
 def _whole(axis):
     "Ticks at whole numbers."
-    axis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
+    axis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
 
 # %% ../nbs/12_plots.ipynb #cell-011
 def _rows(models):
@@ -308,6 +309,7 @@ def plot_lineage(records: Sequence[Mapping], task: str | None = None, # whose ke
             ax.add_collection(LineCollection(edges, colors=colors[t] if strong else theme.faint, linewidths=1.8 if strong else .4, alpha=1 if strong else .5, zorder=2 if strong else 1))
             _dots(ax, [(*at[c['model']['id']], c['accepted']) for c in some], colors[t], theme, 7 if strong else 3.4, strong)
     ax.set(xlabel='generation of the run', ylabel='score')
+    if not children: _nothing(ax, theme)
     _whole(ax.xaxis)
     return fig
 
@@ -384,6 +386,7 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
                 if r['best']: line.append((x, r['best']['score']))
         if line: ax.step(*zip(*line), where='mid', color=colors[task], linewidth=1)
         ax.set_ylabel(f'{_label(task)}\nscore'); _ticks(ax.xaxis, whole=True); _ticks(ax.yaxis)
+    if not children: _nothing(axs[0], theme)
     for ax in axs[max(len(children) - columns, 0):]: ax.set_xlabel('generation of the task')
     axs[0].set_title('every child (filled: accepted), and the best model at that time', fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
@@ -418,8 +421,10 @@ def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     state = state_of(records)
     children, colors, kept = _children(records, state), task_colors(list(state.tasks)), set(state.kept.values())
     fig, axs = _small_multiples(len(children), theme)
+    if not children: _nothing(axs[0], theme)
     for ax, (task, own) in zip(axs, children.items()):
-        own = [(i, c['model']) for k, (i, c) in enumerate(own) if c['model']['id'] in kept or k * 100 // len(own) > (k - 1) * 100 // len(own)]
+        shown = set(np.linspace(0, len(own) - 1, min(100, len(own))).round())
+        own = [(i, c['model']) for k, (i, c) in enumerate(own) if c['model']['id'] in kept or k in shown]
         last = max(i for i, _ in own) + 1
         faint, strong = matplotlib.colors.to_rgb(theme.faint), matplotlib.colors.to_rgb(colors[task])
         for bold in (False, True):
@@ -482,14 +487,15 @@ def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pictu
     fig, axs = _small_multiples(max(len(moved), 1), theme, _swatches(colors, kept))
     if not moved: _nothing(axs[0], theme)
     for ax, name in zip(axs, moved):
-        ladder = sorted({h[name] for h in tried})
-        counts = [sum(h[name] == v for h in tried) for v in ladder]
+        found = sorted(Counter(h[name] for h in tried).items())
+        ladder, counts = zip(*found)
         ax.bar(range(len(ladder)), counts, color=theme.faint, width=.7)
-        for at, v in enumerate(ladder):
-            own = [t for t, m in kept.items() if getattr(m.hparams, name) == v]
-            ax.scatter(at + (np.arange(len(own)) - (len(own) - 1) / 2) * .7 / max(len(kept), 1), [counts[at] + .06 * max(counts)] * len(own), s=16, c=[colors[t] for t in own], clip_on=False)
+        own = [[t for t, m in kept.items() if getattr(m.hparams, name) == v] for v in ladder]
+        x = [at + (k - (len(ts) - 1) / 2) * .7 / len(kept) for at, ts in enumerate(own) for k in range(len(ts))]
+        y = [counts[at] + .06 * max(counts) for at, ts in enumerate(own) for _ in ts]
+        ax.scatter(x, y, s=16, c=[colors[t] for ts in own for t in ts], clip_on=False)
         ax.set_xticks(range(len(ladder)), [f'{v:g}' if isinstance(v, float) else str(v) for v in ladder], fontsize=6 if len(ladder) > 5 else 7)
-        ax.set_title(name, fontsize=9, y=1.05); _ticks(ax.yaxis, whole=True)
+        ax.set_yticks([max(counts)], [str(max(counts))]); ax.set_title(name, fontsize=9, y=1.05)
     for ax in axs[::4]: ax.set_ylabel('children')
     return fig
 

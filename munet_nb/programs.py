@@ -66,7 +66,7 @@ class Programs:
         with self._lock:
             if not self._traced: return
             started, keys = time.perf_counter(), list(self._traced)
-            with ThreadPoolExecutor(os.cpu_count()) as pool: compiled = list(pool.map(lambda k: self._traced[k].lower().compile(_OPTIONS.get(k[-1][0].platform)), keys))
+            with ThreadPoolExecutor(os.cpu_count()) as pool: compiled = list(pool.map(lambda k: self._traced[k].lower().compile(_OPTIONS.get(k[-1][0].platform)), keys))   # k[-1]: its devices
             for key, program in zip(keys, compiled):
                 self._compiled[key] = program, self._traced.pop(key).out_info
                 self.compilations[key[0].__name__] += 1

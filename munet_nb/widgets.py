@@ -19,7 +19,7 @@ import ipywidgets as W
 import jax
 import pandas as pd
 from .checks import InputError, unknown
-from .evolution import Evolution, generations_left, open_first, system_table
+from .evolution import Evolution, generations_left, open_first, system_table, with_fields
 from .plots import LIGHT, History, Picture, Theme, plot_architectures, plot_flow_graph, plot_graph, plot_hyperparameters, plot_knowledge_flow, plot_learning_curves, plot_lineage, plot_progress, plot_running, plot_sizes, plot_tuned_values, state_of
 from .rundir import RunDir
 from .tasks import load_folder, load_hf, load_tfds
@@ -50,15 +50,18 @@ PICTURES: dict[str, Callable] = {'Architectures': plot_architectures, 'Graph': p
 OTHER_PICTURES: dict[str, tuple[str, Callable]] = {'Hyperparameters': ('how often each value was tried', plot_tuned_values), 'Knowledge flow': ('as a graph', plot_flow_graph)}   # what a tab shows when its box is ticked
 TABS = (*PICTURES, 'Leaderboard', 'Journal')
 
+_one_draws = threading.Lock()
+
 def _png(draw: Callable[..., Picture], *args, **options) -> bytes:
     "A picture as a file. Its garbage is collected as soon as it is drawn: left to Python, every fourth picture waits 0.2 s for that."
-    collects, out = gc.isenabled(), BytesIO()
-    gc.disable()
-    try: draw(*args, **options).savefig(out, format='png', dpi=90)
-    finally:
-        if collects: gc.enable()
-    gc.collect(0)
-    return out.getvalue()
+    with _one_draws:   # or one thread would take the other's pause of the collector for the user's wish
+        collects, out = gc.isenabled(), BytesIO()
+        gc.disable()
+        try: draw(*args, **options).savefig(out, format='png', dpi=90)
+        finally:
+            if collects: gc.enable()
+        gc.collect(0)
+        return out.getvalue()
 
 # %% ../nbs/13_widgets.ipynb #cell-007
 def accelerator() -> str:
@@ -361,8 +364,9 @@ class Dashboard(_Controls, _Views, _Drawing, _Worker, _Settings, _Requests, _Loo
         self.evo, self._run = (None, search) if isinstance(search, RunDir) else (search, None)   # something to step, or to look at only
         evo, self.theme, self._in_force = self.evo, theme, None
         records = evo.records if evo else self._run.records()
-        open_first(records[0])
+        _, config = open_first(records[0])
         self.history = History(records)
+        with_fields(config, **self.history.at(len(records)).state.changes)   # refuses a journal that was altered
         self.running, self._asked, self._until, self._stop, self._worker = False, [], None, False, None   # whether the worker works; what it is to do between generations; its goal; a wish
         self.training = self.drawing = self._began = self._cost = 0.   # seconds: of the worker's last run, spent on either; when it began; of the last drawing
         self._live, self._drawn, self._following, self._lock = None, {}, False, threading.RLock()
