@@ -196,7 +196,7 @@ class _Drawing:
             how = self._beside[name].value if name in self._beside else None
             if self._drawn.get(name) == (n, how): return
             self._drawn[name], past = (n, how), self.history.at(n)
-        try: view = self._view(name, past, how)   # unlocked: the other thread may draw as well
+        try: view = self._view(name, past, how)   # unlocked, so that buttons answer meanwhile
         except Exception as e: self._drawn.pop(name); self._failed(f'The picture {name} cannot be drawn', e); return
         with self._lock:
             if self._drawn.get(name) != (n, how): return   # something else was asked for meanwhile
