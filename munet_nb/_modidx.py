@@ -344,6 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                    'munet_nb.programs.Programs.plan': ('programs.html#programs.plan', 'munet_nb/programs.py'),
                                    'munet_nb.programs._key': ('programs.html#_key', 'munet_nb/programs.py'),
                                    'munet_nb.programs._struct': ('programs.html#_struct', 'munet_nb/programs.py'),
+                                   'munet_nb.programs.shared_programs': ('programs.html#shared_programs', 'munet_nb/programs.py'),
                                    'munet_nb.programs.use_compilation_cache': ( 'programs.html#use_compilation_cache',
                                                                                 'munet_nb/programs.py')},
             'munet_nb.quality': { 'munet_nb.quality.Bench': ('quality.html#bench', 'munet_nb/quality.py'),

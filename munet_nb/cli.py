@@ -115,14 +115,14 @@ def _report(path: Path, records: Sequence, system: System):
 def _run(evo: Evolution):
     "Run a search to its end (or to Ctrl-C), then report."
     with evo:
-        started = time.perf_counter()
+        started, compiled, programs = time.perf_counter(), evo.programs.seconds, evo.programs.compilations.total()
         evo.run()
         total, t = time.perf_counter() - started, evo.times
         _report(evo.path, evo.records, evo.system)
-        parts = dict(compiling=evo.programs.seconds, training=t.training, evaluating=t.evaluating)
+        parts = dict(compiling=evo.programs.seconds - compiled, training=t.training, evaluating=t.evaluating)
         parts['everything else'] = total - sum(parts.values())
-        if not evo.programs: print('\nThis search was done already.')
-        else: print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {sum(evo.programs.compilations.values())} programs compiled or read from the cache')
+        if not t.training: print('\nThis search was done already.')
+        else: print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {evo.programs.compilations.total() - programs} programs compiled or read from the cache')
         if evo.done and evo.system.models:
             run, task = (shlex.quote(str(s)) for s in (evo.path, next(iter(evo.system.models))))
             print(f'\nNext: munet predict {run} --task {task} IMAGE...\n      munet report {run}\nor, in Python: from munet_nb import System; System.open({str(evo.path)!r})')

@@ -31,7 +31,7 @@ from .feeds import TaskFeed, TrainingSettings
 from .models import DATA_HPARAMS, HParams, LayerRef, Model, Root, accounted_params, model_from_json, model_to_json, params_per_task, root_model, users_of_models, with_data_hparams
 from .mutation import AUTO_TUNE, ChildPlan, Surroundings, check_space, mutate_child, mutate_hparams, seed_child
 from .pool import Digest, LayerPool
-from .programs import Programs
+from .programs import shared_programs
 from .rundir import RunDir, RunWriter, StoredPool
 from .selection import ranked, sample_parent, score
 from .tasks import Task, check_tasks, load_source, to_images
@@ -387,9 +387,8 @@ def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
 # %% ../nbs/09_evolution.ipynb #cell-033
 class System:
     "The multitask network: one kept model per task over a pool of shared layers."
-    def __init__(self, state: State, pool: LayerPool, arch: Arch, training: TrainingSettings, data: Mapping[str, Task] = {}, programs: Programs | None = None):
+    def __init__(self, state: State, pool: LayerPool, arch: Arch, training: TrainingSettings, data: Mapping[str, Task] = {}):
         self._state, self._pool, self._arch, self._training, self._data = state, pool, arch, training, data
-        self._programs = Programs() if programs is None else programs
         self.models = kept_models(state)                                # task -> its kept model
         self.classes = {t: state.tasks[t].classes for t in self.models} # task -> names of its classes
     @classmethod
@@ -409,13 +408,13 @@ class System:
                ) -> np.ndarray:   # (n, classes)
         "Class probabilities. Raises InputError for a task without a model or for what is not an image."
         m, names, params = self._model(task)
-        return probabilities(to_images(images), self._arch, names, params, m.hparams.image_size, self._training.precision, self._programs)
+        return probabilities(to_images(images), self._arch, names, params, m.hparams.image_size, self._training.precision, shared_programs())
     def evaluate(self, task: str, split: str = 'test') -> float:
         "Accuracy on a split of the task's data. Raises InputError if the system was opened without it."
         m, names, params = self._model(task)
         check('split', split, split in ('train', 'validation', 'test'), "'train', 'validation' or 'test'")
         if task not in self._data: raise InputError(f'the images of task {task!r} are not loaded: Evolution.resume(..., tasks=...) has them')
-        return accuracy(getattr(self._data[task], split), self._arch, names, params, m.hparams.image_size, self._training, self._programs)
+        return accuracy(getattr(self._data[task], split), self._arch, names, params, m.hparams.image_size, self._training, shared_programs())
     def export(self, task: str, folder: str | Path, format: str = 'huggingface'):
         "Write the task's model for other programs ('huggingface', 'stablehlo' or 'safetensors'), see `export_model`. Raises InputError if the format cannot hold it, or it cannot be written."
         m, names, params = self._model(task)
@@ -510,7 +509,7 @@ class Search:
     def __init__(self, run: RunWriter, records: list[dict], pool: StoredPool, tasks: Mapping[str, Task]):
         self._run_dir, self.records, self.pool, self.tasks = run, records, pool, tasks
         self.state, self.arch, self.config = open_records(records)
-        self.programs, self.times, self._feed = Programs(), Times(), None
+        self.programs, self.times, self._feed = shared_programs(), Times(), None
 
     def _commit(self, record, layers=()):
         with _interrupt_later():   # what is in the journal and what is in memory must not part
@@ -638,7 +637,7 @@ class Evolution(SteppedSearch):
     @property
     def system(self) -> System:
         "What the search has made so far."
-        return System(self.state, LayerPool(self.pool[d] for m in kept_models(self.state).values() for d in m.digests), self.arch, self.config.training, self.tasks, self.programs)
+        return System(self.state, LayerPool(self.pool[d] for m in kept_models(self.state).values() for d in m.digests), self.arch, self.config.training, self.tasks)
 
     def add_task(self, task: Task):
         "A new task joins the system, running or finished; what finished tasks use stays as it is. Raises InputError if there is one of that name."

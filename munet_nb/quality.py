@@ -38,7 +38,7 @@ from .feeds import TaskFeed
 from .models import Model, model_from_json, model_to_json, params_per_task
 from .plots import Picture
 from .pretrained import load_root
-from .programs import Programs
+from .programs import shared_programs
 from .rivals import MERGING, fit_test, merge_fits, rival_form, train_rival, tune_lr
 from .rundir import RunDir, write_atomic
 from .tasks import load_benchmark
@@ -151,7 +151,7 @@ class Bench:
     "A comparison in a folder, with its data, its root and its compiled programs."
     def __init__(self, comparison: Comparison, folder: str | Path, name: str = ''):
         self.comparison, self.folder, self.name = comparison, Path(folder), name
-        self.work, self.programs, self.stop = self.folder / 'work', Programs(), False
+        self.work, self.programs, self.stop = self.folder / 'work', shared_programs(), False
         self.tasks = {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
         self.root = load_root(comparison.root, layers=comparison.layers, image_size=comparison.config.defaults.image_size)
         self.train = {n: len(t.train) for n, t in self.tasks.items()}

@@ -2,9 +2,10 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
+import matplotlib
+import nbdev.config
+import nbdev.test as notebooks
 import pytest
 import sync
 
@@ -12,9 +13,13 @@ TOP = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((TOP / 'nbs').glob('*.ipynb'))
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs_top_to_bottom(path):
-    out = subprocess.run([Path(sys.executable).with_name('nbdev_test'), '--path', str(path), '--n_workers', '0'], cwd=TOP / 'nbs', capture_output=True, text=True)
-    assert out.returncode == 0 and 'Success' in out.stdout + out.stderr, out.stdout + out.stderr
+def test_runs_top_to_bottom(path, monkeypatch):
+    "As `nbdev_test` runs it, but in this process: a process of its own would import everything and compile anew what other notebooks run too."
+    monkeypatch.chdir(TOP)
+    monkeypatch.setenv('IN_TEST', '1')
+    with matplotlib.rc_context(): passed, _ = notebooks.test_nb(path, skip_flags=nbdev.config.get_config().tst_flags.split())
+    matplotlib.pyplot.close('all')
+    assert passed, 'what went wrong is in the captured output'
 
 def cells(path, kind): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
 

@@ -14,7 +14,7 @@ def small_tasks():
     "Two tasks of real images, small enough to train in seconds."
     out = []
     for t in load_benchmark('demo')[:2]:
-        arrays = [tuple(map(list, zip(*(s[i] for i in range(n))))) for s, n in ((t.train, 128), (t.validation, 64), (t.test, 64))]
+        arrays = [tuple(map(list, zip(*(s[i] for i in range(n))))) for s, n in ((t.train, 300), (t.validation, 100), (t.test, 100))]
         out.append(task_from_arrays(t.name, *arrays, classes=t.classes))
     return out
 
@@ -31,7 +31,9 @@ def whole(tmp_path_factory):
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_path):
     with start(tmp_path / 'again') as evo:
+        compiled = evo.programs.compilations.total()
         while not evo.done: evo.step()
+        assert evo.programs.compilations.total() == compiled > 0, 'programs of the first run serve the second'
     assert contents(tmp_path / 'again') == contents(whole)
     with start(tmp_path / 'other', seed=1) as evo: evo.step()
     assert (tmp_path / 'other/journal.jsonl').read_text().splitlines()[1] != (whole / 'journal.jsonl').read_text().splitlines()[1]
