@@ -121,7 +121,7 @@ def _run(evo: Evolution):
         _report(evo.path, evo.records, evo.system)
         parts = dict(compiling=evo.programs.seconds - compiled, training=t.training, evaluating=t.evaluating)
         parts['everything else'] = total - sum(parts.values())
-        if not t.training: print('\nThis search was done already.')
+        if evo.done and not t.training: print('\nThis search was done already.')
         else: print(f"\n{total:.0f} s: " + ', '.join(f'{name} {seconds / total:.1%}' for name, seconds in parts.items()) + f'; {evo.programs.compilations.total() - programs} programs compiled or read from the cache')
         if evo.done and evo.system.models:
             run, task = (shlex.quote(str(s)) for s in (evo.path, next(iter(evo.system.models))))

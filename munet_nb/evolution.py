@@ -31,7 +31,7 @@ from .feeds import TaskFeed, TrainingSettings
 from .models import DATA_HPARAMS, HParams, LayerRef, Model, Root, accounted_params, model_from_json, model_to_json, params_per_task, root_model, users_of_models, with_data_hparams
 from .mutation import AUTO_TUNE, ChildPlan, Surroundings, check_space, mutate_child, mutate_hparams, seed_child
 from .pool import Digest, LayerPool
-from .programs import shared_programs
+from .programs import Programs, shared_programs
 from .rundir import RunDir, RunWriter, StoredPool
 from .selection import ranked, sample_parent, score
 from .tasks import Task, check_tasks, load_source, to_images
@@ -509,7 +509,12 @@ class Search:
     def __init__(self, run: RunWriter, records: list[dict], pool: StoredPool, tasks: Mapping[str, Task]):
         self._run_dir, self.records, self.pool, self.tasks = run, records, pool, tasks
         self.state, self.arch, self.config = open_records(records)
-        self.programs, self.times, self._feed = shared_programs(), Times(), None
+        self.times, self._feed = Times(), None
+
+    @property
+    def programs(self) -> Programs:
+        "What is compiled, for this search and others of this process."
+        return shared_programs()
 
     def _commit(self, record, layers=()):
         with _interrupt_later():   # what is in the journal and what is in memory must not part

@@ -9,10 +9,10 @@ __all__ = ['CACHE_BYTES', 'use_compilation_cache', 'Programs', 'shared_programs'
 import os
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from functools import partial
 import jax
 import platformdirs
 
@@ -35,57 +35,82 @@ def _struct(leaf, on):
 
 def _key(fn, static, args, on):
     leaves, tree = jax.tree.flatten(args)
-    return fn, static, tree, tuple((l.shape, l.dtype) for l in leaves), jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, on
+    return fn, static, tree, tuple((l.shape, l.dtype) for l in leaves), on
+
+class _Store:
+    "What is compiled or being compiled: by key, the shapes of the result and the program to come. Threads share it."
+    def __init__(self, limit: int): self.limit, self.made, self.lock = limit, OrderedDict(), threading.Lock()
+
+    def find(self, key):
+        with self.lock:
+            if key in self.made and self.made[key][1].cancelled(): del self.made[key]
+            if key in self.made: self.made.move_to_end(key)
+            return self.made.get(key)
+
+    def compile(self, planned: dict, compile_one: Callable):
+        "Compile what nobody has begun, in parallel. Ctrl-C cancels what was not begun; what failed or was cancelled is forgotten."
+        pool = ThreadPoolExecutor(os.cpu_count())
+        with self.lock:
+            new = {k: pool.submit(compile_one, k, t) for k, t in planned.items() if k not in self.made}
+            self.made.update({k: (planned[k].out_info, f) for k, f in new.items()})
+            while len(self.made) > max(self.limit, len(new)): self.made.popitem(last=False)
+        try: wait(new.values())
+        finally:
+            pool.shutdown(cancel_futures=True)
+            with self.lock:
+                for k, f in new.items():
+                    if (f.cancelled() or f.exception()) and self.made.get(k, (None, None))[1] is f: del self.made[k]
+        for f in new.values(): f.result()   # raises what the compiler raised
 
 # %% ../nbs/07_programs.ipynb #cell-008
 class Programs:
     "Compiled programs, by function, static arguments, shapes and devices."
     def __init__(self, limit: int = 256):
         use_compilation_cache()
-        self.limit, self.seconds, self.compilations = limit, 0.0, Counter()   # seconds spent compiling; how often, by function
-        self._compiled, self._traced, self._lock = OrderedDict(), {}, threading.RLock()
+        self.seconds, self.compilations = 0.0, Counter()   # spent compiling; how often, by function
+        self._store, self._planned, self._lock = _Store(limit), defaultdict(dict), threading.Lock()   # _planned: thread -> key -> what it planned
 
-    def __len__(self): return len(self._compiled)
+    def __len__(self): return len(self._store.made)
 
     def plan(self, fn: Callable, static: tuple, *args, # arrays or their shapes
              on: tuple = ()                            # devices; none: the default one
             ):
         "The shapes of fn(*static, *args). If it is not compiled yet, it will be by `compile_planned`."
         on = on or (jax.devices()[0],)
-        key = _key(fn, static, args, on)
-        with self._lock:
-            if key in self._compiled: self._compiled.move_to_end(key); return self._compiled[key][1]
-            if key not in self._traced:
-                started = time.perf_counter()
-                self._traced[key] = jax.jit(partial(fn, *static)).trace(*jax.tree.map(lambda l: _struct(l, on), args))
-                self.seconds += time.perf_counter() - started
-            return self._traced[key].out_info
+        key, planned = _key(fn, static, args, on), self._planned[threading.get_ident()]
+        if made := self._store.find(key): return made[0]
+        if key not in planned:
+            started = time.perf_counter()
+            planned[key] = jax.jit(partial(fn, *static)).trace(*jax.tree.map(lambda l: _struct(l, on), args))
+            with self._lock: self.seconds += time.perf_counter() - started
+        return planned[key].out_info
+
+    def compile_one(self, key, traced):
+        program = traced.lower().compile(_OPTIONS.get(key[-1][0].platform))   # key[-1]: its devices
+        with self._lock: self.compilations[key[0].__name__] += 1
+        return program
 
     def compile_planned(self):
-        "Compile what was planned, in parallel."
-        with self._lock:
-            if not self._traced: return
-            started, traced, self._traced = time.perf_counter(), self._traced, {}
-            with ThreadPoolExecutor(os.cpu_count()) as pool: compiled = list(pool.map(lambda k: traced[k].lower().compile(_OPTIONS.get(k[-1][0].platform)), traced))   # k[-1]: its devices
-            for key, program in zip(traced, compiled):
-                self._compiled[key] = program, traced[key].out_info
-                self.compilations[key[0].__name__] += 1
-            while len(self._compiled) > max(self.limit, len(traced)): self._compiled.popitem(last=False)
-            self.seconds += time.perf_counter() - started
+        "Compile what this thread planned, in parallel. Raises what the compiler raises."
+        started = time.perf_counter()
+        self._store.compile(self._planned.pop(threading.get_ident(), {}), self.compile_one)
+        with self._lock: self.seconds += time.perf_counter() - started
 
     def __call__(self, fn: Callable, static: tuple, *args, on: tuple = ()):
         "fn(*static, *args) on these devices, compiled if need be."
         key = _key(fn, static, args, on or (jax.devices()[0],))
-        with self._lock:
-            if key not in self._compiled:
-                self.plan(fn, static, *args, on=on)
-                self.compile_planned()
-            program = self._compiled[key][0]
-            self._compiled.move_to_end(key)
-        return program(*args)
+        while True:
+            if made := self._store.find(key):
+                try: program = made[1].result()
+                except CancelledError: continue   # the thread that was to compile it was interrupted
+                return program(*args)
+            self.plan(fn, static, *args, on=on)
+            self.compile_planned()
 
-# %% ../nbs/07_programs.ipynb #cell-009
-@cache
+# %% ../nbs/07_programs.ipynb #cell-010
+_shared = {}   # settings -> programs: compiled code belongs to the process, as JAX's own does
+
 def shared_programs() -> Programs:
-    "The programs of this process: a search takes up those that another one compiled."
-    return Programs()
+    "The programs of this process under the present settings of JAX."
+    settings = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, jax.config.jax_threefry_partitionable
+    return _shared.get(settings) or _shared.setdefault(settings, Programs())

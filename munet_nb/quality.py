@@ -148,7 +148,7 @@ def _alone(bench: 'Bench') -> Iterator:
 
 # %% ../nbs/13_quality.ipynb #cell-015
 class Bench:
-    "A comparison in a folder, with its data, its root and its compiled programs."
+    "A comparison in a folder, with its data and its root."
     def __init__(self, comparison: Comparison, folder: str | Path, name: str = ''):
         self.comparison, self.folder, self.name = comparison, Path(folder), name
         self.work, self.programs, self.stop = self.folder / 'work', shared_programs(), False

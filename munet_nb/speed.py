@@ -359,8 +359,7 @@ def outside_share(work: Work) -> float:
 
 # %% ../nbs/11_speed.ipynb #cell-026
 class _Counted(Programs):
-    def compile_planned(self):
-        for key in list(self._traced): self._compiled[key] = None, self._traced.pop(key).out_info; self.compilations[key[0].__name__] += 1
+    def compile_one(self, key, traced): self.compilations[key[0].__name__] += 1
 
 def count_programs(generations: int, tick: Callable) -> list[int]:
     "Programs compiled up to each generation of a search over four tasks, from the second children on with all operators."

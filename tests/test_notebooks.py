@@ -1,13 +1,16 @@
 "Every notebook runs top to bottom, and reads as a document: no errors, times, devices or paths in its outputs."
 import ast
+import atexit
 import json
 import re
+import sys
 from pathlib import Path
-import matplotlib
+import matplotlib.pyplot as plt
 import nbdev.config
 import nbdev.test as notebooks
 import pytest
 import sync
+from IPython.core.interactiveshell import InteractiveShell
 
 TOP = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((TOP / 'nbs').glob('*.ipynb'))
@@ -17,9 +20,24 @@ def test_runs_top_to_bottom(path, monkeypatch):
     "As `nbdev_test` runs it, but in this process: a process of its own would import everything and compile anew what other notebooks run too."
     monkeypatch.chdir(TOP)
     monkeypatch.setenv('IN_TEST', '1')
-    with matplotlib.rc_context(): passed, _ = notebooks.test_nb(path, skip_flags=nbdev.config.get_config().tst_flags.split())
-    matplotlib.pyplot.close('all')
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
+    backend = plt.get_backend()
+    try:
+        with plt.rc_context(): passed, _ = notebooks.test_nb(path, skip_flags=nbdev.config.get_config().tst_flags.split())
+    finally: stopped = clear_shell(); plt.close('all'); plt.switch_backend(backend)
+    if stopped: raise KeyboardInterrupt
     assert passed, 'what went wrong is in the captured output'
+
+def clear_shell() -> bool:
+    "IPython keeps the shell that ran a notebook, and with it all that the notebook made, until the process ends. Returns whether Ctrl-C stopped it."
+    shell, InteractiveShell._instance = InteractiveShell._instance, None
+    if not shell: return False
+    stopped = isinstance(getattr(shell, 'exc', None), KeyboardInterrupt)
+    atexit.unregister(shell.atexit_operations)
+    shell.atexit_operations()
+    shell.reset(new_session=False)
+    return stopped
 
 def cells(path, kind): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
 

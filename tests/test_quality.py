@@ -11,7 +11,7 @@ from munet_nb.quality import ABLATIONS, COMPARISONS, Comparison, check_method, e
 GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
 
 def golden_run(path) -> list[dict]:
-    tasks = [t for t in load_benchmark('characters8') if t.name in ('devanagari', 'bengali')]
+    tasks = [t for t in load_benchmark('characters8') if t.name in ('digits', 'devanagari')]
     config = Config.preset('characters8', children_per_task=4, children_per_generation=2, seed_segments=1, batches=6, segments=2, batch_size=32, validation_batches=4, seed=1)
     with Evolution.create(path, load_root('Ti3-glyphs'), tasks, config) as evo:
         while not evo.done: evo.step()
