@@ -52,7 +52,7 @@ print(repr((len(jax.devices()), sorted(len(on) for on in used), len({{d for on i
 
 def test_eight_devices_train_the_same_layers_as_one(expected):
     "Children are spread, the largest is split over several devices, one above a frozen trunk is not, and every new layer has the same bytes."
-    env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+    env = {**os.environ, 'XLA_FLAGS': os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
     out = subprocess.run([sys.executable, '-c', DEVICES.format(tests=str(Path(__file__).parent))], env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     devices, widths, used, got = eval(out.stdout.strip().splitlines()[-1], {'__builtins__': {}})
