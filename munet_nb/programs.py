@@ -86,6 +86,7 @@ class Programs:
         return planned[key].out_info
 
     def compile_one(self, key, traced):
+        "Lower and compile one traced program, and count it."
         program = traced.lower().compile(_OPTIONS.get(key[-1][0].platform))   # key[-1]: its devices
         with self._lock: self.compilations[key[0].__name__] += 1
         return program
