@@ -2,8 +2,10 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': '', 'git_url': '', 'lib_path': 'munet_nb'},
   'syms': { 'munet_nb.augment': { 'munet_nb.augment.Pixels': ('augment.html#pixels', 'munet_nb/augment.py'),
+                                  'munet_nb.augment._between': ('augment.html#_between', 'munet_nb/augment.py'),
                                   'munet_nb.augment._in_hsv': ('augment.html#_in_hsv', 'munet_nb/augment.py'),
                                   'munet_nb.augment._to_rgb': ('augment.html#_to_rgb', 'munet_nb/augment.py'),
+                                  'munet_nb.augment._uniform': ('augment.html#_uniform', 'munet_nb/augment.py'),
                                   'munet_nb.augment.adjust_brightness': ('augment.html#adjust_brightness', 'munet_nb/augment.py'),
                                   'munet_nb.augment.adjust_contrast': ('augment.html#adjust_contrast', 'munet_nb/augment.py'),
                                   'munet_nb.augment.augment': ('augment.html#augment', 'munet_nb/augment.py'),
