@@ -614,6 +614,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                    'munet_nb.training.run_layer': ('training.html#run_layer', 'munet_nb/training.py'),
                                    'munet_nb.training.sgd_step': ('training.html#sgd_step', 'munet_nb/training.py'),
                                    'munet_nb.training.start_params': ('training.html#start_params', 'munet_nb/training.py'),
+                                   'munet_nb.training.suffix_start': ('training.html#suffix_start', 'munet_nb/training.py'),
                                    'munet_nb.training.train_generation': ('training.html#train_generation', 'munet_nb/training.py'),
                                    'munet_nb.training.train_steps': ('training.html#train_steps', 'munet_nb/training.py'),
                                    'munet_nb.training.trunk_length': ('training.html#trunk_length', 'munet_nb/training.py'),

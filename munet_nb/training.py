@@ -6,7 +6,7 @@
 __all__ = ['MAX_PARTS', 'CHUNK_BATCHES', 'MASKED_WORK', 'PREDICT_BATCH', 'PREDICT_PIXELS', 'learning_rates', 'load_train',
            'load_eval', 'run_layer', 'batch_parts', 'sgd_step', 'train_steps', 'count_correct', 'evaluate_chain',
            'Branch', 'layer_source', 'trunk_length', 'trunk_tree', 'walk', 'place', 'chunk_batches', 'memory_plan',
-           'TrainedChild', 'Times', 'child_key', 'start_params', 'use_masks', 'Slot', 'uniform_slots',
+           'TrainedChild', 'Times', 'child_key', 'start_params', 'use_masks', 'suffix_start', 'Slot', 'uniform_slots',
            'plan_generation', 'train_generation', 'feed_accuracy', 'accuracy', 'probabilities']
 
 # %% ../nbs/07_training.ipynb #cell-002
@@ -30,7 +30,7 @@ from .mutation import ChildPlan, LayerPlan
 from .pool import Digest, Layer, make_layer
 from .programs import Programs
 from .tasks import pack
-from .vit import Arch, Sizes, apply_chain, apply_layer, chain_kinds, init_layer, layer_key, layer_shapes, n_tokens, resize_posembed
+from .vit import Arch, Sizes, apply_chain, apply_layer, chain_kinds, init_layer, layer_key, layer_kind, layer_shapes, n_tokens, resize_posembed
 
 # %% ../nbs/07_training.ipynb #cell-005
 def learning_rates(hparams: HParams, batches: int, segments: int) -> np.ndarray:
@@ -155,13 +155,14 @@ def trunk_length(plan: ChildPlan) -> int:
     return next(i for i, l in enumerate(plan.layers) if l.trainable)
 
 def trunk_tree(plans: Sequence[ChildPlan],
-               numbers: Sequence[int] | None = None # which of them; missing: all
+               numbers: Sequence[int] | None = None, # which of them; missing: all
+               starts: Sequence[int] | None = None   # where each suffix begins; missing: at the first trained layer
               ) -> Branch:
     "The tree of the children's trunks; a node lists its children by number."
     root = Branch()
     for number in range(len(plans)) if numbers is None else numbers:
         plan, node = plans[number], root
-        for kind, l in zip(chain_kinds(l.name for l in plan.layers), plan.layers[:trunk_length(plan)]):
+        for kind, l in zip(chain_kinds(l.name for l in plan.layers), plan.layers[:starts[number] if starts else trunk_length(plan)]):
             node = node.onward.setdefault((kind, layer_source(l, plan.hparams.image_size)), Branch())
         node.children.append(number)
     return root
@@ -256,6 +257,12 @@ def use_masks(plan: ChildPlan, arch: Arch, settings: TrainingSettings, train_exa
     examples = settings.segments * settings.segment_batches(train_examples) * settings.batch_size
     return 2 * frozen * examples * n_tokens(arch, plan.hparams.image_size) <= MASKED_WORK.get(jax.default_backend(), 3e13)
 
+def suffix_start(plan: ChildPlan, masked: bool) -> int:
+    "Where a child's suffix begins: at its first trained layer or, with masks, at the images, at a block or its adapter, or at the last norm."
+    start = trunk_length(plan)
+    while masked and layer_kind(plan.layers[start].name) in ('cls', 'posembed', 'head'): start -= 1
+    return start
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     "A layer of a suffix as its program has it."
@@ -282,11 +289,10 @@ def uniform_slots(kinds: Sequence[str], layers: Sequence[LayerPlan], params: Seq
         slots.append(Slot(kind, wide, l, p))
     return slots
 
-# %% ../nbs/07_training.ipynb #cell-038
+# %% ../nbs/07_training.ipynb #cell-039
 class _Child:
-    def __init__(self, plan: ChildPlan, rates, classes, arch, pool, key, on, frozen, masked: bool):
+    def __init__(self, plan: ChildPlan, rates, classes, arch, pool, key, on, frozen, masked: bool, start: int):
         self.plan, self.rates, self.on, self.evaluations, self.best = plan, rates, on, [], None
-        start = trunk_length(plan)
         self.params = [start_params(l, plan.hparams, classes, arch, pool, key) for l in plan.layers]
         suffix = chain_kinds(l.name for l in plan.layers)[start:], plan.layers[start:], self.params[start:]
         self.slots = uniform_slots(*suffix, arch) if masked else [Slot(kind, p, l, p) for kind, l, p in zip(*suffix)]
@@ -329,7 +335,7 @@ class _Child:
         layers |= {l.name: make_layer(p) for l, p in zip(self.plan.layers, self.params) if l.resize and not l.trainable}
         return TrainedChild(self.plan, tuple(self.evaluations), layers)
 
-# %% ../nbs/07_training.ipynb #cell-040
+# %% ../nbs/07_training.ipynb #cell-041
 class _Generation:
     def __init__(self, plans, arch, pool, feed, settings, batches, key, programs, devices):
         self.arch, self.feed, self.settings, self.key, self.programs = arch, feed, settings, key, programs
@@ -337,9 +343,11 @@ class _Generation:
         self.size, self.args, self.parts = hp.image_size, augment_args(hp), batch_parts(arch, settings, hp.image_size)
         on = place(plans, self.parts, devices)
         layers, self.placed = {d: pool[d] for d in {l.digest for p in plans for l in p.layers} - {None}}, {}   # each read and placed once
-        self.children = [_Child(p, learning_rates(p.hparams, batches, settings.segments), feed.classes, arch, layers, child_key(key, p), o, self._frozen, use_masks(p, arch, settings, len(feed.train.split))) for p, o in zip(plans, on)]
-        self.trees = {d: trunk_tree(plans, [i for i, o in enumerate(on) if o[0] == d]) for d in dict.fromkeys(o[0] for o in on)}
-        self.sources = {d: {layer_source(l, self.size): self._frozen(l, p, d) for c in self.children if c.on[0] == d for l, p in zip(c.plan.layers[:trunk_length(c.plan)], c.params)} for d in self.trees}
+        masked = [use_masks(p, arch, settings, len(feed.train.split)) for p in plans]
+        starts = [suffix_start(p, m) for p, m in zip(plans, masked)]
+        self.children = [_Child(p, learning_rates(p.hparams, batches, settings.segments), feed.classes, arch, layers, child_key(key, p), o, self._frozen, m, s) for p, o, m, s in zip(plans, on, masked, starts)]
+        self.trees = {d: trunk_tree(plans, [i for i, o in enumerate(on) if o[0] == d], starts) for d in dict.fromkeys(o[0] for o in on)}
+        self.sources = {d: {layer_source(l, self.size): self._frozen(l, p, d) for c, s in zip(self.children, starts) if c.on[0] == d for l, p in zip(c.plan.layers[:s], c.params)} for d in self.trees}
         self.chunk, self.eval_chunk = (chunk_batches(arch, settings, self.size, f, len(plans) + 2) for f in (feed.train, feed.validation))
         self.held = None   # the outputs of the trunks on the validation images, once computed
         # A device works on one child at a time, but a CPU's cores on one each. Programs that devices run together must be launched in the same order everywhere: from one thread.
@@ -376,7 +384,7 @@ class _Generation:
         found = [f for d in self.trees for f in self.outputs(self.programs, d, self.load(self.programs, step, d, chunk), chunk.n)]
         return sorted(found, key=lambda f: -self.children[f[0]].work)
 
-# %% ../nbs/07_training.ipynb #cell-041
+# %% ../nbs/07_training.ipynb #cell-042
 def _images(g: _Generation, size) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, g.settings.batch_size, g.size, g.size, 3), g.settings.precision)
 
@@ -407,7 +415,7 @@ def _train(g: _Generation, index, first):
         for job in earlier.values(): job.result()   # so that no more than two chunks are on their way
     for job in last.values(): job.result()
 
-# %% ../nbs/07_training.ipynb #cell-042
+# %% ../nbs/07_training.ipynb #cell-043
 def _ends(node: Branch) -> list[int]:
     "One child of each trunk."
     return node.children[:1] + [i for onward in node.onward.values() for i in _ends(onward)]
@@ -436,7 +444,7 @@ def _evaluate(g: _Generation, index) -> list[tuple[int, bool]]:
             totals[i] = totals[i][0] + int(correct), totals[i][1] and bool(finite)
     return totals
 
-# %% ../nbs/07_training.ipynb #cell-043
+# %% ../nbs/07_training.ipynb #cell-044
 def plan_generation(plans: Sequence[ChildPlan], arch: Arch, pool: Mapping[Digest, Layer], feed: TaskFeed, settings: TrainingSettings, programs: Programs, devices: Sequence = ()):
     "Compile the programs that training these children needs, without training them."
     g = _Generation(plans, arch, pool, feed, settings, 1, jax.random.key(0), programs, tuple(devices) or tuple(jax.local_devices()))
@@ -473,7 +481,7 @@ def train_generation(plans: Sequence[ChildPlan],
         return [job.result() for job in [g.submit(_result, i) for i in range(len(plans))]]
     finally: g.close()
 
-# %% ../nbs/07_training.ipynb #cell-052
+# %% ../nbs/07_training.ipynb #cell-053
 def feed_accuracy(feed: Feed, arch: Arch, names: Sequence[str], params: Sequence[Mapping], image_size: int, settings: TrainingSettings, programs: Programs) -> float:
     "Share of a feed's examples that a chain of layers classifies right; 0 if a logit is not finite."
     kinds, device, counts = chain_kinds(names), jax.devices()[0], []
