@@ -291,8 +291,9 @@ def uniform_slots(kinds: Sequence[str], layers: Sequence[LayerPlan], params: Seq
 
 # %% ../nbs/07_training.ipynb #cell-039
 class _Child:
-    def __init__(self, plan: ChildPlan, rates, classes, arch, pool, key, on, frozen, masked: bool, start: int):
+    def __init__(self, plan: ChildPlan, rates, classes, arch, pool, key, on, frozen, masked: bool):
         self.plan, self.rates, self.on, self.evaluations, self.best = plan, rates, on, [], None
+        self.start = start = suffix_start(plan, masked)
         self.params = [start_params(l, plan.hparams, classes, arch, pool, key) for l in plan.layers]
         suffix = chain_kinds(l.name for l in plan.layers)[start:], plan.layers[start:], self.params[start:]
         self.slots = uniform_slots(*suffix, arch) if masked else [Slot(kind, p, l, p) for kind, l, p in zip(*suffix)]
@@ -343,11 +344,9 @@ class _Generation:
         self.size, self.args, self.parts = hp.image_size, augment_args(hp), batch_parts(arch, settings, hp.image_size)
         on = place(plans, self.parts, devices)
         layers, self.placed = {d: pool[d] for d in {l.digest for p in plans for l in p.layers} - {None}}, {}   # each read and placed once
-        masked = [use_masks(p, arch, settings, len(feed.train.split)) for p in plans]
-        starts = [suffix_start(p, m) for p, m in zip(plans, masked)]
-        self.children = [_Child(p, learning_rates(p.hparams, batches, settings.segments), feed.classes, arch, layers, child_key(key, p), o, self._frozen, m, s) for p, o, m, s in zip(plans, on, masked, starts)]
-        self.trees = {d: trunk_tree(plans, [i for i, o in enumerate(on) if o[0] == d], starts) for d in dict.fromkeys(o[0] for o in on)}
-        self.sources = {d: {layer_source(l, self.size): self._frozen(l, p, d) for c, s in zip(self.children, starts) if c.on[0] == d for l, p in zip(c.plan.layers[:s], c.params)} for d in self.trees}
+        self.children = [_Child(p, learning_rates(p.hparams, batches, settings.segments), feed.classes, arch, layers, child_key(key, p), o, self._frozen, use_masks(p, arch, settings, len(feed.train.split))) for p, o in zip(plans, on)]
+        self.trees = {d: trunk_tree(plans, [i for i, o in enumerate(on) if o[0] == d], [c.start for c in self.children]) for d in dict.fromkeys(o[0] for o in on)}
+        self.sources = {d: {layer_source(l, self.size): self._frozen(l, p, d) for c in self.children if c.on[0] == d for l, p in zip(c.plan.layers[:c.start], c.params)} for d in self.trees}
         self.chunk, self.eval_chunk = (chunk_batches(arch, settings, self.size, f, len(plans) + 2) for f in (feed.train, feed.validation))
         self.held = None   # the outputs of the trunks on the validation images, once computed
         # A device works on one child at a time, but a CPU's cores on one each. Programs that devices run together must be launched in the same order everywhere: from one thread.
