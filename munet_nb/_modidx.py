@@ -370,6 +370,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                   'munet_nb.quality._command': ('quality.html#_command', 'munet_nb/quality.py'),
                                   'munet_nb.quality._draw_lines': ('quality.html#_draw_lines', 'munet_nb/quality.py'),
                                   'munet_nb.quality._kept_fits': ('quality.html#_kept_fits', 'munet_nb/quality.py'),
+                                  'munet_nb.quality._known_rate': ('quality.html#_known_rate', 'munet_nb/quality.py'),
                                   'munet_nb.quality._length': ('quality.html#_length', 'munet_nb/quality.py'),
                                   'munet_nb.quality._load_layers': ('quality.html#_load_layers', 'munet_nb/quality.py'),
                                   'munet_nb.quality._make_record': ('quality.html#_make_record', 'munet_nb/quality.py'),

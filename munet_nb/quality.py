@@ -238,12 +238,17 @@ def _length(bench, method, seed, tasks) -> Config:
         one = max(1, round(bench.run(like, seed)['tasks'][task]['lineage_examples'] / per_segment))
     return with_fields(c, children_per_generation=1, children_per_task=1, task_iterations=1, seed_segments=0, segments=one)
 
+def _known_rate(bench, rival, tasks) -> float | None:
+    "The learning rate that a finished run of a rival was tuned to, whatever its seed."
+    records = (_read(p) for p in sorted(bench.folder.glob(f'{rival}-*.json')))
+    return next((r['tasks'][tasks[0]]['lr'] for r in records if isinstance(r, dict) and r.get('setting') == bench.setting), None)
+
 def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str], replicas: Path) -> dict:
     "A rival on one task, or on all at once."
     rival = method.partition('@')[0]
     feeds = [TaskFeed(bench.tasks[t], bench.comparison.config.training) for t in tasks]
     tick = lambda: bench.tick(len(feeds))
-    tuned = _once(bench.work / 'rates' / f"{rival}-{'+'.join(tasks)}.json", lambda: tune_lr(rival, bench.root, feeds, bench.config(0), bench.comparison.rates, bench.programs, tick))
+    tuned = _once(bench.work / 'rates' / f"{rival}-{'+'.join(tasks)}.json", lambda: _known_rate(bench, rival, tasks) or tune_lr(rival, bench.root, feeds, bench.config(0), bench.comparison.rates, bench.programs, tick))
     config = _length(bench, method, seed, tasks)
     fits = train_rival(rival, bench.root, feeds, config, tuned, bench.programs, tick, lambda n, train: _kept_fits(replicas / str(n), train))
     if method == 'finetune_all':
