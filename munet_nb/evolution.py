@@ -46,6 +46,7 @@ class Config:
     scale_factor: float = 1.0         # s in (0, 1]: 1 is no size penalty (section 4.3 of the paper)
     mutation_prob: float = 0.1        # mu (section 3.3)
     cloning_prob: float = 0.0         # that a layer is cloned, besides the last norm; 0: mu, as in the paper
+    adapter_prob: float = 0.0         # that an adapter is inserted, per block without one; 0: mu, as in the paper
     children_per_task: int = 64       # sampled in one task iteration, or as many segments of training
     children_per_generation: int = 8  # trained together on the same batches
     task_iterations: int = 2          # passes over the list of tasks
@@ -59,8 +60,7 @@ class Config:
     def __post_init__(self):
         check('seed', self.seed, type(self.seed) is int and 0 <= self.seed < 2 ** 32, 'a whole number from 0 to 2^32 - 1')
         check('scale_factor', self.scale_factor, is_number(self.scale_factor) and 0 < self.scale_factor <= 1, 'a number in (0, 1]')
-        check('mutation_prob', self.mutation_prob, is_number(self.mutation_prob) and 0 <= self.mutation_prob <= 1, 'a number in [0, 1]')
-        check('cloning_prob', self.cloning_prob, is_number(self.cloning_prob) and 0 <= self.cloning_prob <= 1, 'a number in [0, 1]')
+        for name in ('mutation_prob', 'cloning_prob', 'adapter_prob'): check(name, getattr(self, name), is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, 'a number in [0, 1]')
         for name in ('children_per_task', 'children_per_generation', 'task_iterations'):
             check(name, getattr(self, name), is_count(getattr(self, name)), 'a positive whole number')
         check('seed_segments', self.seed_segments, self.seed_segments == 0 and type(self.seed_segments) is int or is_count(self.seed_segments) and self.seed_segments < getattr(self.training, 'segments', 0), 'a whole number, less than the segments of a child')
@@ -252,7 +252,7 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
         hparams, lineage = with_data_hparams(parent.hparams, data), state.lineage(parent)
         if seed: tried.append(seed.id)
         children.append(seed_child(id, task, lineage, hparams, around) if seed
-                        else mutate_child(rng, id, task, lineage, hparams, space, mu, around, config.cloning_prob))
+                        else mutate_child(rng, id, task, lineage, hparams, space, mu, around, config.cloning_prob, config.adapter_prob))
     return Generation(task, iteration, state.generation, tuple(children), tuple(tried), segments)
 
 # %% ../nbs/09_evolution.ipynb #cell-021

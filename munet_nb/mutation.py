@@ -122,10 +122,11 @@ def seed_child(id: str, task: str, lineage: Sequence[Model], hparams: HParams, a
 def mutate_child(rng: np.random.Generator, id: str, task: str, lineage: Sequence[Model],
                  hparams: HParams,   # inherited from the parent, with the generation's data hyperparameters
                  space: SearchSpace, mu: float, around: Surroundings,
-                 cloning: float = 0.  # probability of cloning a layer; 0: mu, as in the paper
+                 cloning: float = 0.,   # probability of cloning a layer; 0: mu, as in the paper
+                 insertion: float = 0.  # of inserting an adapter, per block without one; 0: mu
                 ) -> ChildPlan:
     "A mutated child: hyperparameters, layer removal or re-insertion, adapter insertion, layer cloning (section 3.3 of the paper)."
     hparams = mutate_hparams(rng, hparams, space, mu, MODEL_HPARAMS)
-    inserted = {i for i in range(hparams.num_layers) if rng.random() < mu}
+    inserted = {i for i in range(hparams.num_layers) if rng.random() < (insertion or mu)}
     adapters = {i for i in _adapters(lineage[0]) | inserted if i < hparams.num_layers}
     return _plan(id, task, lineage, hparams, adapters, lambda name: rng.random() < (cloning or mu) or name == 'norm', around)

@@ -10,7 +10,7 @@ ALL = [n for names in BENCHMARKS.values() for n in names]
 
 # Section 9 of the specification, column by column, and what the paper's authors use in all three.
 COMMON = dict(lr=.01, schedule='cosine', momentum=.9, nesterov=False, adapter_dim=32, area_min=.05, aspect=.75, flip=True, brightness=0., contrast=0., saturation=0., hue=0.,
-              scale_factor=1., mutation_prob=.1, cloning_prob=0., seed_segments=0, auto_tune=True)
+              scale_factor=1., mutation_prob=.1, cloning_prob=0., adapter_prob=0., seed_segments=0, auto_tune=True)
 NUMBERS = {
     'characters': dict(image_size=32, batch_size=512, batches=100, segments=5, validation_batches=10, children_per_task=64, children_per_generation=8, task_iterations=2, tune_num_layers=True, warmup_ratio=.1),
     'decathlon': dict(image_size=80, batch_size=256, batches=200, segments=30, validation_batches=10, children_per_task=64, children_per_generation=8, task_iterations=2, tune_num_layers=True, warmup_ratio=.1),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from munet_nb import Config, Evolution, load_benchmark, load_root
 from munet_nb.cli import main
-from munet_nb.quality import ABLATIONS, COMPARISONS, Comparison, check_method, evolution_config, read_records
+from munet_nb.quality import ABLATIONS, COMPARISONS, Bench, Comparison, check_method, evolution_config, read_records
 
 GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
 
@@ -73,6 +73,11 @@ def test_the_protocol_lists_methods_that_exist_and_configurations_that_differ_as
     assert base.scale_factor == 1 and evolution_config('munet_0.3', c.config) == replace(base, scale_factor=.3)
     assert evolution_config(ABLATIONS[0], c.config) == replace(base, seed_segments=0, mutation_prob=.1, cloning_prob=0.)
     for method in (*c.methods, *ABLATIONS): check_method(method, c, 3)
+
+@pytest.mark.parametrize('name', COMPARISONS)
+def test_the_committed_records_are_of_the_comparison_as_it_is(name, tmp_path):
+    setting = Bench(COMPARISONS[name], tmp_path).setting
+    assert {r['setting'] for r in read_records(Path(__file__).parent.parent / 'nbs/results' / name)} == {setting}
 
 if __name__ == '__main__':   # write the golden journal anew: python tests/test_quality.py FOLDER
     GOLDEN.parent.mkdir(exist_ok=True)
