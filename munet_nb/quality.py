@@ -155,7 +155,7 @@ class Bench:
         self.tasks = {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
         self.root = load_root(comparison.root, layers=comparison.layers, image_size=comparison.config.defaults.image_size)
         self.train = {n: len(t.train) for n, t in self.tasks.items()}
-        self.progress = lambda n=1: None
+        self.progress = self.done_before = lambda n=1: None
         c = comparison
         setting = {'benchmark': c.benchmark, 'root': c.root, 'tasks': {n: t.fingerprint for n, t in self.tasks.items()}, 'rates': c.rates, 'config': config_to_json(c.config)} | ({'layers': c.layers} if c.layers else {})
         self.setting = sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]   # every record carries it
@@ -196,6 +196,7 @@ def run_evolution(bench: Bench, method: str, seed: int) -> dict:
     "The part of a record that an evolution fills in."
     with open_evolution(bench, method, seed) as evo:
         c = evo.config
+        bench.done_before(sum(r['segments'] * len(r['children']) for r in evo.records if r['kind'] == 'generation'))
         while not evo.done:
             with bench.clock(method, seed): report = evo.step()
             bench.tick(report.record['segments'] * len(report.record['children']))
@@ -278,8 +279,9 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
     "The part of a record that a rival fills in."
     groups = [list(bench.tasks)] if method.partition('@')[0] in ('joint', *MERGING) else [[t] for t in bench.tasks]
     def unit(g):
-        name, replicas = f"{method}-{seed}/{'+'.join(g)}", bench.work / 'replicas' / f"{method}-{seed}/{'+'.join(g)}"
-        result = _once(bench.work / 'units' / f'{name}.json', lambda: _merge_unit(bench, method, seed) if method in MERGING else _train_unit(bench, method, seed, g, replicas))
+        replicas, path = (bench.work / kind / f"{method}-{seed}/{'+'.join(g)}{end}" for kind, end in (('replicas', ''), ('units', '.json')))
+        if path.exists(): bench.done_before(segments_of(bench, method) // len(groups))
+        result = _once(path, lambda: _merge_unit(bench, method, seed) if method in MERGING else _train_unit(bench, method, seed, g, replicas))
         shutil.rmtree(replicas, ignore_errors=True)
         return result
     if '@munet' in method: bench.run(method.partition('@')[2], seed)
@@ -325,11 +327,13 @@ def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> lis
         lock, done = threading.Lock(), 0
         def progress(n):
             with lock: bar.update(min(n, bar.total - bar.n))
-        bench.progress = progress
+        def done_before(n):   # moves the bar, but says nothing about the speed
+            with lock: bar.n = bar.last_print_n = min(bar.n + n, bar.total); bar.refresh()
+        bench.progress, bench.done_before = progress, done_before
         for m, s in todo:
             bar.set_description(f'{m} seed {s}')
             record, done = bench.run(m, s), done + segments_of(bench, m)
-            bar.n = done; bar.refresh()
+            done_before(done - bar.n)
             tqdm.write(record_line(record))
     return [bench.run(m, s) for m, s in runs]
 
