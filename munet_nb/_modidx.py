@@ -367,6 +367,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                   'munet_nb.quality.Comparison': ('quality.html#comparison', 'munet_nb/quality.py'),
                                   'munet_nb.quality.Stopped': ('quality.html#stopped', 'munet_nb/quality.py'),
                                   'munet_nb.quality._alone': ('quality.html#_alone', 'munet_nb/quality.py'),
+                                  'munet_nb.quality._by_change': ('quality.html#_by_change', 'munet_nb/quality.py'),
                                   'munet_nb.quality._command': ('quality.html#_command', 'munet_nb/quality.py'),
                                   'munet_nb.quality._draw_lines': ('quality.html#_draw_lines', 'munet_nb/quality.py'),
                                   'munet_nb.quality._kept_fits': ('quality.html#_kept_fits', 'munet_nb/quality.py'),
