@@ -80,5 +80,6 @@ def test_the_committed_records_are_of_the_comparison_as_it_is(name, tmp_path):
     assert {r['setting'] for r in read_records(Path(__file__).parent.parent / 'nbs/results' / name)} == {setting}
 
 if __name__ == '__main__':   # write the golden journal anew: python tests/test_quality.py FOLDER
+    # What changes this journal changes the demo's system too: the figures and the picture that the README tells of `munet demo` are then to be made again.
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in golden_run(sys.argv[1])))
