@@ -379,6 +379,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                   'munet_nb.quality._once': ('quality.html#_once', 'munet_nb/quality.py'),
                                   'munet_nb.quality._read': ('quality.html#_read', 'munet_nb/quality.py'),
                                   'munet_nb.quality._save_fit': ('quality.html#_save_fit', 'munet_nb/quality.py'),
+                                  'munet_nb.quality._skip': ('quality.html#_skip', 'munet_nb/quality.py'),
                                   'munet_nb.quality._train_unit': ('quality.html#_train_unit', 'munet_nb/quality.py'),
                                   'munet_nb.quality._unit': ('quality.html#_unit', 'munet_nb/quality.py'),
                                   'munet_nb.quality._write': ('quality.html#_write', 'munet_nb/quality.py'),

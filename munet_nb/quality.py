@@ -56,6 +56,7 @@ class Comparison:
     tasks: tuple[str, ...] = ()  # of the benchmark; none: all
     layers: int | None = None    # how many of the root's bottom blocks are taken; None: all
 
+# Cheap steps: blocks are cloned as rarely as anything else is mutated (cloning_prob=0 says so), adapters inserted more often, no block dropped.
 SECOND_ROUND = tuple(f'munet_{s}+cloning_prob=0+adapter_prob=0.5+tune_num_layers=False' for s in (.9, .7, .3))
 _METHODS = ('munet_1', 'finetune_all', 'munet_0.9', 'joint', 'munet_0.7', 'taps_1', 'munet_0.3', 'norm_head', 'finetune_all@munet_1', 'task_arithmetic', 'adamerging', 'lora_8', 'adapters_64',
             'freeze_bottom_1', 'freeze_bottom_2', 'finetune_all@one', *SECOND_ROUND)
@@ -280,7 +281,8 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
     "The part of a record that a rival fills in."
     groups = [list(bench.tasks)] if method.partition('@')[0] in ('joint', *MERGING) else [[t] for t in bench.tasks]
     def unit(g):
-        replicas, path = (bench.work / kind / f"{method}-{seed}/{'+'.join(g)}{end}" for kind, end in (('replicas', ''), ('units', '.json')))
+        name = f"{method}-{seed}/{'+'.join(g)}"
+        replicas, path = bench.work / 'replicas' / name, bench.work / 'units' / f'{name}.json'
         if path.exists(): bench.done_before(segments_of(bench, method) // len(groups))
         result = _once(path, lambda: _merge_unit(bench, method, seed) if method in MERGING else _train_unit(bench, method, seed, g, replicas))
         shutil.rmtree(replicas, ignore_errors=True)
@@ -315,6 +317,11 @@ def segments_of(bench: Bench, method: str) -> int:
     return n * (length if '@' in method else c.children_per_generation * length + (rates if rates > 1 else 0) * max(1, length // 4))
 
 # %% ../nbs/13_quality.ipynb #cell-024
+def _skip(bar: tqdm, n: int):
+    "Move a bar past what was done before: its speed and its time left know nothing of that."
+    n = min(n, bar.total - bar.n)
+    bar.initial += n; bar.n += n; bar.last_print_n = bar.n; bar.refresh()
+
 def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> list[dict]:
     "The records of all methods with all seeds, with progress; runs that have a record are not run again. Ctrl-C raises Stopped; what is finished is saved (generations of an evolution, replicas and tuned rates of a rival), and the same call goes on. Raises InputError for an unknown method, or if another process works in the folder."
     for m in methods: check_method(m, bench.comparison, bench.root.arch.depth)
@@ -328,8 +335,8 @@ def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> lis
         lock, done = threading.Lock(), 0
         def progress(n):
             with lock: bar.update(min(n, bar.total - bar.n))
-        def done_before(n):   # moves the bar, but says nothing about the speed
-            with lock: bar.n = bar.last_print_n = min(bar.n + n, bar.total); bar.refresh()
+        def done_before(n):
+            with lock: _skip(bar, n)
         bench.progress, bench.done_before = progress, done_before
         for m, s in todo:
             bar.set_description(f'{m} seed {s}')
@@ -376,7 +383,7 @@ def task_table(records: Sequence[Mapping]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('method')
 
 # %% ../nbs/13_quality.ipynb #cell-029
-_MARKERS, _ORANGES = 'sD^vP*Xd<>ph8', ('#D55E00', '#E69F00', '#CC79A7')
+_MARKERS = 'sD^vP*Xd<>ph8'
 
 def _by_change(names) -> dict[str, dict[str, str]]:
     "Evolutions by what is changed in them, each with the scale factor that its name begins with."
@@ -392,20 +399,22 @@ def plot_quality(records: Sequence[Mapping]) -> Picture:
     ax = fig.add_subplot()
     munet = _by_change(table.index)
     rivals, marks = [m for m in table.index if not any(m in g for g in munet.values())], {}
-    colors = matplotlib.colormaps['viridis'](np.linspace(0, .92, max(len(rivals), 1)))
+    colors, warm = matplotlib.colormaps['viridis'](np.linspace(0, .92, len(rivals))), matplotlib.colormaps['YlOrRd_r'](np.linspace(.2, .6, len(munet)))
     for i, m in enumerate(rivals): marks[m] = dict(marker=_MARKERS[i % len(_MARKERS)], color=colors[i])
-    for i, group in enumerate(munet.values()): marks |= dict.fromkeys(group, dict(marker='o', color=_ORANGES[i % len(_ORANGES)]))
+    for group, color in zip(munet.values(), warm): marks |= dict.fromkeys(group, dict(marker='o', color=color))
     for m, row in table.iterrows():
-        ax.errorbar(row['parameters per task'] / 1e6, row['test'], yerr=row['sd'] if row['seeds'] > 1 else None, markersize=7, capsize=3, linestyle='', markeredgecolor='black', markeredgewidth=.5, label=m if m in rivals else None, zorder=3, **marks[m])
-    _draw_lines(ax, table, munet)
+        ax.errorbar(row['parameters per task'] / 1e6, row['test'], yerr=row['sd'] if row['seeds'] > 1 else None, markersize=7, capsize=3, linestyle='', markeredgecolor='black', markeredgewidth=.5, label=m.replace('+', '\n+') if m in rivals else None, zorder=3, **marks[m])
+    _draw_lines(ax, table, munet, warm)
     ax.set(xlabel='parameters per task (millions)', ylabel='mean test accuracy (%)'); ax.set_xlim(left=0); ax.grid(alpha=.3)
-    fig.legend(loc='outside right upper', fontsize=8, frameon=False)
+    legend = fig.legend(loc='outside right upper', fontsize=8, frameon=False)
+    lines = sum(1 + t.get_text().count('\n') for t in legend.get_texts())
+    fig.set_figheight(max(4.6, .2 * lines))   # as long as its legend
     return fig
 
-def _draw_lines(ax, table, munet):
-    for i, (change, group) in enumerate(munet.items()):
-        line = table.loc[list(group)].sort_values('parameters per task')
-        ax.plot(line['parameters per task'] / 1e6, line['test'], color=_ORANGES[i % len(_ORANGES)], linewidth=1.2, marker='o', markeredgecolor='black', markeredgewidth=.5, label=f'munet{change}, by scale factor' if len(group) > 1 else f'munet{change}')
+def _draw_lines(ax, table, munet, colors):
+    for (change, group), color in zip(munet.items(), colors):
+        line, name = table.loc[list(group)].sort_values('parameters per task'), 'munet' + change.replace('+', '\n+')
+        ax.plot(line['parameters per task'] / 1e6, line['test'], color=color, linewidth=1.2, marker='o', markeredgecolor='black', markeredgewidth=.5, label=f'{name}, by scale factor' if len(group) > 1 else name)
         for m, row in line.iterrows(): ax.annotate(group[m], (row['parameters per task'] / 1e6, row['test']), xytext=(6, 6), textcoords='offset points', fontsize=8, color='#A04000')
     best = table.loc[front(table)]
     ax.step([*best['parameters per task'] / 1e6, table['parameters per task'].max() / 1e6], [*best['test'], best['test'].iloc[-1]], where='post', color='gray', linestyle=':', linewidth=1, label='front of all methods', zorder=1)
