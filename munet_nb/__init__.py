@@ -2,8 +2,13 @@
 __version__ = "0.1.0"
 
 from .checks import InputError
-from .evolution import Config, Evolution, System
-from .models import HParams
-from .pretrained import load_root
-from .tasks import Task, load_benchmark, load_folder, load_hf, load_idx, load_tfds, task_from_arrays
-from .feeds import TrainingSettings
+from .models.hparams import HParams
+from .roots.load import load_root
+from .runs.evolution import Evolution
+from .runs.system import System
+from .search.config import Config, TrainingSettings
+from .tasks.benchmarks import load_benchmark
+from .tasks.folders import load_folder, load_idx
+from .tasks.hub import load_hf
+from .tasks.task import Task, task_from_arrays
+from .tasks.tfds import load_tfds

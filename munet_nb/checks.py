@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['InputError', 'check', 'is_number', 'is_count', 'unknown', 'make', 'as_path']
 
-# %% ../nbs/00_checks.ipynb #cell-002
+# %% ../nbs/00_checks.ipynb #acae54e37e7d407bbb7b55eff062a284
 import math
 import os
 from collections.abc import Mapping
@@ -14,49 +14,69 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-# %% ../nbs/00_checks.ipynb #cell-004
+# %% ../nbs/00_checks.ipynb #8dd0d8092fe74a7c96281538738b07e2
 class InputError(ValueError):
     "A mistake in what the user gave: a value, a file, a directory. Its message says what is wrong and what is allowed."
 
+
 def check(name: str, value, ok: bool, allowed: str):
     "Raise InputError naming the field, its value and what is allowed, unless `ok`."
-    if not ok: raise InputError(f'{name} = {value!r}: must be {allowed}')
+    if not ok:
+        raise InputError(f'{name} = {value!r}: must be {allowed}')
+
 
 def is_number(value) -> bool:
     "Whether `value` is a finite int or float (a bool is not a number)."
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
+
 def is_count(value) -> bool:
     "Whether `value` is a whole number of at least 1."
     return type(value) is int and value > 0
 
-# %% ../nbs/00_checks.ipynb #cell-007
+# %% ../nbs/00_checks.ipynb #10185d26023b46108eb7d9f57d49d2b3
 def unknown(what: str, name: str, known) -> InputError:
     "The error for a name that is not among the known ones."
     known = [str(k) for k in known]
     near = get_close_matches(str(name), known, 1)
-    return InputError(f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Allowed: {', '.join(known)}")
+    return InputError(
+        f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Allowed: {', '.join(known)}"
+    )
+
 
 @cache
-def _field_names(cls) -> frozenset[str]: return frozenset(f.name for f in fields(cls))
+def _field_names(cls) -> frozenset[str]:
+    return frozenset(f.name for f in fields(cls))
+
 
 def make(cls, values: Mapping):
     "An instance of the dataclass `cls` with these fields. Raises InputError for an unknown or a missing one."
-    if not isinstance(values, Mapping): raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
+    if not isinstance(values, Mapping):
+        raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
     for name in values:
-        if name not in _field_names(cls): raise unknown(f'field of {cls.__name__}', name, [f.name for f in fields(cls)])
-    try: return cls(**values)
-    except TypeError as e: raise InputError(f'{cls.__name__}: {e}') from None
+        if name not in _field_names(cls):
+            raise unknown(f'field of {cls.__name__}', name, [f.name for f in fields(cls)])
+    try:
+        return cls(**values)
+    except TypeError as e:
+        raise InputError(f'{cls.__name__}: {e}') from None
 
-# %% ../nbs/00_checks.ipynb #cell-010
-def as_path(text: str | Path, # as the user gave it
-            where: str        # what it is the path of, for the message
-           ) -> Path:
+# %% ../nbs/00_checks.ipynb #7cdc8c89c7104fffa095e18ddfef8986
+def as_path(
+    text: str | Path,  # as the user gave it
+    where: str,  # what it is the path of, for the message
+) -> Path:
     "The path that `text` says, with ~ in its place; there may be nothing yet. Raises InputError for what can be no path, and for what may not be looked at."
     try:
-        if text == '': raise ValueError('it is empty')
+        if text == '':
+            raise ValueError('it is empty')
         path = Path(text).expanduser()
-        try: os.stat(path)
-        except (FileNotFoundError, NotADirectoryError): pass
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         return path
-    except (RuntimeError, OSError, ValueError, TypeError) as e: raise InputError(f"{where} {str(text)!r}: is no path that can be used ({getattr(e, 'strerror', None) or e})") from None
+    except (RuntimeError, OSError, ValueError, TypeError) as e:
+        raise InputError(
+            f"{where} {str(text)!r}: is no path that can be used ({getattr(e, 'strerror', None) or e})"
+        ) from None

@@ -1,4 +1,5 @@
 "Compiled programs are kept for the length of the test session: the tests start many searches of the same structures."
+
 import os
 import tempfile
 

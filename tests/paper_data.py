@@ -1,35 +1,63 @@
 "The paper's data sets as TFDS mocks them: true features and classes, and true sizes unless they are to be small; the pixels and labels are random."
+
 import json
 from contextlib import contextmanager
 from pathlib import Path
+
 import tensorflow_datasets as tfds
 
 # TFDS's catalogue: classes, then examples of each split
 VDD = 'visual_domain_decathlon/'
 DATA = {
-    'emnist/digits': (10, dict(train=240_000, test=40_000)), 'emnist/letters': (37, dict(train=88_800, test=14_800)),
-    'kmnist': (10, dict(train=60_000, test=10_000)), 'mnist': (10, dict(train=60_000, test=10_000)),
+    'emnist/digits': (10, dict(train=240_000, test=40_000)),
+    'emnist/letters': (37, dict(train=88_800, test=14_800)),
+    'kmnist': (10, dict(train=60_000, test=10_000)),
+    'mnist': (10, dict(train=60_000, test=10_000)),
     'omniglot': (1623, dict(train=19_280, test=13_180, small1=2_720, small2=3_120)),
-    'cmaterdb/bangla': (10, dict(train=5_000, test=1_000)), 'cmaterdb/devanagari': (10, dict(train=2_400, test=600)), 'cmaterdb/telugu': (10, dict(train=2_400, test=600)),
-    VDD + 'imagenet12': (1000, dict(train=1_232_167, validation=49_000, test=48_238)), VDD + 'svhn': (10, dict(train=47_217, validation=26_040, test=26_032)),
-    VDD + 'cifar100': (100, dict(train=40_000, validation=10_000, test=10_000)), VDD + 'gtsrb': (43, dict(train=31_367, validation=7_842, test=12_630)),
-    VDD + 'daimlerpedcls': (2, dict(train=23_520, validation=5_880, test=19_600)), VDD + 'omniglot': (1623, dict(train=17_853, validation=6_492, test=8_115)),
-    VDD + 'ucf101': (101, dict(train=7_585, validation=1_952, test=3_783)), VDD + 'aircraft': (100, dict(train=3_334, validation=3_333, test=3_333)),
-    VDD + 'dtd': (47, dict(train=1_880, validation=1_880, test=1_880)), VDD + 'vgg-flowers': (102, dict(train=1_020, validation=1_020, test=6_149)),
-    'imagenet2012': (1000, dict(train=1_281_167, validation=50_000, test=100_000)), 'cifar100': (100, dict(train=50_000, test=10_000)), 'cifar10': (10, dict(train=50_000, test=10_000)),
-    'imagenet_v2': (1000, dict(test=10_000)), 'cifar10_1': (10, dict(test=2_021)),   # the last two validate
+    'cmaterdb/bangla': (10, dict(train=5_000, test=1_000)),
+    'cmaterdb/devanagari': (10, dict(train=2_400, test=600)),
+    'cmaterdb/telugu': (10, dict(train=2_400, test=600)),
+    VDD + 'imagenet12': (1000, dict(train=1_232_167, validation=49_000, test=48_238)),
+    VDD + 'svhn': (10, dict(train=47_217, validation=26_040, test=26_032)),
+    VDD + 'cifar100': (100, dict(train=40_000, validation=10_000, test=10_000)),
+    VDD + 'gtsrb': (43, dict(train=31_367, validation=7_842, test=12_630)),
+    VDD + 'daimlerpedcls': (2, dict(train=23_520, validation=5_880, test=19_600)),
+    VDD + 'omniglot': (1623, dict(train=17_853, validation=6_492, test=8_115)),
+    VDD + 'ucf101': (101, dict(train=7_585, validation=1_952, test=3_783)),
+    VDD + 'aircraft': (100, dict(train=3_334, validation=3_333, test=3_333)),
+    VDD + 'dtd': (47, dict(train=1_880, validation=1_880, test=1_880)),
+    VDD + 'vgg-flowers': (102, dict(train=1_020, validation=1_020, test=6_149)),
+    'imagenet2012': (1000, dict(train=1_281_167, validation=50_000, test=100_000)),
+    'cifar100': (100, dict(train=50_000, test=10_000)),
+    'cifar10': (10, dict(train=50_000, test=10_000)),
+    'imagenet_v2': (1000, dict(test=10_000)),
+    'cifar10_1': (10, dict(test=2_021)),  # the last two validate
 }
+
 
 def _describe(folder: Path, name: str, sizes: dict):
     "What a prepared data set says of itself. Without it a mock does not know the splits."
     b = tfds.builder(name, data_dir=folder)
-    splits = [dict(name=s, numBytes='1', shardLengths=[str(n)], filepathTemplate='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}') for s, n in sizes.items()]
-    info = dict(name=b.name, version=str(b.version), fileFormat='array_record', splits=splits) | ({'configName': b.builder_config.name} if b.builder_config else {})
+    splits = [
+        dict(
+            name=s,
+            numBytes='1',
+            shardLengths=[str(n)],
+            filepathTemplate='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+        )
+        for s, n in sizes.items()
+    ]
+    info = dict(name=b.name, version=str(b.version), fileFormat='array_record', splits=splits) | (
+        {'configName': b.builder_config.name} if b.builder_config else {}
+    )
     Path(b.data_dir).mkdir(parents=True, exist_ok=True)
     (Path(b.data_dir) / 'dataset_info.json').write_text(json.dumps(info))
 
+
 @contextmanager
-def mocked(folder: Path, at_most: int = 10 ** 9):
+def mocked(folder: Path, at_most: int = 10**9):
     "Inside, TFDS has the paper's data sets prepared in `folder`, with at most so many examples per split."
-    for name, (_, sizes) in DATA.items(): _describe(Path(folder), name, {s: min(n, at_most) for s, n in sizes.items()})
-    with tfds.testing.mock_data(num_examples=at_most, data_dir=str(folder)): yield
+    for name, (_, sizes) in DATA.items():
+        _describe(Path(folder), name, {s: min(n, at_most) for s, n in sizes.items()})
+    with tfds.testing.mock_data(num_examples=at_most, data_dir=str(folder)):
+        yield

@@ -1,17 +1,21 @@
 "The quickstart and its panel in a real browser, on a real JupyterLab: what a newcomer clicks."
+
 import base64
 import re
 import statistics
 from pathlib import Path
+
 import nbformat
 import numpy as np
 import pytest
+from browser import browser, lab, wait_for
 from PIL import Image
 from playwright.sync_api import expect
-from browser import browser, lab, wait_for
 
 QUICKSTART = Path(__file__).resolve().parents[1] / 'nbs/22_quickstart.ipynb'
-PANEL = next(i for i, c in enumerate(nbformat.read(QUICKSTART, 4).cells) if c.source == 'board')   # the cell that shows it
+PANEL = next(
+    i for i, c in enumerate(nbformat.read(QUICKSTART, 4).cells) if c.source == 'board'
+)  # the cell that shows it
 
 # From a click to what it changes on the page, in the page's own time (milliseconds).
 ACKNOWLEDGED = '''async ([button, watched, disabled]) => {
@@ -31,13 +35,25 @@ PICTURE = '''async image => {
   for (const b of new Uint8Array(await (await fetch(image.src)).arrayBuffer())) text += String.fromCharCode(b);
   return btoa(text) }'''
 
+
 class Panel:
     "What is on the page, in the words of a user."
-    def __init__(self, page): self.page, self.root = page, page.locator('.munet').first
-    def button(self, name): return self.root.locator(f'button:text-is("{name}")')
-    def text(self, name): return self.root.locator(f'.munet-{name}').inner_text()
-    def click(self, name): self.button(name).click()
-    def ready(self): expect(self.button('Pause')).to_be_disabled(); expect(self.button('Stop')).to_be_disabled()
+
+    def __init__(self, page):
+        self.page, self.root = page, page.locator('.munet').first
+
+    def button(self, name):
+        return self.root.locator(f'button:text-is("{name}")')
+
+    def text(self, name):
+        return self.root.locator(f'.munet-{name}').inner_text()
+
+    def click(self, name):
+        self.button(name).click()
+
+    def ready(self):
+        expect(self.button('Pause')).to_be_disabled()
+        expect(self.button('Stop')).to_be_disabled()
 
     def step(self):
         "One generation: the count of those to go falls by one."
@@ -46,9 +62,17 @@ class Panel:
         wait_for(lambda: self.to_go() == left - 1, 60, lambda: self.root.inner_text())
         self.ready()
 
-    def to_go(self) -> int: return int((re.search(r'(\d+) generations? to go', self.text('left')) or [0, 0])[1])
-    def choose(self, label, value): self.root.locator('.widget-dropdown', has_text=label).locator('select').select_option(value)
-    def table(self) -> list[list[str]]: return [row.locator('td').all_inner_texts() for row in self.root.locator('tbody tr:visible').all()]
+    def to_go(self) -> int:
+        return int((re.search(r'(\d+) generations? to go', self.text('left')) or [0, 0])[1])
+
+    def choose(self, label, value):
+        self.root.locator('.widget-dropdown', has_text=label).locator('select').select_option(value)
+
+    def table(self) -> list[list[str]]:
+        return [
+            row.locator('td').all_inner_texts()
+            for row in self.root.locator('tbody tr:visible').all()
+        ]
 
     def tab(self, name):
         "Click a tab; again, if the page moved under the pointer."
@@ -57,93 +81,152 @@ class Panel:
 
     def picture(self, of='.widget-tab-contents') -> bytes:
         "The picture of the tab that is looked at, or the curves. It fits into the panel."
-        image = self.root.locator(f'img{of}:visible' if of == '.munet-curves' else f'{of} img:visible').first
+        image = self.root.locator(
+            f'img{of}:visible' if of == '.munet-curves' else f'{of} img:visible'
+        ).first
         found = base64.b64decode(image.evaluate(PICTURE))
-        assert found[:4] == b'\x89PNG' and image.bounding_box()['width'] <= self.root.bounding_box()['width']
+        assert (
+            found[:4] == b'\x89PNG'
+            and image.bounding_box()['width'] <= self.root.bounding_box()['width']
+        )
         return found
 
-    def new_picture(self, old, of='.widget-tab-contents') -> bytes: return wait_for(lambda: (now := self.picture(of)) != old and now, 30, lambda: f'{of}: the picture stayed the same')
+    def new_picture(self, old, of='.widget-tab-contents') -> bytes:
+        return wait_for(
+            lambda: (now := self.picture(of)) != old and now,
+            30,
+            lambda: f'{of}: the picture stayed the same',
+        )
+
 
 def run_cells(page, first, last):
     "Press Shift+Enter on cells."
     expect(page.get_by_text('Python 3 (ipykernel) | Idle')).to_be_visible()
     cell = page.locator('.jp-Notebook .jp-Cell').nth(first)
-    cell.scroll_into_view_if_needed(); cell.locator('.jp-InputPrompt, .jp-MarkdownOutput').first.click(position={'x': 3, 'y': 3})
+    cell.scroll_into_view_if_needed()
+    cell.locator('.jp-InputPrompt, .jp-MarkdownOutput').first.click(position={'x': 3, 'y': 3})
     page.keyboard.press('Escape')
-    for _ in range(first, last): page.keyboard.press('Shift+Enter')
+    for _ in range(first, last):
+        page.keyboard.press('Shift+Enter')
+
 
 @pytest.fixture
 def page(tmp_path):
     (tmp_path / 'work').mkdir()
     notebook = nbformat.read(QUICKSTART, 4)
-    notebook.cells.append(nbformat.v4.new_code_cell('print(f"drawing takes {board.drawing / board.training:.3f} of training")'))
+    notebook.cells.append(
+        nbformat.v4.new_code_cell(
+            'print(f"drawing takes {board.drawing / board.training:.3f} of training")'
+        )
+    )
     nbformat.write(notebook, tmp_path / 'work/quickstart.ipynb')
     for split, n in (('train', 30), ('validation', 10), ('test', 10)):
         for bright in (0, 1):
-            folder = tmp_path / f'work/brightness/{split}/{("dark", "bright")[bright]}'; folder.mkdir(parents=True)
-            for i in range(n): Image.fromarray(np.random.default_rng([i, bright]).integers(128 * bright, 128 * bright + 128, (12, 12), 'uint8')).save(folder / f'{split}{i}.png')
+            folder = tmp_path / f'work/brightness/{split}/{("dark", "bright")[bright]}'
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(
+                    np.random.default_rng([i, bright]).integers(
+                        128 * bright, 128 * bright + 128, (12, 12), 'uint8'
+                    )
+                ).save(folder / f'{split}{i}.png')
     with lab(tmp_path) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 1280, 'height': 900})
-        page.set_default_timeout(60_000); expect.set_options(timeout=60_000)
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         page.goto(address + 'lab/tree/quickstart.ipynb')
-        try: yield page
-        finally: page.screenshot(path=tmp_path / 'page.png')   # what was to be seen last
+        try:
+            yield page
+        finally:
+            page.screenshot(path=tmp_path / 'page.png')  # what was to be seen last
+
 
 def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     run_cells(page, 0, PANEL + 1)
     panel = Panel(page)
     panel.ready()
-    assert [t.inner_text() for t in panel.root.locator('.lm-TabBar-tab').all()][-1] == 'Journal' and re.search('trains on .*(CPU|x[0-9])', panel.root.inner_text())
+    assert [t.inner_text() for t in panel.root.locator('.lm-TabBar-tab').all()][
+        -1
+    ] == 'Journal' and re.search('trains on .*(CPU|x[0-9])', panel.root.inner_text())
 
     # Two steps: the count falls, the curves and the architectures change.
     left, before = panel.to_go(), panel.picture()
     panel.step()
     curves = panel.picture('.munet-curves')
     panel.step()
-    panel.new_picture(curves, '.munet-curves'); panel.new_picture(before)
+    panel.new_picture(curves, '.munet-curves')
+    panel.new_picture(before)
 
     # While a generation trains, a click shows what it does within 300 ms: a pause, taken back, and again.
-    panel.click('Run'); expect(panel.button('Pause')).to_be_enabled()
+    panel.click('Run')
+    expect(panel.button('Pause')).to_be_enabled()
     expect(panel.root.locator('.munet-message')).to_contain_text('training')
-    times = [page.evaluate(ACKNOWLEDGED, [button, 'Pause', button == 'Pause']) for button in ('Pause', 'Run') * 4 + ('Pause',)]
+    times = [
+        page.evaluate(ACKNOWLEDGED, [button, 'Pause', button == 'Pause'])
+        for button in ('Pause', 'Run') * 4 + ('Pause',)
+    ]
     print('acknowledged after (ms):', *map(round, times))
     assert statistics.median(times) < 300, times
     panel.ready()
     assert 0 < panel.to_go() < left - 2 and 'paused' in panel.text('message')
 
     # Back to the start and forth again.
-    now, moment, slider = panel.text('moment'), panel.root.locator('.munet-moment'), panel.root.locator('.slider-container')
-    def height() -> int: return int.from_bytes(panel.picture()[20:24])   # of a PNG; what has no columns yet is low
+    now, moment, slider = (
+        panel.text('moment'),
+        panel.root.locator('.munet-moment'),
+        panel.root.locator('.slider-container'),
+    )
+
+    def height() -> int:
+        return int.from_bytes(panel.picture()[20:24])  # of a PNG; what has no columns yet is low
+
     tall = height()
-    panel.root.locator('.noUi-handle').press('Home'); expect(moment).to_have_text('start')
+    panel.root.locator('.noUi-handle').press('Home')
+    expect(moment).to_have_text('start')
     wait_for(lambda: height() < tall, 30, lambda: 'at the start there is nothing to see')
-    slider.click(position={'x': slider.bounding_box()['width'] - 2, 'y': slider.bounding_box()['height'] / 2}); expect(moment).to_have_text(now)
+    slider.click(
+        position={'x': slider.bounding_box()['width'] - 2, 'y': slider.bounding_box()['height'] / 2}
+    )
+    expect(moment).to_have_text(now)
     wait_for(lambda: height() >= tall, 30, lambda: 'the system is back')
 
     # Change the scale factor: the journal tells.
     scale = panel.root.locator('input[type=number]').first
-    scale.fill('0.9'); scale.press('Enter'); panel.click('Change')
+    scale.fill('0.9')
+    scale.press('Enter')
+    panel.click('Change')
     expect(panel.root.locator('.munet-notice')).to_contain_text('changed: scale_factor = 0.9')
-    panel.tab('Journal'); expect(panel.root.locator('tbody:visible tr').first).to_contain_text('scale_factor = 0.9')
+    panel.tab('Journal')
+    expect(panel.root.locator('tbody:visible tr').first).to_contain_text('scale_factor = 0.9')
 
     # A task that is not there is refused, and what was typed stays; one that is there joins.
     source = panel.root.get_by_placeholder('image folder')
-    source.fill('nowhere'); panel.click('Add task')
-    expect(panel.root.locator('.munet-notice')).to_contain_text('nowhere: does not exist'); expect(source).to_have_value('nowhere')
+    source.fill('nowhere')
+    panel.click('Add task')
+    expect(panel.root.locator('.munet-notice')).to_contain_text('nowhere: does not exist')
+    expect(source).to_have_value('nowhere')
     before = panel.to_go()
-    source.fill('brightness'); panel.click('Add task')
-    expect(panel.root.locator('.munet-notice')).to_contain_text('added: brightness'); expect(source).to_have_value('')
-    panel.ready(); assert panel.to_go() > before
+    source.fill('brightness')
+    panel.click('Add task')
+    expect(panel.root.locator('.munet-notice')).to_contain_text('added: brightness')
+    expect(source).to_have_value('')
+    panel.ready()
+    assert panel.to_go() > before
 
     # The page is closed and opened again: the search is where it was, and goes on.
     left = panel.to_go()
     page.keyboard.press('Control+s')
     wait_for(lambda: 'widget-view+json' in (tmp_path / 'work/quickstart.ipynb').read_text(), 30)
     page.reload()
-    page.locator('.jp-Notebook .jp-Cell').nth(PANEL).scroll_into_view_if_needed()   # what is out of sight is not rendered
+    page.locator('.jp-Notebook .jp-Cell').nth(
+        PANEL
+    ).scroll_into_view_if_needed()  # what is out of sight is not rendered
     gone = page.get_by_text('run this cell to see it')
     expect(panel.button('Step').or_(gone)).to_be_visible()
-    if gone.is_visible(): run_cells(page, PANEL, PANEL + 1)   # JupyterLab does not always find the panel again by itself
+    if gone.is_visible():
+        run_cells(
+            page, PANEL, PANEL + 1
+        )  # JupyterLab does not always find the panel again by itself
     panel.button('Step').wait_for()
     assert panel.to_go() == left
     panel.step()
@@ -154,11 +237,30 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     said = page.get_by_text(re.compile(r'^drawing takes [\d.]+ of training')).last
     said.wait_for()
     print(said.inner_text())
-    assert float(said.inner_text().split()[2]) < .08   # 0.05 is the aim; a drawing may cost more than the one before it told
-    assert page.locator('.jp-OutputArea-output:is([data-mime-type*="error"], [data-mime-type*="stderr"])').count() == 0
-    assert page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2   # the architectures; the images with their answers
+    assert (
+        float(said.inner_text().split()[2]) < 0.08
+    )  # 0.05 is the aim; a drawing may cost more than the one before it told
+    assert (
+        page.locator(
+            '.jp-OutputArea-output:is([data-mime-type*="error"], [data-mime-type*="stderr"])'
+        ).count()
+        == 0
+    )
+    assert (
+        page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2
+    )  # the architectures; the images with their answers
     panel.tab('Leaderboard')
     for column, place, rising in (('task', 0, True), ('test', 2, False), ('charged', 3, True)):
         panel.choose('sort by', column)
-        def cells(): return [row[place].replace(',', '') for row in panel.table()]
-        wait_for(lambda: len(found := cells()) == 3 and found == sorted(found, key=str if place == 0 else float, reverse=not rising), 30, lambda: f'{column}: {cells()}')
+
+        def cells():
+            return [row[place].replace(',', '') for row in panel.table()]
+
+        wait_for(
+            lambda: (
+                len(found := cells()) == 3
+                and found == sorted(found, key=str if place == 0 else float, reverse=not rising)
+            ),
+            30,
+            lambda: f'{column}: {cells()}',
+        )

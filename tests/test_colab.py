@@ -1,15 +1,19 @@
 "The Colab notebooks, from the first cell to the last, with mocked data and a budget of seconds: once until its kernel is killed in the middle of a generation, then again, as after a disconnected runtime."
+
 import os
 from pathlib import Path
+
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
+
 from munet_nb import Config
-from munet_nb.pretrained import PAPER_ROOTS
-from munet_nb.quality import COMPARISONS, authors_method, check_method, read_records
-from munet_nb.rundir import RunDir
-from munet_nb.tasks import BENCHMARKS
+from munet_nb.bench.protocol import COMPARISONS, authors_method, check_method
+from munet_nb.bench.records import read_records
+from munet_nb.roots.load import PAPER_ROOTS
+from munet_nb.runs.rundir import RunDir
+from munet_nb.tasks.benchmarks import BENCHMARKS
 
 TOP = Path(__file__).resolve().parents[1]
 NAMES = {'24_colab_characters': 'characters', '25_colab_decathlon': 'decathlon'}
@@ -24,39 +28,80 @@ def lost(*args, evaluate=training._evaluate, generations=[]):   # once the child
 training._evaluate = lost
 """
 
-def read(name): return nbformat.read(TOP / 'nbs' / f'{name}.ipynb', 4)
-def code(nb): return [c for c in nb.cells if c.cell_type == 'code']
+
+def read(name):
+    return nbformat.read(TOP / 'nbs' / f'{name}.ipynb', 4)
+
+
+def code(nb):
+    return [c for c in nb.cells if c.cell_type == 'code']
+
 
 def execute(nb, folder, before=MOCKED):
     "Run a notebook in a kernel of its own; it gets its outputs, also if it fails."
     nb.cells.insert(0, nbformat.v4.new_code_cell(before))
     path = os.pathsep.join([str(TOP), str(TOP / 'tests'), os.environ.get('PYTHONPATH', '')])
-    try: NotebookClient(nb, timeout=500, kernel_name='python3', resources={'metadata': {'path': str(folder)}}).execute(env=os.environ | {'MUNET_SMOKE': '1', 'PYTHONPATH': path, 'MPLBACKEND': 'agg'})
-    finally: nb.cells.pop(0)
+    try:
+        NotebookClient(
+            nb, timeout=500, kernel_name='python3', resources={'metadata': {'path': str(folder)}}
+        ).execute(env=os.environ | {'MUNET_SMOKE': '1', 'PYTHONPATH': path, 'MPLBACKEND': 'agg'})
+    finally:
+        nb.cells.pop(0)
 
-def text(cell): return ''.join(o.get('text', '') + o.get('data', {}).get('text/plain', '') for o in cell.outputs)
-def cell(nb, needle): return next(c for c in code(nb) if needle in c.source)
+
+def text(cell):
+    return ''.join(
+        o.get('text', '') + o.get('data', {}).get('text/plain', '') for o in cell.outputs
+    )
+
+
+def cell(nb, needle):
+    return next(c for c in code(nb) if needle in c.source)
+
 
 @pytest.mark.parametrize('name', NAMES)
 def test_from_the_first_cell_to_the_last_and_on_after_a_disconnected_runtime(name, tmp_path):
     first, second = read(name), read(name)
-    with pytest.raises(DeadKernelError): execute(first, tmp_path, MOCKED + DISCONNECTED)
-    assert '3 generations left' in (said := text(cell(first, 'open_evolution(bench'))) and '2 generations left' in said
+    with pytest.raises(DeadKernelError):
+        execute(first, tmp_path, MOCKED + DISCONNECTED)
+    assert (
+        '3 generations left' in (said := text(cell(first, 'open_evolution(bench')))
+        and '2 generations left' in said
+    )
     folder = tmp_path / 'runs' / f'{NAMES[name]}-autotune'
     run = RunDir(folder / 'work/runs/munet_1-0')
     begun = run.records()
     assert sum(r['kind'] == 'generation' for r in begun) == 2 and not list(folder.glob('*.json'))
     execute(second, tmp_path)
-    assert run.records()[:len(begun)] == begun, 'it went on'
-    assert sum(r['kind'] == 'generation' for r in run.records()) == 4 and begun[0]['arch'] == 'Ti1', 'one of the two blocks of the root'
+    assert run.records()[: len(begun)] == begun, 'it went on'
+    assert (
+        sum(r['kind'] == 'generation' for r in run.records()) == 4 and begun[0]['arch'] == 'Ti1'
+    ), 'one of the two blocks of the root'
     records = {r['method']: r for r in read_records(folder)}
     assert records.keys() == {'munet_1', 'finetune_all', 'freeze_bottom_1', 'adapters_8'}
     for r in records.values():
         assert len(r['tasks']) == 2 and r['root'] == 'random:Ti2' and r['seconds'] > 0
         assert all(0 <= t['test'] <= 1 for t in r['tasks'].values())
-    table = next(o['data']['text/html'] for c in code(second) for o in c.outputs if 's per generation' in o.get('data', {}).get('text/html', ''))
-    for word in ('muNet', 'Finetune all', 'Freeze bottom layers:1', 'Adapters:8', 'mean', 'parameters per task', 'hours'): assert word in table
-    assert sum('image/png' in o.get('data', {}) for c in code(second) for o in c.outputs) == 3, 'quality, architectures, progress'
+    table = next(
+        o['data']['text/html']
+        for c in code(second)
+        for o in c.outputs
+        if 's per generation' in o.get('data', {}).get('text/html', '')
+    )
+    for word in (
+        'muNet',
+        'Finetune all',
+        'Freeze bottom layers:1',
+        'Adapters:8',
+        'mean',
+        'parameters per task',
+        'hours',
+    ):
+        assert word in table
+    assert sum('image/png' in o.get('data', {}) for c in code(second) for o in c.outputs) == 3, (
+        'quality, architectures, progress'
+    )
+
 
 @pytest.mark.parametrize('name', NAMES)
 def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
@@ -64,12 +109,36 @@ def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
     assert not any(c.outputs for c in code(nb)), 'no outputs of a run that did not happen'
     settings = cell(nb, 'CONFIGURATIONS = (')
     given = {}
-    exec('from munet_nb import Config\n' + settings.source[settings.source.index('BENCHMARK, TASKS'):].rpartition('\n')[0], given)
-    assert (given['BENCHMARK'], given['TASKS'], given['AUTO_TUNE']) == (NAMES[name], (), True) and given['BENCHMARK'] in BENCHMARKS
+    exec(
+        'from munet_nb import Config\n'
+        + settings.source[settings.source.index('BENCHMARK, TASKS') :].rpartition('\n')[0],
+        given,
+    )
+    assert (given['BENCHMARK'], given['TASKS'], given['AUTO_TUNE']) == (
+        NAMES[name],
+        (),
+        True,
+    ) and given['BENCHMARK'] in BENCHMARKS
     assert given['config'] == Config.preset(NAMES[name])
     assert (given['ROOT'], given['LAYERS']) == PAPER_ROOTS[NAMES[name]]
-    methods, depth = [authors_method(c) for c in given['CONFIGURATIONS']], {'characters': 3, 'decathlon': 12}[NAMES[name]]
-    for m in methods: check_method(m, COMPARISONS['quick'], depth)
-    assert {19: 'nineteen', 18: 'eighteen'}[len(set(methods))] + ' configurations' in ''.join(c.source for c in nb.cells)
-    assert {m for m in methods if 'munet' in m} == {f'munet_{s}' for s in ('1', '0.98', '0.95', '0.9', '0.7', '0.3', '0.02')}, 'the scale factors reported'
-    assert {int(m.split('_')[1]) for m in methods if 'adapters' in m} == {8, 16, 32, 64, 128, 256, 512} and 'finetune_all' in methods
+    methods, depth = (
+        [authors_method(c) for c in given['CONFIGURATIONS']],
+        {'characters': 3, 'decathlon': 12}[NAMES[name]],
+    )
+    for m in methods:
+        check_method(m, COMPARISONS['quick'], depth)
+    assert {19: 'nineteen', 18: 'eighteen'}[len(set(methods))] + ' configurations' in ''.join(
+        c.source for c in nb.cells
+    )
+    assert {m for m in methods if 'munet' in m} == {
+        f'munet_{s}' for s in ('1', '0.98', '0.95', '0.9', '0.7', '0.3', '0.02')
+    }, 'the scale factors reported'
+    assert {int(m.split('_')[1]) for m in methods if 'adapters' in m} == {
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+    } and 'finetune_all' in methods

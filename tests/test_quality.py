@@ -1,38 +1,70 @@
 "The comparison of methods: a tiny run of the benchmark as it was committed, and `munet bench quality` as a user meets it."
+
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+
 import pytest
+
 from munet_nb import Config, Evolution, load_benchmark, load_root
+from munet_nb.bench.comparison import Bench
+from munet_nb.bench.protocol import (
+    ABLATIONS,
+    COMPARISONS,
+    Comparison,
+    check_method,
+    evolution_config,
+)
+from munet_nb.bench.records import read_records
 from munet_nb.cli import main
-from munet_nb.quality import ABLATIONS, COMPARISONS, Bench, Comparison, check_method, evolution_config, read_records
 
 GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
 
+
 def golden_run(path) -> list[dict]:
     tasks = [t for t in load_benchmark('characters8') if t.name in ('digits', 'devanagari')]
-    config = Config.preset('characters8', children_per_task=4, children_per_generation=2, seed_segments=1, batches=6, segments=2, batch_size=32, validation_batches=4, seed=1)
+    config = Config.preset(
+        'characters8',
+        children_per_task=4,
+        children_per_generation=2,
+        seed_segments=1,
+        batches=6,
+        segments=2,
+        batch_size=32,
+        validation_batches=4,
+        seed=1,
+    )
     with Evolution.create(path, load_root('Ti3-glyphs'), tasks, config) as evo:
-        while not evo.done: evo.step()
+        while not evo.done:
+            evo.step()
         return json.loads(json.dumps(evo.records))
+
 
 def differences(a, b, where='journal'):
     "Where two journals differ, accuracies but by rounding; digests of trained parameters may differ from machine to machine."
     if isinstance(a, dict) and isinstance(b, dict):
-        if a.keys() != b.keys(): yield f'{where}: {a.keys() ^ b.keys()}'
+        if a.keys() != b.keys():
+            yield f'{where}: {a.keys() ^ b.keys()}'
         for k in a.keys() & b.keys():
-            if k != 'digest': yield from differences(a[k], b[k], f'{where}.{k}')
+            if k != 'digest':
+                yield from differences(a[k], b[k], f'{where}.{k}')
     elif isinstance(a, list) and isinstance(b, list):
-        if len(a) != len(b): yield f'{where}: {len(a)} and {len(b)} long'
-        for i, (x, y) in enumerate(zip(a, b)): yield from differences(x, y, f'{where}[{i}]')
+        if len(a) != len(b):
+            yield f'{where}: {len(a)} and {len(b)} long'
+        for i, (x, y) in enumerate(zip(a, b)):
+            yield from differences(x, y, f'{where}[{i}]')
     elif isinstance(a, float) and isinstance(b, float):
-        if abs(a - b) > max(.03, 1e-6 * abs(a)): yield f'{where}: {a} and {b}'
-    elif a != b: yield f'{where}: {a} and {b}'
+        if abs(a - b) > max(0.03, 1e-6 * abs(a)):
+            yield f'{where}: {a} and {b}'
+    elif a != b:
+        yield f'{where}: {a} and {b}'
+
 
 def test_a_tiny_run_of_the_benchmark_gives_the_committed_journal(tmp_path):
     golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert not list(differences(golden, golden_run(tmp_path / 'run')))
+
 
 def test_a_different_journal_would_be_noticed():
     golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
@@ -40,12 +72,34 @@ def test_a_different_journal_would_be_noticed():
     other['children'][0]['model']['parent'] = 'somebody else'
     assert list(differences(golden, [golden[0], other, *golden[2:]]))
 
+
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     "The quick comparison made tiny; the folder that its records go to."
-    config = Config.preset('demo', batch_size=32, batches=4, segments=1, children_per_task=2, children_per_generation=2, task_iterations=1)
-    monkeypatch.setitem(COMPARISONS, 'quick', Comparison('demo', 'random:Ti1', config, (.05,), ('munet_1', 'norm_head'), (0,), ('digits', 'parity')))
+    config = Config.preset(
+        'demo',
+        batch_size=32,
+        batches=4,
+        segments=1,
+        children_per_task=2,
+        children_per_generation=2,
+        task_iterations=1,
+    )
+    monkeypatch.setitem(
+        COMPARISONS,
+        'quick',
+        Comparison(
+            'demo',
+            'random:Ti1',
+            config,
+            (0.05,),
+            ('munet_1', 'norm_head'),
+            (0,),
+            ('digits', 'parity'),
+        ),
+    )
     return tmp_path / 'quality'
+
 
 def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsys):
     assert main(['bench', 'quality', '--quick', '--out', str(tiny)]) == 0
@@ -54,32 +108,80 @@ def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsy
     records = {r['method']: r for r in read_records(tiny)}
     assert records.keys() == {'munet_1', 'norm_head'} and (tiny / 'quality.png').exists()
     for r in records.values():
-        assert r['seed'] == 0 and r['versions']['jax'] and r['config']['training']['batches'] == 4 and r['seconds'] > 0 and f"--method {r['method']} " in r['command']
-        for t in r['tasks'].values(): assert {'validation', 'test', 'examples', 'lineage_examples'} <= t.keys() and 0 <= t['test'] <= 1 and t['examples'] == 2 * 4 * 32
+        assert (
+            r['seed'] == 0
+            and r['versions']['jax']
+            and r['config']['training']['batches'] == 4
+            and r['seconds'] > 0
+            and f"--method {r['method']} " in r['command']
+        )
+        for t in r['tasks'].values():
+            assert (
+                {'validation', 'test', 'examples', 'lineage_examples'} <= t.keys()
+                and 0 <= t['test'] <= 1
+                and t['examples'] == 2 * 4 * 32
+            )
     before = (tiny / 'munet_1-0.json').read_bytes()
-    assert main(['bench', 'quality', '--quick', '--out', str(tiny), '--method', 'munet_1', '--method', 'norm_head']) == 0
+    assert (
+        main(
+            [
+                'bench',
+                'quality',
+                '--quick',
+                '--out',
+                str(tiny),
+                '--method',
+                'munet_1',
+                '--method',
+                'norm_head',
+            ]
+        )
+        == 0
+    )
     assert (tiny / 'munet_1-0.json').read_bytes() == before
 
-@pytest.mark.parametrize('bad', [['--method', 'nothing'], ['--method', 'munet_7'], ['--method', 'taps_'], ['--method', 'munet_1+seed_segments=99'], ['--seed', '-1']])
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        ['--method', 'nothing'],
+        ['--method', 'munet_7'],
+        ['--method', 'taps_'],
+        ['--method', 'munet_1+seed_segments=99'],
+        ['--seed', '-1'],
+    ],
+)
 def test_a_mistake_is_one_line_and_runs_nothing(tiny, bad, capsys):
     assert main(['bench', 'quality', '--quick', '--out', str(tiny), *bad]) == 2
     err = capsys.readouterr().err
     assert err.startswith('munet: ') and err.count('\n') == 1
     assert not list(tiny.glob('*.json'))
 
+
 def test_the_protocol_lists_methods_that_exist_and_configurations_that_differ_as_they_say():
     c = COMPARISONS['characters8']
     base = evolution_config('munet_1', c.config)
-    assert base.scale_factor == 1 and evolution_config('munet_0.3', c.config) == replace(base, scale_factor=.3)
-    assert evolution_config(ABLATIONS[0], c.config) == replace(base, seed_segments=0, mutation_prob=.1, cloning_prob=0.)
-    for method in (*c.methods, *ABLATIONS): check_method(method, c, 3)
+    assert base.scale_factor == 1 and evolution_config('munet_0.3', c.config) == replace(
+        base, scale_factor=0.3
+    )
+    assert evolution_config(ABLATIONS[0], c.config) == replace(
+        base, seed_segments=0, mutation_prob=0.1, cloning_prob=0.0
+    )
+    for method in (*c.methods, *ABLATIONS):
+        check_method(method, c, 3)
+
 
 @pytest.mark.parametrize('name', COMPARISONS)
 def test_the_committed_records_are_of_the_comparison_as_it_is(name, tmp_path):
     setting = Bench(COMPARISONS[name], tmp_path).setting
-    assert {r['setting'] for r in read_records(Path(__file__).parent.parent / 'nbs/results' / name)} == {setting}
+    assert {
+        r['setting'] for r in read_records(Path(__file__).parent.parent / 'nbs/results' / name)
+    } == {setting}
 
-if __name__ == '__main__':   # write the golden journal anew: python tests/test_quality.py FOLDER
+
+if __name__ == '__main__':  # write the golden journal anew: python tests/test_quality.py FOLDER
     # What changes this journal changes the demo's system too: the figures and the picture that the README tells of `munet demo` are then to be made again.
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in golden_run(sys.argv[1])))
+    GOLDEN.write_text(
+        ''.join(json.dumps(r, sort_keys=True) + '\n' for r in golden_run(sys.argv[1]))
+    )

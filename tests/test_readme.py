@@ -1,30 +1,47 @@
 "What the README promises can be typed."
+
 import re
 import subprocess
 import sys
 from pathlib import Path
+
 from munet_nb.cli import _parser
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / 'README.md').read_text()
 
-def blocks(language): return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+
+def blocks(language):
+    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+
 
 def test_the_two_lines_are_there_and_ci_runs_the_second():
     lines = [l for b in blocks('sh') for l in b.splitlines()]
     assert 'python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/munet demo' in lines
-    assert 'bash tests/run' in lines and 'bash tests/run' in (TOP / '.ci/run').read_text().splitlines()
+    assert (
+        'bash tests/run' in lines and 'bash tests/run' in (TOP / '.ci/run').read_text().splitlines()
+    )
+
 
 def test_every_munet_command_of_the_readme_parses():
-    commands = [l.split('#')[0].split()[1:] for b in blocks('sh') for l in b.splitlines() if l.startswith('munet ')]
+    commands = [
+        l.split('#')[0].split()[1:]
+        for b in blocks('sh')
+        for l in b.splitlines()
+        if l.startswith('munet ')
+    ]
     assert {c[0] for c in commands} == {'demo', 'evolve', 'resume', 'report', 'predict', 'bench'}
-    for c in commands: _parser().parse_args(c)
+    for c in commands:
+        _parser().parse_args(c)
+
 
 def test_the_python_snippet_runs(tmp_path):
-    code, = blocks('python')
+    (code,) = blocks('python')
     out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert (tmp_path / 'runs/first/journal.jsonl').exists()
 
+
 def test_links_to_files_lead_somewhere():
-    for target in re.findall(r'\]\((?!http)([^)#]+)\)', README): assert (TOP / target).exists(), target
+    for target in re.findall(r'\]\((?!http)([^)#]+)\)', README):
+        assert (TOP / target).exists(), target

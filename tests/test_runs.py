@@ -1,50 +1,93 @@
 "Real runs on real images, tiny ones: the same journal twice, killed and resumed, stopped by Ctrl-C, joined by a new task."
+
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
 import numpy as np
 import pytest
-from munet_nb import Config, Evolution, InputError, System, load_benchmark, load_root, task_from_arrays
 
-CONFIG = dict(children_per_task=4, children_per_generation=2, batch_size=32, batches=4, segments=2, task_iterations=1, mutation_prob=.3)
+from munet_nb import (
+    Config,
+    Evolution,
+    InputError,
+    System,
+    load_benchmark,
+    load_root,
+    task_from_arrays,
+)
+
+CONFIG = dict(
+    children_per_task=4,
+    children_per_generation=2,
+    batch_size=32,
+    batches=4,
+    segments=2,
+    task_iterations=1,
+    mutation_prob=0.3,
+)
+
 
 def small_tasks():
     "Two tasks of real images, small enough to train in seconds."
     out = []
     for t in load_benchmark('demo')[:2]:
-        arrays = [tuple(map(list, zip(*(s[i] for i in range(n))))) for s, n in ((t.train, 300), (t.validation, 100), (t.test, 100))]
+        arrays = [
+            tuple(map(list, zip(*(s[i] for i in range(n)))))
+            for s, n in ((t.train, 300), (t.validation, 100), (t.test, 100))
+        ]
         out.append(task_from_arrays(t.name, *arrays, classes=t.classes))
     return out
 
-def start(path, seed=0): return Evolution.create(path, load_root('random:Ti1'), small_tasks(), Config.preset('demo', seed=seed, **CONFIG))
 
-def contents(path): return {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())} | {'journal': Path(path, 'journal.jsonl').read_bytes()}
+def start(path, seed=0):
+    return Evolution.create(
+        path, load_root('random:Ti1'), small_tasks(), Config.preset('demo', seed=seed, **CONFIG)
+    )
+
+
+def contents(path):
+    return {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())} | {
+        'journal': Path(path, 'journal.jsonl').read_bytes()
+    }
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "An uninterrupted run."
     path = tmp_path_factory.mktemp('runs') / 'whole'
-    with start(path) as evo: evo.run()
+    with start(path) as evo:
+        evo.run()
     return path
+
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_path):
     with start(tmp_path / 'again') as evo:
         compiled = evo.programs.compilations.total()
-        while not evo.done: evo.step()
-        assert evo.programs.compilations.total() == compiled > 0, 'programs of the first run serve the second'
+        while not evo.done:
+            evo.step()
+        assert evo.programs.compilations.total() == compiled > 0, (
+            'programs of the first run serve the second'
+        )
     assert contents(tmp_path / 'again') == contents(whole)
-    with start(tmp_path / 'other', seed=1) as evo: evo.step()
-    assert (tmp_path / 'other/journal.jsonl').read_text().splitlines()[1] != (whole / 'journal.jsonl').read_text().splitlines()[1]
+    with start(tmp_path / 'other', seed=1) as evo:
+        evo.step()
+    assert (tmp_path / 'other/journal.jsonl').read_text().splitlines()[1] != (
+        whole / 'journal.jsonl'
+    ).read_text().splitlines()[1]
+
 
 def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path):
     start(tmp_path / 'r').close()
     for _ in range(20):
         with Evolution.resume(tmp_path / 'r', tasks=small_tasks()) as evo:
-            if evo.done: break
+            if evo.done:
+                break
             evo.step()
     assert contents(tmp_path / 'r') == contents(whole)
+
 
 SCRIPT = '''
 import sys; sys.path.insert(0, {tests!r})
@@ -54,160 +97,256 @@ print('ready', flush=True)
 evo.run()
 '''
 
+
 def launch(path):
     code = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
-    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert p.stdout.readline().strip() == 'ready', p.stderr.read()
     return p
+
 
 def wait_for_lines(path, n, process):
     deadline = time.monotonic() + 120
     while Path(path, 'journal.jsonl').read_text().count('\n') < n:
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
-        time.sleep(.02)
+        time.sleep(0.02)
+
 
 def test_killed_hard_during_a_generation_then_resumed_it_is_the_same_run(whole, tmp_path):
     p = launch(tmp_path / 'k')
-    wait_for_lines(tmp_path / 'k', 2, p)      # one generation is in the journal, the next one is being trained
-    p.kill(); p.wait()
+    wait_for_lines(
+        tmp_path / 'k', 2, p
+    )  # one generation is in the journal, the next one is being trained
+    p.kill()
+    p.wait()
     lines = (tmp_path / 'k/journal.jsonl').read_bytes().count(b'\n')
     assert 2 <= lines < 7
-    with Evolution.resume(tmp_path / 'k', tasks=small_tasks()) as evo: evo.run()
+    with Evolution.resume(tmp_path / 'k', tasks=small_tasks()) as evo:
+        evo.run()
     assert contents(tmp_path / 'k') == contents(whole)
 
-class Killed(Exception): pass
 
-def die(*args, **kwargs): raise Killed
+class Killed(Exception):
+    pass
 
-def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(whole, tmp_path, monkeypatch):
+
+def die(*args, **kwargs):
+    raise Killed
+
+
+def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(
+    whole, tmp_path, monkeypatch
+):
     "The generation is in the journal, the end of its task iteration is not; then, a record is half written."
     from munet_nb import evolution, rundir
+
     path = tmp_path / 'd'
     evo = start(path)
     with monkeypatch.context() as m:
         m.setattr(evolution, 'accuracy', die)
         evo.step()
-        with pytest.raises(Killed): evo.step()
+        with pytest.raises(Killed):
+            evo.step()
     evo.close()
     with Evolution.resume(path, tasks=small_tasks()) as evo:
         with monkeypatch.context() as m:
-            m.setattr(rundir.os, 'fsync', lambda f: die() if evo.records and f > 2 and evo.state.task == 'digits' else None)
+            m.setattr(
+                rundir.os,
+                'fsync',
+                lambda f: die() if evo.records and f > 2 and evo.state.task == 'digits' else None,
+            )
             with pytest.raises(Killed):
-                while True: evo.step()
-        evo.run()    # the same object goes on: what failed has not happened
+                while True:
+                    evo.step()
+        evo.run()  # the same object goes on: what failed has not happened
     assert contents(path) == contents(whole)
+
 
 def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
     from munet_nb import evolution
+
     evo = start(tmp_path / 'l')
-    for _ in range(3): evo.step()
+    for _ in range(3):
+        evo.step()
     with monkeypatch.context() as m:
         m.setattr(evolution, 'accuracy', die)
-        with pytest.raises(Killed): evo.step()
+        with pytest.raises(Killed):
+            evo.step()
     evo.close()
-    with Evolution.resume(tmp_path / 'l', tasks=small_tasks()) as evo: assert evo.done and len(evo.run().models) == 2
+    with Evolution.resume(tmp_path / 'l', tasks=small_tasks()) as evo:
+        assert evo.done and len(evo.run().models) == 2
     assert contents(tmp_path / 'l') == contents(whole)
+
 
 def test_a_closed_run_takes_no_more_records(tmp_path):
     evo = start(tmp_path / 'c')
     evo.close()
     before = contents(tmp_path / 'c')
-    with pytest.raises(InputError, match='was closed'): evo.step()
+    with pytest.raises(InputError, match='was closed'):
+        evo.step()
     assert contents(tmp_path / 'c') == before
 
+
 def test_torn_last_record_and_left_over_files_do_not_matter(whole, tmp_path):
-    with start(tmp_path / 't') as evo: evo.step()
-    with open(tmp_path / 't/journal.jsonl', 'ab') as f: f.write(b'{"kind": "generation", "chil')
+    with start(tmp_path / 't') as evo:
+        evo.step()
+    with open(tmp_path / 't/journal.jsonl', 'ab') as f:
+        f.write(b'{"kind": "generation", "chil')
     (tmp_path / f"t/pool/.{'1' * 64}.safetensors.123").write_bytes(b'half')
     (tmp_path / f"t/pool/{'0' * 64}.safetensors").write_bytes(b'unused')
-    with Evolution.resume(tmp_path / 't', tasks=small_tasks()) as evo: evo.run()
+    with Evolution.resume(tmp_path / 't', tasks=small_tasks()) as evo:
+        evo.run()
     assert contents(tmp_path / 't') == contents(whole)
+
 
 def test_ctrl_c_saves_the_generation_and_stops(whole, tmp_path):
     p = launch(tmp_path / 'c')
     wait_for_lines(tmp_path / 'c', 1, p)
-    time.sleep(.5)
+    time.sleep(0.5)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0, err
-    assert 'Stopped; everything is saved' in out and 'munet resume' in out and 'Traceback' not in err
+    assert (
+        'Stopped; everything is saved' in out and 'munet resume' in out and 'Traceback' not in err
+    )
     lines = (tmp_path / 'c/journal.jsonl').read_bytes().count(b'\n')
     assert 2 <= lines < 7
-    with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo: evo.run()
+    with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:
+        evo.run()
     assert contents(tmp_path / 'c') == contents(whole)
+
 
 def test_a_run_can_have_one_writer_and_many_readers(whole, tmp_path):
     with start(tmp_path / 'w') as evo:
         evo.step()
-        with pytest.raises(InputError, match='in use by another process'): Evolution.resume(tmp_path / 'w', tasks=small_tasks())
+        with pytest.raises(InputError, match='in use by another process'):
+            Evolution.resume(tmp_path / 'w', tasks=small_tasks())
         System.open(tmp_path / 'w')
+
 
 def test_refused_resumes_change_nothing(whole, tmp_path):
     import shutil
-    shutil.copytree(whole, tmp_path / 'r'); path = tmp_path / 'r'
+
+    shutil.copytree(whole, tmp_path / 'r')
+    path = tmp_path / 'r'
     victim = next((path / 'pool').iterdir())
-    for data, message in ((victim.read_bytes()[:-7], 'truncated'), (victim.read_bytes()[:-1] + b'\x55', 'altered')):
+    for data, message in (
+        (victim.read_bytes()[:-7], 'truncated'),
+        (victim.read_bytes()[:-1] + b'\x55', 'altered'),
+    ):
         good = victim.read_bytes()
         victim.write_bytes(data)
         before = contents(path)
-        with pytest.raises(InputError, match=message) as e: Evolution.resume(path, tasks=small_tasks())
+        with pytest.raises(InputError, match=message) as e:
+            Evolution.resume(path, tasks=small_tasks())
         assert victim.name in str(e.value)
         assert contents(path) == before
         victim.write_bytes(good)
-    other = small_tasks(); other[0] = task_from_arrays('mnist', (np.zeros((128, 28, 28), 'uint8'), [0, 1] * 64), classes=other[0].classes)
-    for tasks, message in ((other, 'not those'), (small_tasks()[:1], 'arrays in memory'), (small_tasks() * 2, 'named')):
-        with pytest.raises(InputError, match=message): Evolution.resume(path, tasks=tasks)
+    other = small_tasks()
+    other[0] = task_from_arrays(
+        'mnist', (np.zeros((128, 28, 28), 'uint8'), [0, 1] * 64), classes=other[0].classes
+    )
+    for tasks, message in (
+        (other, 'not those'),
+        (small_tasks()[:1], 'arrays in memory'),
+        (small_tasks() * 2, 'named'),
+    ):
+        with pytest.raises(InputError, match=message):
+            Evolution.resume(path, tasks=tasks)
     assert contents(path) == contents(whole)
-    with pytest.raises(InputError, match='holds a run already'): start(path, seed=5)
+    with pytest.raises(InputError, match='holds a run already'):
+        start(path, seed=5)
     assert contents(path) == contents(whole)
+
 
 def test_a_new_task_joins_and_what_finished_tasks_use_stays_bit_identical(whole, tmp_path):
     import shutil
+
     shutil.copytree(whole, tmp_path / 'j')
     rng = np.random.default_rng(0)
-    sizes = [(int(rng.integers(8, 40)), int(rng.integers(8, 40)), int(c)) for c in rng.choice([1, 3], 80)]
-    color = task_from_arrays('color', ([rng.integers(0, 256, s, 'uint8') for s in sizes], list(rng.integers(0, 3, 80))))
+    sizes = [
+        (int(rng.integers(8, 40)), int(rng.integers(8, 40)), int(c)) for c in rng.choice([1, 3], 80)
+    ]
+    color = task_from_arrays(
+        'color', ([rng.integers(0, 256, s, 'uint8') for s in sizes], list(rng.integers(0, 3, 80)))
+    )
     with Evolution.resume(tmp_path / 'j', tasks=small_tasks()) as evo:
         assert evo.done
         images = [evo.tasks['mnist'].test[i][0] for i in range(30)]
-        before = {t: (evo.system.models[t].digests, evo.system.predict(t, images).tobytes(), evo.system.evaluate(t)) for t in ('mnist', 'digits')}
+        before = {
+            t: (
+                evo.system.models[t].digests,
+                evo.system.predict(t, images).tobytes(),
+                evo.system.evaluate(t),
+            )
+            for t in ('mnist', 'digits')
+        }
         evo.add_task(color)
         assert not evo.done
-        while not evo.done: evo.step()
-        after = {t: (evo.system.models[t].digests, evo.system.predict(t, images).tobytes(), evo.system.evaluate(t)) for t in ('mnist', 'digits')}
+        while not evo.done:
+            evo.step()
+        after = {
+            t: (
+                evo.system.models[t].digests,
+                evo.system.predict(t, images).tobytes(),
+                evo.system.evaluate(t),
+            )
+            for t in ('mnist', 'digits')
+        }
         assert before == after and 'color' in evo.system.models
         assert evo.system.predict('color', [color.test[0][0]]).shape == (1, 3)
-    assert (tmp_path / 'j/journal.jsonl').read_bytes().startswith((whole / 'journal.jsonl').read_bytes())
+    assert (
+        (tmp_path / 'j/journal.jsonl')
+        .read_bytes()
+        .startswith((whole / 'journal.jsonl').read_bytes())
+    )
+
 
 def test_saving_costs_only_what_is_new(tmp_path):
     "A step writes the files of new layers, appends to the journal, and touches nothing else."
     path = tmp_path / 's'
     with start(path) as evo:
         evo.step()
-        before = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (path / 'pool').iterdir()}
+        before = {
+            p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (path / 'pool').iterdir()
+        }
         journal = (path / 'journal.jsonl').read_bytes()
-        evo.step()   # the task iteration ends: what no kept model needs goes
+        evo.step()  # the task iteration ends: what no kept model needs goes
         after = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (path / 'pool').iterdir()}
-        assert all(before[n] == after[n] for n in before.keys() & after.keys()) and before.keys() & after.keys()
+        assert (
+            all(before[n] == after[n] for n in before.keys() & after.keys())
+            and before.keys() & after.keys()
+        )
         assert (path / 'journal.jsonl').read_bytes().startswith(journal)
         assert {n.split('.')[0] for n in after} == evo.state.alive
+
 
 def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with start('relative') as evo:
-        (tmp_path / 'elsewhere').mkdir(); monkeypatch.chdir(tmp_path / 'elsewhere')
+        (tmp_path / 'elsewhere').mkdir()
+        monkeypatch.chdir(tmp_path / 'elsewhere')
         evo.step()
-    assert (tmp_path / 'relative/journal.jsonl').read_bytes().count(b'\n') == 2 and not list((tmp_path / 'elsewhere').iterdir())
+    assert (tmp_path / 'relative/journal.jsonl').read_bytes().count(b'\n') == 2 and not list(
+        (tmp_path / 'elsewhere').iterdir()
+    )
+
 
 def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
     with start(tmp_path / 'c') as evo:
         evo.step()
-        evo.change(scale_factor=.5, mutation_prob=.9)
+        evo.change(scale_factor=0.5, mutation_prob=0.9)
         before = evo.ask()
-        for bad in (dict(lr=.1), dict(scale_factor=2.), dict(seed=3)):
-            with pytest.raises(InputError): evo.change(**bad)
+        for bad in (dict(lr=0.1), dict(scale_factor=2.0), dict(seed=3)):
+            with pytest.raises(InputError):
+                evo.change(**bad)
     with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:
-        assert (evo.config.scale_factor, evo.config.mutation_prob) == (.5, .9) and evo.ask() == before
+        assert (evo.config.scale_factor, evo.config.mutation_prob) == (
+            0.5,
+            0.9,
+        ) and evo.ask() == before
         evo.run()
     assert [r['kind'] for r in evo.records].count('config_changed') == 1
     assert System.open(tmp_path / 'c').models.keys() == evo.state.kept.keys()

@@ -1,27 +1,49 @@
 "Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks. And the packaged benchmark."
+
 import io
 import shutil
 import zipfile
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+
 from munet_nb import InputError, load_benchmark, load_tfds
-from munet_nb.tasks import five_percent, load_source, tfds_ranges
+from munet_nb.tasks.sources import load_source
+from munet_nb.tasks.task import five_percent
+from munet_nb.tasks.tfds import tfds_ranges
 
 SHAPES = [(9, 12, 3), (12, 9, 3), (10, 10, 3)]
 
+
 class TinyShapes(tfds.core.GeneratorBasedBuilder):
     "A data set in the format that a user's prepared one has. PNG bytes, so that no TensorFlow is needed to write it."
+
     VERSION = tfds.core.Version('1.0.0')
+
     def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
-            {'image': tfds.features.Image(shape=(None, None, 3)), 'label': tfds.features.ClassLabel(names=['tall', 'wide', 'square'])}), supervised_keys=('image', 'label'))
-    def _split_generators(self, _): return {'train': self._generate_examples(60), 'test': self._generate_examples(12)}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(shape=(None, None, 3)),
+                    'label': tfds.features.ClassLabel(names=['tall', 'wide', 'square']),
+                }
+            ),
+            supervised_keys=('image', 'label'),
+        )
+
+    def _split_generators(self, _):
+        return {'train': self._generate_examples(60), 'test': self._generate_examples(12)}
+
     def _generate_examples(self, n):
         for i in range(n):
-            f = io.BytesIO(); Image.fromarray(np.full(SHAPES[i % 3], i, 'uint8')).save(f, 'PNG'); f.seek(0)
+            f = io.BytesIO()
+            Image.fromarray(np.full(SHAPES[i % 3], i, 'uint8')).save(f, 'PNG')
+            f.seek(0)
             yield i, {'image': f, 'label': i % 3}
+
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
@@ -29,10 +51,13 @@ def data_dir(tmp_path_factory):
     TinyShapes(data_dir=d, file_format='array_record').download_and_prepare()
     return d
 
+
 def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(data_dir):
     task = load_tfds('tiny_shapes', data_dir=data_dir)
     assert task.classes == ('tall', 'wide', 'square')
-    assert (len(task.train), len(task.validation), len(task.test)) == (57, 3, 12), '5% of train validates, test is its own'
+    assert (len(task.train), len(task.validation), len(task.test)) == (57, 3, 12), (
+        '5% of train validates, test is its own'
+    )
     for i in range(57):
         image, label = task.train[i]
         assert image.shape in SHAPES and image.dtype == np.uint8
@@ -41,279 +66,633 @@ def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(da
     assert len(first_three) == 3 and not first_three & rest and len(rest) == 57
     assert task.fingerprint == load_tfds('tiny_shapes', data_dir=data_dir).fingerprint
 
-def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_fits_it(data_dir, tmp_path, monkeypatch):
+
+def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_fits_it(
+    data_dir, tmp_path, monkeypatch
+):
     from munet_nb import Config, Evolution, load_root
-    shutil.copytree(data_dir, tmp_path / 'here/data'); (tmp_path / 'there').mkdir()
+
+    shutil.copytree(data_dir, tmp_path / 'here/data')
+    (tmp_path / 'there').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     task = load_tfds('tiny_shapes:1.0.0', data_dir='data')
-    assert task.name == 'tiny_shapes' and task.source == f"tfds:tiny_shapes:1.0.0@{tmp_path / 'here/data'}", 'a version is pinned, and is no part of the name'
+    assert (
+        task.name == 'tiny_shapes'
+        and task.source == f"tfds:tiny_shapes:1.0.0@{tmp_path / 'here/data'}"
+    ), 'a version is pinned, and is no part of the name'
     mine = load_tfds('tiny_shapes', 'mine', data_dir='data')
-    Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [task, mine], Config.preset('demo')).close()
+    Evolution.create(
+        tmp_path / 'run', load_root('random:Ti1'), [task, mine], Config.preset('demo')
+    ).close()
     monkeypatch.chdir(tmp_path / 'there')
-    with Evolution.resume(tmp_path / 'run') as evo: assert {n: t.fingerprint for n, t in evo.tasks.items()} == {'tiny_shapes': task.fingerprint, 'mine': mine.fingerprint}
+    with Evolution.resume(tmp_path / 'run') as evo:
+        assert {n: t.fingerprint for n, t in evo.tasks.items()} == {
+            'tiny_shapes': task.fingerprint,
+            'mine': mine.fingerprint,
+        }
     (tmp_path / 'here/data').rename(tmp_path / 'there/data')
-    monkeypatch.setattr('tensorflow_datasets.core.DatasetBuilder.download_and_prepare', lambda *a, **k: 1 / 0)
-    with pytest.raises(InputError, match=r"if it was moved, give its new place \(Evolution.resume\(..., tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)\)$"): Evolution.resume(tmp_path / 'run')
-    moved = [load_tfds('tiny_shapes:1.0.0', data_dir='data'), load_tfds('tiny_shapes', 'mine', data_dir='data')]
-    with Evolution.resume(tmp_path / 'run', moved) as evo: assert evo.tasks['mine'].source.endswith('there/data')
+    monkeypatch.setattr(
+        'tensorflow_datasets.core.DatasetBuilder.download_and_prepare', lambda *a, **k: 1 / 0
+    )
+    with pytest.raises(
+        InputError,
+        match=r"if it was moved, give its new place \(Evolution.resume\(..., tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)\)$",
+    ):
+        Evolution.resume(tmp_path / 'run')
+    moved = [
+        load_tfds('tiny_shapes:1.0.0', data_dir='data'),
+        load_tfds('tiny_shapes', 'mine', data_dir='data'),
+    ]
+    with Evolution.resume(tmp_path / 'run', moved) as evo:
+        assert evo.tasks['mine'].source.endswith('there/data')
 
-@pytest.mark.parametrize('source, advice', [('folder:/x', "(munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...]))"), ('idx:/x', "(munet resume --idx 'my cats=DIR', "), ('hf:/x', "(munet resume --hf 'my cats=DIR', "),
-    ('tfds:mnist', "(TFDS_DATA_DIR=DIR munet resume, Evolution.resume(..., tasks=[load_tfds('mnist', 'my cats', data_dir=DIR)]))"), ('benchmark:demo', None), ('', None)])
+
+@pytest.mark.parametrize(
+    'source, advice',
+    [
+        ('folder:/x', "(munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...]))"),
+        ('idx:/x', "(munet resume --idx 'my cats=DIR', "),
+        ('hf:/x', "(munet resume --hf 'my cats=DIR', "),
+        (
+            'tfds:mnist',
+            "(TFDS_DATA_DIR=DIR munet resume, Evolution.resume(..., tasks=[load_tfds('mnist', 'my cats', data_dir=DIR)]))",
+        ),
+        ('benchmark:demo', None),
+        ('', None),
+    ],
+)
 def test_the_advice_on_a_task_whose_data_is_gone_fits_its_source(source, advice):
-    from munet_nb.evolution import _moved
-    assert _moved('my cats', source).startswith(f'; if it was moved, give its new place {advice}') if advice else _moved('my cats', source) == ''
+    from munet_nb.runs.evolution import _moved
+
+    assert (
+        _moved('my cats', source).startswith(f'; if it was moved, give its new place {advice}')
+        if advice
+        else _moved('my cats', source) == ''
+    )
+
 
 def test_the_rules_and_the_errors_know_a_data_set_by_its_name_without_a_version(tmp_path):
     with tfds.testing.mock_data(num_examples=40, data_dir=str(tmp_path)):
-        with pytest.raises(InputError, match="'emnist/letters:9.9.9' cannot be opened"): load_tfds('emnist/letters:9.9.9', data_dir=tmp_path)
+        with pytest.raises(InputError, match="'emnist/letters:9.9.9' cannot be opened"):
+            load_tfds('emnist/letters:9.9.9', data_dir=tmp_path)
     from paper_data import mocked
-    with mocked(tmp_path / 'mocks', at_most=40): task = load_tfds('cifar100:3.0.2', data_dir=tmp_path / 'mocks')
-    assert (task.name, len(task.train), len(task.validation), len(task.test)) == ('cifar100', 39, 1, 40), "the last 2% of cifar100's train validate"
+
+    with mocked(tmp_path / 'mocks', at_most=40):
+        task = load_tfds('cifar100:3.0.2', data_dir=tmp_path / 'mocks')
+    assert (task.name, len(task.train), len(task.validation), len(task.test)) == (
+        'cifar100',
+        39,
+        1,
+        40,
+    ), "the last 2% of cifar100's train validate"
+
 
 def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)   # TFDS tries again for minutes
-    with pytest.raises(InputError, match='no data set .no_such_thing.'): load_tfds('no_such_thing', data_dir=tmp_path)
-    with pytest.raises(InputError, match='tfds build mnist --file_format=array_record --data_dir='): load_tfds('mnist', data_dir=tmp_path)
-    with pytest.raises(InputError, match="did you mean 'mnist'"): load_tfds('mnst', data_dir=tmp_path)
-    with pytest.raises(InputError, match="configuration of TFDS data set 'emnist' 'leters', did you mean 'letters'"): load_tfds('emnist/leters', data_dir=tmp_path)
-    with pytest.raises(InputError, match=f'by hand into {tmp_path}/downloads/manual.*ILSVRC2012_img_train.tar.*`tfds build imagenet2012 .*` prepares it'): load_tfds('imagenet2012', data_dir=tmp_path)
-    with pytest.raises(InputError, match=r'not image classification: it has no image, its features are .*label \(ClassLabel\)'), tfds.testing.mock_data(data_dir=str(tmp_path)): load_tfds('ag_news_subset')
+    monkeypatch.setattr(
+        'urllib3.util.retry.Retry.sleep', lambda *a, **k: None
+    )  # TFDS tries again for minutes
+    with pytest.raises(InputError, match='no data set .no_such_thing.'):
+        load_tfds('no_such_thing', data_dir=tmp_path)
+    with pytest.raises(InputError, match='tfds build mnist --file_format=array_record --data_dir='):
+        load_tfds('mnist', data_dir=tmp_path)
+    with pytest.raises(InputError, match="did you mean 'mnist'"):
+        load_tfds('mnst', data_dir=tmp_path)
+    with pytest.raises(
+        InputError, match="configuration of TFDS data set 'emnist' 'leters', did you mean 'letters'"
+    ):
+        load_tfds('emnist/leters', data_dir=tmp_path)
+    with pytest.raises(
+        InputError,
+        match=f'by hand into {tmp_path}/downloads/manual.*ILSVRC2012_img_train.tar.*`tfds build imagenet2012 .*` prepares it',
+    ):
+        load_tfds('imagenet2012', data_dir=tmp_path)
+    with (
+        pytest.raises(
+            InputError,
+            match=r'not image classification: it has no image, its features are .*label \(ClassLabel\)',
+        ),
+        tfds.testing.mock_data(data_dir=str(tmp_path)),
+    ):
+        load_tfds('ag_news_subset')
 
-def test_a_data_set_in_a_format_without_random_access_is_refused_with_the_command_that_adds_one(data_dir, tmp_path):
+
+def test_a_data_set_in_a_format_without_random_access_is_refused_with_the_command_that_adds_one(
+    data_dir, tmp_path
+):
     shutil.copytree(data_dir, tmp_path / 'd')
     info = tmp_path / 'd/tiny_shapes/1.0.0/dataset_info.json'
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-    with pytest.raises(InputError, match=f'prepared as tfrecord.*tfds convert_format --dataset_version_dir={info.parent} --out_file_format=array_record'): load_tfds('tiny_shapes', data_dir=tmp_path / 'd')
+    with pytest.raises(
+        InputError,
+        match=f'prepared as tfrecord.*tfds convert_format --dataset_version_dir={info.parent} --out_file_format=array_record',
+    ):
+        load_tfds('tiny_shapes', data_dir=tmp_path / 'd')
+
 
 def test_the_exceptions_to_the_five_percent_rule():
     r = tfds_ranges('imagenet2012', dict(train=1000, validation=50))
-    assert r['train'] == ('imagenet2012', 'train', range(1000)) and r['validation'][:2] == ('imagenet_v2', 'test') and r['test'] == ('imagenet2012', 'validation', range(50))
-    assert tfds_ranges('cifar10', dict(train=100, test=20))['validation'][:2] == ('cifar10_1', 'test')
+    assert (
+        r['train'] == ('imagenet2012', 'train', range(1000))
+        and r['validation'][:2] == ('imagenet_v2', 'test')
+        and r['test'] == ('imagenet2012', 'validation', range(50))
+    )
+    assert tfds_ranges('cifar10', dict(train=100, test=20))['validation'][:2] == (
+        'cifar10_1',
+        'test',
+    )
     c = tfds_ranges('cifar100', dict(train=50_000, test=10_000))
-    assert c['train'][2] == range(49_000) and c['validation'][2] == range(49_000, 50_000) and c['test'] == ('cifar100', 'test', range(10_000))
+    assert (
+        c['train'][2] == range(49_000)
+        and c['validation'][2] == range(49_000, 50_000)
+        and c['test'] == ('cifar100', 'test', range(10_000))
+    )
     d = tfds_ranges('visual_domain_decathlon/svhn', dict(train=10, validation=7, test=99))
-    assert d['validation'][2] == range(3) and d['test'] == ('visual_domain_decathlon/svhn', 'validation', range(3, 7)), "the decathlon's own test labels are hidden"
+    assert d['validation'][2] == range(3) and d['test'] == (
+        'visual_domain_decathlon/svhn',
+        'validation',
+        range(3, 7),
+    ), "the decathlon's own test labels are hidden"
     o = tfds_ranges('omniglot', dict(train=10, test=9, small1=4, small2=5))
     assert o['validation'][1] == 'small1' and o['test'][1] == 'small2'
     e = tfds_ranges('emnist/letters', dict(train=100, test=20))
-    assert e['validation'][2] == range(5) and e['train'][2] == range(5, 100) and e['test'] == ('emnist/letters', 'test', range(20))
+    assert (
+        e['validation'][2] == range(5)
+        and e['train'][2] == range(5, 100)
+        and e['test'] == ('emnist/letters', 'test', range(20))
+    )
     both = tfds_ranges('x', dict(train=200))
-    assert (both['test'][2], both['validation'][2], both['train'][2]) == (range(10), range(10, 20), range(20, 200)), 'in the order test, validation'
-    with pytest.raises(InputError, match='small1'): tfds_ranges('omniglot', dict(train=10))
+    assert (both['test'][2], both['validation'][2], both['train'][2]) == (
+        range(10),
+        range(10, 20),
+        range(20, 200),
+    ), 'in the order test, validation'
+    with pytest.raises(InputError, match='small1'):
+        tfds_ranges('omniglot', dict(train=10))
+
 
 @pytest.mark.parametrize('n', [1, 2, 3, 19, 20, 1000])
 def test_five_percent_covers_every_example_once(n):
     for v in (True, False):
-        for t in (True, False): assert sorted(i for r in five_percent(n, v, t).values() for i in r) == list(range(n))
+        for t in (True, False):
+            assert sorted(i for r in five_percent(n, v, t).values() for i in r) == list(range(n))
+
 
 def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path):
-    from munet_nb.tasks import open_image
+    from munet_nb.tasks.images import open_image
+
     Image.fromarray(np.full((4, 4), 30000, np.uint16)).save(tmp_path / 'deep.png')
     assert set(open_image(tmp_path / 'deep.png').ravel()) == {30000 >> 8}
-    turned = Image.new('RGB', (6, 4)); exif = turned.getexif(); exif[0x0112] = 6; turned.save(tmp_path / 'turned.jpg', exif=exif)
+    turned = Image.new('RGB', (6, 4))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / 'turned.jpg', exif=exif)
     assert open_image(tmp_path / 'turned.jpg').shape == (6, 4, 3)
 
+
 def test_labels_that_a_lazy_split_gives_are_checked_when_they_are_read():
-    from munet_nb.tasks import LazySplit, Task
-    from munet_nb.feeds import TaskFeed, TrainingSettings
+    from munet_nb.engine.feeds import TaskFeed
+    from munet_nb.search.config import TrainingSettings
+    from munet_nb.tasks.task import LazySplit, Task
+
     split = LazySplit(10, lambda i: (np.zeros((8, 8), 'uint8'), 7), 'train of task x')
-    with pytest.raises(InputError, match='labels from 7 to 7'): TaskFeed(Task('x', ('a', 'b'), split, split, split), TrainingSettings())
+    with pytest.raises(InputError, match='labels from 7 to 7'):
+        TaskFeed(Task('x', ('a', 'b'), split, split, split), TrainingSettings())
+
 
 def folder_of(path, *names, n=4):
     for name in names:
         (path / name).mkdir(parents=True)
-        for i in range(n): Image.new('L', (8, 8), i).save(path / name / f'{i}.png')
+        for i in range(n):
+            Image.new('L', (8, 8), i).save(path / name / f'{i}.png')
     return path
+
 
 def test_hidden_files_are_not_images_of_a_task(tmp_path):
     from munet_nb import load_folder
+
     f = folder_of(tmp_path / 'f', 'a', 'b', 'a/.ipynb_checkpoints', n=10)
     (f / 'b' / '._1.png').write_bytes(b'resource fork')
     t = load_folder(f)
     assert len(t.train) + len(t.validation) + len(t.test) == 20
 
+
 def test_split_folders_go_by_their_usual_names_and_nothing_is_left_out_in_silence(tmp_path):
     from munet_nb import load_folder
-    t = load_folder(folder_of(tmp_path / 'usual', 'Train/a', 'Train/b', 'valid/a', 'valid/b', 'testing/a', 'testing/b'))
+
+    t = load_folder(
+        folder_of(
+            tmp_path / 'usual', 'Train/a', 'Train/b', 'valid/a', 'valid/b', 'testing/a', 'testing/b'
+        )
+    )
     assert t.classes == ('a', 'b') and (len(t.train), len(t.validation), len(t.test)) == (8, 8, 8)
-    for name, dirs in dict(no_train=('validation/a', 'test/a'), extra=('train/a', 'train/b', 'holdout/a')).items():
-        with pytest.raises(InputError, match='nothing else'): load_folder(folder_of(tmp_path / name, *dirs))
+    for name, dirs in dict(
+        no_train=('validation/a', 'test/a'), extra=('train/a', 'train/b', 'holdout/a')
+    ).items():
+        with pytest.raises(InputError, match='nothing else'):
+            load_folder(folder_of(tmp_path / name, *dirs))
     partly = load_folder(folder_of(tmp_path / 'partly', 'train/a', 'train/b', 'test/b', n=40))
-    assert len(partly.test) == 40 and set(partly.test.labels) == {1}, 'a split need not have every class'
+    assert len(partly.test) == 40 and set(partly.test.labels) == {1}, (
+        'a split need not have every class'
+    )
     vehicles = load_folder(folder_of(tmp_path / 'vehicles', 'train', 'plane', n=40))
     assert vehicles.classes == ('plane', 'train'), 'a class may be called train'
-    flat = tmp_path / 'flat'; flat.mkdir(); Image.new('L', (8, 8)).save(flat / '1.png')
-    with pytest.raises(InputError, match='no class folders'): load_folder(flat)
+    flat = tmp_path / 'flat'
+    flat.mkdir()
+    Image.new('L', (8, 8)).save(flat / '1.png')
+    with pytest.raises(InputError, match='no class folders'):
+        load_folder(flat)
 
-@pytest.mark.parametrize('path, why', [('~nobody-of-this-name/x', 'home directory'), ('x' * 300, 'too long'), ('a\0b', 'null'), ('', 'empty'), (None, 'NoneType')])
+
+@pytest.mark.parametrize(
+    'path, why',
+    [
+        ('~nobody-of-this-name/x', 'home directory'),
+        ('x' * 300, 'too long'),
+        ('a\0b', 'null'),
+        ('', 'empty'),
+        (None, 'NoneType'),
+    ],
+)
 def test_what_can_be_no_path_is_refused_by_every_loader(path, why):
     from munet_nb import load_folder, load_hf, load_idx
-    from munet_nb.tasks import read_idx
+    from munet_nb.tasks.folders import read_idx
+
     for load in (load_folder, load_idx, read_idx, load_hf):
-        if load is load_hf and path is None: continue   # the text 'None' may name a data set
-        with pytest.raises(InputError, match=f'is no path that can be used.*{why}'): load(path)
+        if load is load_hf and path is None:
+            continue  # the text 'None' may name a data set
+        with pytest.raises(InputError, match=f'is no path that can be used.*{why}'):
+            load(path)
+
 
 @pytest.mark.parametrize('closed', ['f', 'f/a', 'f/a/deep'])
 def test_a_folder_that_may_not_be_read_is_named_and_not_skipped(closed, tmp_path, monkeypatch):
     import os
+
     from munet_nb import load_folder, load_idx
+
     folder, scandir = folder_of(tmp_path / 'f', 'a', 'b', 'a/deep', n=10), os.scandir
+
     def guarded(path):
-        if str(path) == str(tmp_path / closed): raise PermissionError(13, 'Permission denied', str(path))
+        if str(path) == str(tmp_path / closed):
+            raise PermissionError(13, 'Permission denied', str(path))
         return scandir(path)
+
     assert len(load_folder(folder).train) == 26
-    monkeypatch.setattr(os, 'scandir', guarded)   # permissions do not bind root
-    with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'): load_idx(tmp_path / closed)
-    with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'): load_folder(folder)
+    monkeypatch.setattr(os, 'scandir', guarded)  # permissions do not bind root
+    with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'):
+        load_idx(tmp_path / closed)
+    with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'):
+        load_folder(folder)
+
 
 def test_one_image_is_not_taken_for_many_and_palettes_are_looked_up():
-    from munet_nb.tasks import to_images
-    for one in (np.zeros((28, 28, 1), 'uint8'), np.zeros((28, 28, 3), 'uint8'), Image.new('RGB', (4, 4))):
-        with pytest.raises(InputError, match='give'): to_images(one)
+    from munet_nb.tasks.images import to_images
+
+    for one in (
+        np.zeros((28, 28, 1), 'uint8'),
+        np.zeros((28, 28, 3), 'uint8'),
+        Image.new('RGB', (4, 4)),
+    ):
+        with pytest.raises(InputError, match='give'):
+            to_images(one)
     red = Image.new('RGB', (4, 4), (255, 0, 0)).quantize(2)
     assert to_images([red])[0].reshape(-1, 3).tolist() == [[255, 0, 0]] * 16
 
-@pytest.mark.parametrize('classes, message', [(['a', 'a'], 'different names'), ('ab', 'list'), ({0: 'a', 1: 'b'}, 'list'), (['a', ''], 'printable'), (['a', 'caf\udce9'], 'printable')])
+
+@pytest.mark.parametrize(
+    'classes, message',
+    [
+        (['a', 'a'], 'different names'),
+        ('ab', 'list'),
+        ({0: 'a', 1: 'b'}, 'list'),
+        (['a', ''], 'printable'),
+        (['a', 'caf\udce9'], 'printable'),
+    ],
+)
 def test_class_names_are_checked(classes, message):
     from munet_nb import task_from_arrays
-    with pytest.raises(InputError, match=message): task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, 1] * 20), classes=classes)
+
+    with pytest.raises(InputError, match=message):
+        task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, 1] * 20), classes=classes)
+
 
 def test_negative_labels_are_named_as_such():
     from munet_nb import task_from_arrays
-    with pytest.raises(InputError, match='labels from -1'): task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, -1] * 20))
+
+    with pytest.raises(InputError, match='labels from -1'):
+        task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, -1] * 20))
+
 
 def test_characters8_has_no_image_in_two_splits_and_every_class_in_each():
     for t in load_benchmark('characters8'):
         splits = [t.train, t.validation, t.test]
         seen = [{s[i][0].tobytes() for i in range(len(s))} for s in splits]
         assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2], t.name
-        assert all({s[i][1] for i in range(len(s))} == set(range(len(t.classes))) for s in splits), t.name
+        assert all(
+            {s[i][1] for i in range(len(s))} == set(range(len(t.classes))) for s in splits
+        ), t.name
+
 
 def test_a_packaged_benchmark_is_loaded_again_from_its_source():
     task = load_source('benchmark:characters8', 'telugu')
-    assert task.name == 'telugu' and task.fingerprint == load_benchmark('characters8')[5].fingerprint and len(task.classes) == 40
+    assert (
+        task.name == 'telugu'
+        and task.fingerprint == load_benchmark('characters8')[5].fingerprint
+        and len(task.classes) == 40
+    )
+
 
 # Hugging Face
 
+
 def hf_rows(n, names=('even', 'odd'), labels=None, size=8):
     import datasets
-    images = [Image.new('L', (size + i % 3, size), i % 256) for i in range(n)]
-    return datasets.Dataset.from_dict({'image': images, 'label': labels or [i % 2 for i in range(n)]}, features=datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list(names))))
 
-def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_resume(tmp_path, monkeypatch):
+    images = [Image.new('L', (size + i % 3, size), i % 256) for i in range(n)]
+    return datasets.Dataset.from_dict(
+        {'image': images, 'label': labels or [i % 2 for i in range(n)]},
+        features=datasets.Features(
+            image=datasets.Image(), label=datasets.ClassLabel(names=list(names))
+        ),
+    )
+
+
+def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_resume(
+    tmp_path, monkeypatch
+):
     import datasets
+
     from munet_nb import Config, Evolution, load_hf, load_root
-    datasets.DatasetDict(train=hf_rows(200), val=hf_rows(20), test=hf_rows(30)).save_to_disk(tmp_path / 'shades')
+
+    datasets.DatasetDict(train=hf_rows(200), val=hf_rows(20), test=hf_rows(30)).save_to_disk(
+        tmp_path / 'shades'
+    )
     decoded = []
     decode = datasets.Image.decode_example
-    monkeypatch.setattr(datasets.Image, 'decode_example', lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    monkeypatch.setattr(
+        datasets.Image, 'decode_example', lambda *a, **k: decoded.append(1) or decode(*a, **k)
+    )
     t = load_hf(tmp_path / 'shades')
-    assert (t.name, t.classes, len(t.train), len(t.validation), len(t.test)) == ('shades', ('even', 'odd'), 200, 20, 30)
+    assert (t.name, t.classes, len(t.train), len(t.validation), len(t.test)) == (
+        'shades',
+        ('even', 'odd'),
+        200,
+        20,
+        30,
+    )
     assert not decoded, 'labels are read at the start, images are not'
     seen = sorted(int(t.train[i][0].flat[0]) for i in range(200))
-    assert seen == list(range(200)) and all(t.train[i][0].flat[0] % 2 == t.train[i][1] for i in range(200)) and len(decoded) == 600
+    assert (
+        seen == list(range(200))
+        and all(t.train[i][0].flat[0] % 2 == t.train[i][1] for i in range(200))
+        and len(decoded) == 600
+    )
     assert {int(t.train[i][0].flat[0]) for i in range(10)} != set(range(10)), 'in a mixed order'
-    config = Config.preset('demo', batch_size=8, batches=1, segments=1, children_per_task=2, children_per_generation=1, task_iterations=1)
-    with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [t], config) as evo: evo.step()
-    with Evolution.resume(tmp_path / 'run') as evo: assert evo.step().record['task'] == 'shades' and evo.done
+    config = Config.preset(
+        'demo',
+        batch_size=8,
+        batches=1,
+        segments=1,
+        children_per_task=2,
+        children_per_generation=1,
+        task_iterations=1,
+    )
+    with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [t], config) as evo:
+        evo.step()
+    with Evolution.resume(tmp_path / 'run') as evo:
+        assert evo.step().record['task'] == 'shades' and evo.done
+
 
 def test_hugging_face_directories_of_parquet_and_single_splits(tmp_path, monkeypatch):
     import datasets
+
     from munet_nb import load_hf
+
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
     (tmp_path / 'cloned/data').mkdir(parents=True)
-    for split, n in (('train', 60), ('test', 10)): hf_rows(n).to_parquet(tmp_path / f'cloned/data/{split}-00000-of-00001.parquet')
+    for split, n in (('train', 60), ('test', 10)):
+        hf_rows(n).to_parquet(tmp_path / f'cloned/data/{split}-00000-of-00001.parquet')
     t = load_hf(tmp_path / 'cloned', 'mine')
     assert (t.name, len(t.train), len(t.validation), len(t.test)) == ('mine', 57, 3, 10)
     hf_rows(40).save_to_disk(tmp_path / 'one')
     one = load_hf(tmp_path / 'one')
-    assert (len(one.train), len(one.validation), len(one.test)) == (36, 2, 2) and one.fingerprint == load_source(one.source, 'one').fingerprint
+    assert (len(one.train), len(one.validation), len(one.test)) == (
+        36,
+        2,
+        2,
+    ) and one.fingerprint == load_source(one.source, 'one').fingerprint
+
 
 def test_a_name_on_the_hub_and_its_configuration(monkeypatch):
     import datasets
+
     from munet_nb import load_hf
+
     asked = []
-    monkeypatch.setattr(datasets, 'load_dataset', lambda *a: asked.append(a) or datasets.DatasetDict(train=hf_rows(40)))
-    assert load_hf('owner/shades#small').name == 'owner/shades#small' and load_hf('owner/shades').source == 'hf:owner/shades'
+    monkeypatch.setattr(
+        datasets,
+        'load_dataset',
+        lambda *a: asked.append(a) or datasets.DatasetDict(train=hf_rows(40)),
+    )
+    assert (
+        load_hf('owner/shades#small').name == 'owner/shades#small'
+        and load_hf('owner/shades').source == 'hf:owner/shades'
+    )
     assert asked == [('owner/shades', 'small'), ('owner/shades', None)]
+
 
 def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, monkeypatch):
     import datasets
+
     from munet_nb import load_hf
+
     def refused(message, **splits):
         datasets.DatasetDict(**splits).save_to_disk(tmp_path / message)
-        with pytest.raises(InputError, match=message): load_hf(tmp_path / message)
+        with pytest.raises(InputError, match=message):
+            load_hf(tmp_path / message)
+
     refused("has the splits test: 'train' is missing", test=hf_rows(4))
-    refused("split 'test' .* does not have the image and the classes that train has", train=hf_rows(40), test=hf_rows(4, ('a', 'b')))
+    refused(
+        "split 'test' .* does not have the image and the classes that train has",
+        train=hf_rows(40),
+        test=hf_rows(4, ('a', 'b')),
+    )
     refused('labels from -1 to 1', train=hf_rows(40, labels=[-1] + [0, 1] * 19 + [1]))
-    refused("has the splits train, val, valid, holdout; .* nothing else", train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5), holdout=hf_rows(6))
-    refused("has the splits train, val, valid; ", train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5))
-    refused("has the splits train, test, extra; ", train=hf_rows(40), test=hf_rows(4), extra=hf_rows(5))
-    refused("split 'test' .* does not have the image", train=hf_rows(40), test=hf_rows(4).remove_columns('image').add_column('image', ['x'] * 4))
+    refused(
+        "has the splits train, val, valid, holdout; .* nothing else",
+        train=hf_rows(40),
+        val=hf_rows(4),
+        valid=hf_rows(5),
+        holdout=hf_rows(6),
+    )
+    refused(
+        "has the splits train, val, valid; ", train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5)
+    )
+    refused(
+        "has the splits train, test, extra; ", train=hf_rows(40), test=hf_rows(4), extra=hf_rows(5)
+    )
+    refused(
+        "split 'test' .* does not have the image",
+        train=hf_rows(40),
+        test=hf_rows(4).remove_columns('image').add_column('image', ['x'] * 4),
+    )
     plain = hf_rows(40)
-    refused(r'no label with named classes, its features are image \(Image\), label \(Value\)', train=plain.cast_column('label', datasets.Value('int64')))
-    broken = hf_rows(40).cast_column('image', datasets.Image(decode=False)).map(lambda r: {'image': {'bytes': b'no image', 'path': None}}).cast_column('image', datasets.Image())
+    refused(
+        r'no label with named classes, its features are image \(Image\), label \(Value\)',
+        train=plain.cast_column('label', datasets.Value('int64')),
+    )
+    broken = (
+        hf_rows(40)
+        .cast_column('image', datasets.Image(decode=False))
+        .map(lambda r: {'image': {'bytes': b'no image', 'path': None}})
+        .cast_column('image', datasets.Image())
+    )
     broken.save_to_disk(tmp_path / 'broken')
-    with pytest.raises(InputError, match='image .* of train of task .broken.: is not an image that can be decoded'): load_hf(tmp_path / 'broken').train[0]
+    with pytest.raises(
+        InputError, match='image .* of train of task .broken.: is not an image that can be decoded'
+    ):
+        load_hf(tmp_path / 'broken').train[0]
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(InputError, match='cannot be loaded .*save_to_disk'): load_hf(tmp_path / 'empty')
-    with pytest.raises(InputError, match='does not exist'): load_hf(tmp_path / 'nothing')
+    with pytest.raises(InputError, match='cannot be loaded .*save_to_disk'):
+        load_hf(tmp_path / 'empty')
+    with pytest.raises(InputError, match='does not exist'):
+        load_hf(tmp_path / 'nothing')
     monkeypatch.setattr(datasets.config, 'HF_HUB_OFFLINE', True)
-    with pytest.raises(InputError, match='owner/nothing.*cannot be loaded .*With a network connection'): load_hf('owner/nothing')
+    with pytest.raises(
+        InputError, match='owner/nothing.*cannot be loaded .*With a network connection'
+    ):
+        load_hf('owner/nothing')
+
 
 def test_hugging_face_images_that_were_saved_undecoded_or_in_another_format_are_read(tmp_path):
     import datasets
+
     from munet_nb import load_hf
-    hf_rows(40).cast_column('image', datasets.Image(decode=False)).save_to_disk(tmp_path / 'undecoded')
+
+    hf_rows(40).cast_column('image', datasets.Image(decode=False)).save_to_disk(
+        tmp_path / 'undecoded'
+    )
     hf_rows(40).with_format('numpy').save_to_disk(tmp_path / 'numpy')
     hf_rows(40).cast_column('image', datasets.Image(mode='RGB')).save_to_disk(tmp_path / 'color')
-    values = lambda t: sorted(int(t.train[i][0].flat[0]) for i in range(36))
-    plain, undecoded, numpy, color = load_hf(rows(hf_rows(40), tmp_path / 'plain')), *(load_hf(tmp_path / n) for n in ('undecoded', 'numpy', 'color'))
-    assert values(plain) == values(undecoded) == values(numpy) == values(color) and len(set(values(plain))) == 36
-    assert undecoded.train[0][0].shape[-1] == 1 and color.train[0][0].shape[-1] == 3, 'the mode that a data set asks for is kept'
 
-def rows(data, folder): data.save_to_disk(folder); return folder
+    def values(t):
+        return sorted(int(t.train[i][0].flat[0]) for i in range(36))
+
+    plain, undecoded, numpy, color = (
+        load_hf(rows(hf_rows(40), tmp_path / 'plain')),
+        *(load_hf(tmp_path / n) for n in ('undecoded', 'numpy', 'color')),
+    )
+    assert (
+        values(plain) == values(undecoded) == values(numpy) == values(color)
+        and len(set(values(plain))) == 36
+    )
+    assert undecoded.train[0][0].shape[-1] == 1 and color.train[0][0].shape[-1] == 3, (
+        'the mode that a data set asks for is kept'
+    )
+
+
+def rows(data, folder):
+    data.save_to_disk(folder)
+    return folder
+
 
 def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, monkeypatch):
     import datasets
     import pyarrow
     import pyarrow.parquet
+
     from munet_nb import load_hf
+
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
     opened, xopen = [], datasets.features.image.xopen
-    monkeypatch.setattr(datasets.features.image, 'xopen', lambda path, *a, **k: opened.append(path) or xopen(path, *a, **k))
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['a', 'b']))
+    monkeypatch.setattr(
+        datasets.features.image,
+        'xopen',
+        lambda path, *a, **k: opened.append(path) or xopen(path, *a, **k),
+    )
+    features = datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=['a', 'b'])
+    )
+
     def task(folder, *paths):
-        table = pyarrow.table({'image': [{'bytes': None, 'path': str(p)} for p in paths] * 20, 'label': [i % 2 for i in range(20 * len(paths))]}, schema=features.arrow_schema)
+        table = pyarrow.table(
+            {
+                'image': [{'bytes': None, 'path': str(p)} for p in paths] * 20,
+                'label': [i % 2 for i in range(20 * len(paths))],
+            },
+            schema=features.arrow_schema,
+        )
         pyarrow.parquet.write_table(table, folder / 'train.parquet')
         return load_hf(folder)
-    for name in ('good', 'bad'): (tmp_path / name).mkdir()
-    Image.new('L', (8, 8), 7).save(tmp_path / 'secret.png'); Image.new('L', (8, 8), 5).save(tmp_path / 'good/own.png')
+
+    for name in ('good', 'bad'):
+        (tmp_path / name).mkdir()
+    Image.new('L', (8, 8), 7).save(tmp_path / 'secret.png')
+    Image.new('L', (8, 8), 5).save(tmp_path / 'good/own.png')
     t = task(tmp_path / 'good', tmp_path / 'good/own.png')
     assert {int(t.train[i][0].flat[0]) for i in range(len(t.train))} == {5}
-    with zipfile.ZipFile(tmp_path / 'good/own.zip', 'w') as z: z.write(tmp_path / 'good/own.png', 'own.png')
+    with zipfile.ZipFile(tmp_path / 'good/own.zip', 'w') as z:
+        z.write(tmp_path / 'good/own.png', 'own.png')
     shutil.copy(tmp_path / 'good/own.zip', tmp_path / 'secret.zip')
-    assert int(task(tmp_path / 'good', f"zip://own.png::{tmp_path / 'good/own.zip'}").train[0][0].flat[0]) == 5 and len(opened) == 1
+    assert (
+        int(
+            task(tmp_path / 'good', f"zip://own.png::{tmp_path / 'good/own.zip'}")
+            .train[0][0]
+            .flat[0]
+        )
+        == 5
+        and len(opened) == 1
+    )
     (tmp_path / 'bad/link.png').symlink_to(tmp_path / 'secret.png')
     monkeypatch.chdir(tmp_path / 'bad')
-    for path in (tmp_path / 'secret.png', '../secret.png', tmp_path / 'bad/../secret.png', tmp_path / 'bad/link.png', f"zip://own.png::{tmp_path / 'secret.zip'}", 'https://example.org/x.png',
-                 'zip://x.png::https://example.org/x.zip', f"file://{tmp_path / 'secret.png'}::{tmp_path / 'bad/train.parquet'}"):
-        with pytest.raises(InputError, match="names the file .*, which does not lie in the data set's directory"): task(tmp_path / 'bad', path).train[0]
+    for path in (
+        tmp_path / 'secret.png',
+        '../secret.png',
+        tmp_path / 'bad/../secret.png',
+        tmp_path / 'bad/link.png',
+        f"zip://own.png::{tmp_path / 'secret.zip'}",
+        'https://example.org/x.png',
+        'zip://x.png::https://example.org/x.zip',
+        f"file://{tmp_path / 'secret.png'}::{tmp_path / 'bad/train.parquet'}",
+    ):
+        with pytest.raises(
+            InputError, match="names the file .*, which does not lie in the data set's directory"
+        ):
+            task(tmp_path / 'bad', path).train[0]
     assert len(opened) == 1, 'no page is asked for'
+
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
     import sys
-    from munet_nb import load_hf
-    monkeypatch.setitem(sys.modules, 'datasets', None)
-    with pytest.raises(InputError, match=r'pip install "munet_nb\[hf\]"'): load_hf('owner/name')
 
-def test_tensorflow_is_kept_from_the_accelerators_when_it_prepares_a_data_set(tmp_path, monkeypatch):
+    from munet_nb import load_hf
+
+    monkeypatch.setitem(sys.modules, 'datasets', None)
+    with pytest.raises(InputError, match=r'pip install "munet_nb\[hf\]"'):
+        load_hf('owner/name')
+
+
+def test_tensorflow_is_kept_from_the_accelerators_when_it_prepares_a_data_set(
+    tmp_path, monkeypatch
+):
     import sys
     from types import SimpleNamespace
-    from munet_nb.tasks import _tfds_prepared
+
+    from munet_nb.tasks.tfds import _tfds_prepared
+
     hidden = []
-    monkeypatch.setitem(sys.modules, 'tensorflow', SimpleNamespace(config=SimpleNamespace(set_visible_devices=lambda devices, kind: hidden.append((devices, kind)))))
+    monkeypatch.setitem(
+        sys.modules,
+        'tensorflow',
+        SimpleNamespace(
+            config=SimpleNamespace(
+                set_visible_devices=lambda devices, kind: hidden.append((devices, kind))
+            )
+        ),
+    )
     info = SimpleNamespace(splits={}, available_file_formats=lambda: set())
-    builder = SimpleNamespace(info=info, download_and_prepare=lambda file_format: hidden.append(file_format))
+    builder = SimpleNamespace(
+        info=info, download_and_prepare=lambda file_format: hidden.append(file_format)
+    )
     _tfds_prepared(builder, 'x', None)
     assert hidden == [([], 'GPU'), ([], 'TPU'), 'array_record']

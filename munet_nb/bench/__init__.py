@@ -1,0 +1,1 @@
+"The evolution beside its rivals: quality, size and speed."

@@ -1,0 +1,1 @@
+"Trains a generation: batches, compiled programs, shared trunks, devices."

@@ -1,0 +1,1 @@
+"Makes the data that comes with the package."

@@ -1,0 +1,1 @@
+"Layers that models share, and what each model is charged for them."

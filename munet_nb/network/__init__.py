@@ -1,0 +1,1 @@
+"A Vision Transformer as a chain of named layers."

@@ -1,0 +1,1 @@
+"Whatever is drawn: pictures, tables, the panel."

@@ -1,0 +1,1 @@
+"Pretrained models to start from, and models to take away."
