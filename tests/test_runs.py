@@ -140,7 +140,7 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(
     whole, tmp_path, monkeypatch
 ):
     "The generation is in the journal, the end of its task iteration is not; then, a record is half written."
-    from munet_nb import evolution, rundir
+    from munet_nb.runs import evolution, rundir
 
     path = tmp_path / 'd'
     evo = start(path)
@@ -165,7 +165,7 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(
 
 
 def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
-    from munet_nb import evolution
+    from munet_nb.runs import evolution
 
     evo = start(tmp_path / 'l')
     for _ in range(3):
