@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from munet_nb.cli import _parser
+from munet_nb.cli import make_parser
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / 'README.md').read_text()
@@ -32,7 +32,7 @@ def test_every_munet_command_of_the_readme_parses():
     ]
     assert {c[0] for c in commands} == {'demo', 'evolve', 'resume', 'report', 'predict', 'bench'}
     for c in commands:
-        _parser().parse_args(c)
+        make_parser().parse_args(c)
 
 
 def test_the_python_snippet_runs(tmp_path):
