@@ -5,9 +5,13 @@ from pathlib import Path
 
 import setuptools
 
+TOP = Path(__file__).parent
+EXTRAS = ('hf', 'glyphs', 'dev')
+
 config = ConfigParser(delimiters=['='], interpolation=None)
-config.read(Path(__file__).with_name('settings.ini'), encoding='utf-8')
+config.read(TOP / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
+package = cfg['lib_path']
 
 setuptools.setup(
     name=cfg['lib_name'],
@@ -16,12 +20,12 @@ setuptools.setup(
     keywords=cfg['keywords'].split(),
     author=cfg['author'],
     license='Apache-2.0',
-    python_requires=f">={cfg['min_python']}",
-    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    python_requires=f'>={cfg["min_python"]}',
+    long_description=(TOP / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    packages=setuptools.find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['data/*', 'data/*/*']},
+    packages=setuptools.find_packages(include=[package, f'{package}.*']),
+    package_data={package: ['data/*', 'data/*/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('hf', 'dev')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in EXTRAS},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

@@ -1,14 +1,46 @@
-"muNet in JAX and Flax: one pretrained Vision Transformer evolved into a system that solves many tasks."
+"""muNet in JAX and Flax: one pretrained Vision Transformer evolved into a multitask system.
+
+    import munet_nb as mu
+
+offers what users need. Each name is loaded when it is first used, so that a search does not wait
+for the panel, nor a prediction for TensorFlow Datasets.
+"""
 __version__ = "0.1.0"
 
-from .checks import InputError
-from .models.hparams import HParams
-from .roots.load import load_root
-from .runs.evolution import Evolution
-from .runs.system import System
-from .search.config import Config, TrainingSettings
-from .tasks.benchmarks import load_benchmark
-from .tasks.folders import load_folder, load_idx
-from .tasks.hub import load_hf
-from .tasks.task import Task, task_from_arrays
-from .tasks.tfds import load_tfds
+from importlib import import_module
+
+_HOMES = {
+    'Config': 'search.config',
+    'Dashboard': 'pictures.panel',
+    'Evolution': 'runs.evolution',
+    'HParams': 'models.hparams',
+    'InputError': 'checks',
+    'System': 'runs.system',
+    'Task': 'tasks.task',
+    'TrainingSettings': 'search.config',
+    'example_run': 'runs.rundir',
+    'load_benchmark': 'tasks.benchmarks',
+    'load_folder': 'tasks.folders',
+    'load_hf': 'tasks.hub',
+    'load_idx': 'tasks.folders',
+    'load_root': 'roots.load',
+    'load_task': 'tasks.sources',
+    'load_tfds': 'tasks.tfds',
+    'task_from_arrays': 'tasks.task',
+}
+__all__ = sorted([*_HOMES, 'plots'])
+
+
+def __getattr__(name: str):
+    if name == 'plots':
+        value = import_module('.pictures', __name__)
+    elif name in _HOMES:
+        value = getattr(import_module(f'.{_HOMES[name]}', __name__), name)
+    else:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

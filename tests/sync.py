@@ -1,6 +1,7 @@
 """Whether munet_nb/ is what the notebooks export and the notebooks are clean. `--clean` cleans them.
 
-Cleaning also writes what depends on the project's public address, git_url in settings.ini: the badge that opens a notebook on Colab, and what it installs there.
+Cleaning also writes what depends on the project's public address, git_url in settings.ini: the
+badge that opens a notebook on Colab, and what it installs there.
 
 The check runs on a copy, so it changes nothing and does not depend on what is committed.
 """
@@ -17,6 +18,8 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 WIDGET = 'application/vnd.jupyter.widget-view+json'
+COLAB = 'https://colab.research.google.com'
+NOT_COPIED = ('.git', '.venv', 'runs', '__pycache__', '*.egg-info', '.*cache', '.hypothesis')
 
 
 def settings(top: Path):
@@ -26,14 +29,23 @@ def settings(top: Path):
     return config['DEFAULT']
 
 
+def notebooks(top: Path) -> list[Path]:
+    "All notebooks of the project, chapter by chapter."
+    return sorted((top / 'nbs').rglob('[!.]*.ipynb'))
+
+
+def exported(top: Path) -> list[Path]:
+    "The modules that notebooks export; the faces of packages are written by hand."
+    return [p for p in sorted((top / 'munet_nb').rglob('*.py')) if p.name != '__init__.py']
+
+
 def badge(cfg, name: str) -> str:
-    "The line that opens a notebook on Colab. It reads public repositories of GitHub: for another address, or none, there is no badge."
+    "The line that opens a notebook on Colab, which reads public repositories of GitHub; else ''."
     found = re.fullmatch(r'https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?', cfg['git_url'])
-    return (
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{found[1]}/blob/{cfg['branch']}/{cfg['nbs_path']}/{name})"
-        if found
-        else ''
-    )
+    if not found:
+        return ''
+    address = f'{COLAB}/github/{found[1]}/blob/{cfg["branch"]}/{cfg["nbs_path"]}/{name}'
+    return f'[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({address})'
 
 
 def requirement(cfg) -> str:
@@ -41,34 +53,33 @@ def requirement(cfg) -> str:
     return f'"{cfg["lib_name"]} @ git+{cfg["git_url"]}"' if cfg['git_url'] else cfg['lib_name']
 
 
+def source(cell: dict) -> str:
+    "A cell's text."
+    return ''.join(cell['source'])
+
+
 def publish(nb: dict, cfg, name: str):
     "Write badge and requirement into a notebook that has a cell for Colab."
-    own = [
-        c
-        for c in nb['cells']
-        if c['cell_type'] == 'code' and "'google.colab' in sys.modules" in ''.join(c['source'])
-    ]
+    code = [c for c in nb['cells'] if c['cell_type'] == 'code']
+    own = [c for c in code if "'google.colab' in sys.modules" in source(c)]
     if not own:
         return
+    install = f'%pip install --quiet {requirement(cfg)}'
     for c in own:
-        c['source'] = re.sub(
-            r'%pip install --quiet .*',
-            lambda _: f'%pip install --quiet {requirement(cfg)}',
-            ''.join(c['source']),
-        ).splitlines(True)
+        text = re.sub(r'%pip install --quiet .*', lambda _: install, source(c))
+        c['source'] = text.splitlines(True)
     first = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
-    title = re.sub(r'\n\n\[!\[Open in Colab\].*', '', ''.join(first['source']))
-    if badge(cfg, name):
-        title = re.sub(
-            r'(\n> .*)', lambda subtitle: f'{subtitle[1]}\n\n{badge(cfg, name)}', title, count=1
-        )
+    title = re.sub(r'\n\n\[!\[Open in Colab\].*', '', source(first))
+    line = badge(cfg, name)
+    if line:
+        title = re.sub(r'(\n> .*)', lambda subtitle: f'{subtitle[1]}\n\n{line}', title, count=1)
     first['source'] = title.splitlines(True)
 
 
-def strip(path: Path, cfg):
-    "Remove widget state and what progress bars left, which nbdev_clean keeps; write what depends on the project's address."
+def strip(path: Path, top: Path):
+    "Remove what nbdev_clean keeps: widget state, progress bars; write what depends on the address."
     nb = json.loads(path.read_text())
-    publish(nb, cfg, path.name)
+    publish(nb, settings(top), path.relative_to(top / 'nbs').as_posix())
     nb['metadata'].pop('widgets', None)
     for cell in nb['cells']:
         if 'outputs' in cell:
@@ -81,55 +92,37 @@ def strip(path: Path, cfg):
 
 
 def clean(top: Path):
+    "Clean every notebook in place."
     subprocess.run(['nbdev_clean'], cwd=top, check=True)
-    for path in sorted((top / 'nbs').glob('*.ipynb')):
-        strip(path, settings(top))
+    for path in notebooks(top):
+        strip(path, top)
 
 
-def exported(top: Path) -> list[Path]:
-    return [p for p in sorted((top / 'munet_nb').glob('*.py')) if p.name != '__init__.py']
+def compared(top: Path) -> set[str]:
+    "The files that cleaning and exporting write."
+    return {p.relative_to(top).as_posix() for p in [*exported(top), *notebooks(top)]}
+
+
+def same(name: str, copy: Path) -> bool:
+    "Whether a file is there in both trees, with the same bytes."
+    both = (TOP / name, copy / name)
+    return all(p.exists() for p in both) and filecmp.cmp(*both, shallow=False)
 
 
 def main() -> int:
+    "Clean, or compare this tree with what a cleaned and exported copy holds."
     if '--clean' in sys.argv:
         clean(TOP)
         return 0
     with tempfile.TemporaryDirectory() as tmp:
         copy = Path(tmp) / 'munet_nb'
-        shutil.copytree(
-            TOP,
-            copy,
-            ignore=shutil.ignore_patterns(
-                '.git', '.venv', 'runs', '__pycache__', '*.egg-info', '.*cache', '.hypothesis'
-            ),
-        )
-        subprocess.run(
-            ['git', 'init', '-q', str(copy)], check=True
-        )  # nbdev looks for the top of a repository
+        shutil.copytree(TOP, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        subprocess.run(['git', 'init', '-q', str(copy)], check=True)  # nbdev looks for its top
         clean(copy)
         for p in exported(copy):
             p.unlink()  # nbdev_export leaves stale modules
         subprocess.run(['nbdev_export'], cwd=copy, check=True)
-
-        def names(top):
-            return {
-                str(p.relative_to(top))
-                for p in [
-                    *exported(top),
-                    top / 'munet_nb/__init__.py',
-                    *(top / 'nbs').glob('*.ipynb'),
-                ]
-            }
-
-        differ = sorted(
-            n
-            for n in names(TOP) | names(copy)
-            if not (
-                (TOP / n).exists()
-                and (copy / n).exists()
-                and filecmp.cmp(TOP / n, copy / n, shallow=False)
-            )
-        )
+        differ = sorted(n for n in compared(TOP) | compared(copy) if not same(n, copy))
     for n in differ:
         print(f'{n}: is not what cleaning and exporting the notebooks gives', file=sys.stderr)
     if differ:

@@ -9,28 +9,33 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbdev.config
-import nbdev.test as notebooks
+import nbdev.test as runner
 import pytest
 import sync
 from IPython.core.interactiveshell import InteractiveShell
 
 TOP = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((TOP / 'nbs').glob('*.ipynb'))
+NBS = TOP / 'nbs'
+NOTEBOOKS = sync.notebooks(TOP)
+MACHINE = r'/home/|/root/|/tmp/|/work/|CpuDevice|\d it/s|ms per loop'
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def name_of(path):
+    return path.relative_to(NBS).with_suffix('').as_posix()
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_runs_top_to_bottom(path, monkeypatch):
-    "As `nbdev_test` runs it, but in this process: a process of its own would import everything and compile anew what other notebooks run too."
+    "As `nbdev_test` runs it, but in this process: one of its own would compile everything anew."
     monkeypatch.chdir(TOP)
     monkeypatch.setenv('IN_TEST', '1')
     monkeypatch.setattr(sys, 'path', [*sys.path])
     monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
     backend = plt.get_backend()
+    flags = nbdev.config.get_config().tst_flags.split()
     try:
         with plt.rc_context():
-            passed, _ = notebooks.test_nb(
-                path, skip_flags=nbdev.config.get_config().tst_flags.split()
-            )
+            passed, _ = runner.test_nb(path, skip_flags=flags)
     finally:
         stopped = clear_shell()
         plt.close('all')
@@ -41,7 +46,10 @@ def test_runs_top_to_bottom(path, monkeypatch):
 
 
 def clear_shell() -> bool:
-    "IPython keeps the shell that ran a notebook, and with it all that the notebook made, until the process ends. Returns whether Ctrl-C stopped it."
+    """IPython keeps the shell that ran a notebook, and all that it made, until the process ends.
+
+    Returns whether Ctrl-C stopped it.
+    """
     shell, InteractiveShell._instance = InteractiveShell._instance, None
     if not shell:
         return False
@@ -56,115 +64,140 @@ def cells(path, kind):
     return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def definitions(cell):
+    "The public functions and classes that an export cell defines."
+    text = sync.source(cell)
+    if not text.startswith('#| export'):
+        return []
+    found = [n for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return [n for n in found if not n.name.startswith('_')]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_reads_as_a_document(path):
     nb = json.loads(path.read_text())
-    first = ''.join(cells(path, 'markdown')[0]['source'])
+    first = sync.source(cells(path, 'markdown')[0])
     assert first.startswith('# ') and '\n> ' in first, 'a title and a subtitle'
     assert 'widgets' not in nb['metadata']
     for c in cells(path, 'code'):
-        source = ''.join(c['source'])
-        assert source.count('\n') <= 45, f'two ideas in one cell?\n{source[:200]}'
+        text = sync.source(c)
+        together = [n.name for n in definitions(c)]
+        assert len(together) <= 4, f'a cell holds one definition or a tight group: {together}'
+        long = [line for line in text.splitlines() if len(line) > 110]
+        assert not long, f'a line of more than 110 columns: {long[0]}'
         for o in c['outputs']:
-            assert o[
-                'output_type'
-            ] != 'error' and 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})
-            text = json.dumps(
-                {k: v for k, v in o.get('data', o).items() if not k.startswith('image/')}
+            assert o['output_type'] != 'error'
+            assert sync.WIDGET not in o.get('data', {})
+            shown = {k: v for k, v in o.get('data', o).items() if not k.startswith('image/')}
+            found = re.search(MACHINE, json.dumps(shown))
+            assert not found, f'an output tells of the machine: {found and found[0]}'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def test_prose_comes_in_pieces(path):
+    "A paragraph of more than 120 words is a list or a table that was not made yet."
+    for c in cells(path, 'markdown'):
+        for paragraph in re.split(r'\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )', sync.source(c)):
+            words = len(paragraph.split())
+            assert words <= 120 or paragraph.lstrip().startswith('|'), (
+                f'{words} words in one piece: {paragraph[:100]} ...'
             )
-            assert not re.search(
-                r'/home/|/root/|/tmp/|/work/|CpuDevice|\d it/s|ms per loop', text
-            ), text[:300]
+
+
+def links(path):
+    for c in cells(path, 'markdown'):
+        yield from re.findall(r'\]\((?!http|#|attachment:)([^)#]+)', sync.source(c))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def test_links_lead_somewhere(path):
+    for target in links(path):
+        assert (path.parent / target).exists(), target
 
 
 def test_figures_are_committed():
+    "Chapters and guides that are about something to look at show it."
     with_figures = {
-        p.stem
+        name_of(p)
         for p in NOTEBOOKS
         for c in cells(p, 'code')
         for o in c['outputs']
         if 'image/png' in o.get('data', {})
     }
-    assert with_figures >= {
-        '00_vit',
-        '03_mutation',
-        '04_selection',
-        '05_tasks',
-        '06_augment',
-        '07_training',
-        '09_evolution',
-        '12_plots',
-        '13_glyphs',
-        '13_quality',
-        '20_demo',
-        '21_quality',
-        '22_quickstart',
-        '23_reader',
-        '30_demo_data',
-        '31_characters8',
-        '32_glyph_root',
+    chapters = {n.split('/')[0] for n in with_figures}
+    assert chapters >= {
+        '10_network',
+        '20_models',
+        '30_tasks',
+        '40_search',
+        '50_engine',
+        '80_pictures',
+        '90_bench',
+        'guides',
+        'making',
+        'results',
     }
+    ideas = {
+        '20_models/01_pool',
+        '40_search/02_mutation',
+        '40_search/03_selection',
+        '50_engine/01_augment',
+        '80_pictures/02_architectures',
+        'guides/00_quickstart',
+        'guides/01_reader',
+        'guides/02_demo',
+        'results/quality',
+    }
+    assert with_figures >= ideas, ideas - with_figures
 
 
-def test_each_notebook_imports_only_from_lower_ones_and_public_names_are_documented():
-    order = {
-        re.search(r'default_exp (\w+)', p.read_text())[1]: i
-        for i, p in enumerate(NOTEBOOKS)
-        if 'default_exp' in p.read_text()
-    }
-    imported = []
-    for module, place in order.items():
-        tree = ast.parse((TOP / 'munet_nb' / f'{module}.py').read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (
-                node.level or (node.module or '').startswith('munet_nb')
-            ):
-                imported.append(node.module.split('.')[-1])
-                assert order[imported[-1]] < place, f'{module} imports {node.module}'
-        for node in tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
-                assert (
-                    ast.get_docstring(node)
-                    or len(node.body) == 1
-                    and node.lineno == node.body[0].lineno
-                ), f'{module}.{node.name} has no docstring'
-    assert len(imported) > 30, 'the imports were found'
+def test_public_names_are_documented():
+    "Each has a docstring, whose first line is at most 100 columns."
+    count = 0
+    for path in sync.exported(TOP):
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'):
+                continue
+            count += 1
+            text = ast.get_docstring(node) or ''
+            assert text, f'{path.stem}.{node.name} has no docstring'
+            assert len(text.splitlines()[0]) <= 100, f'{path.stem}.{node.name}: a long first line'
+    assert count > 200, 'the modules were found'
 
 
 def test_exported_code_uses_no_pickle_and_no_development_tools():
-    for path in (TOP / 'munet_nb').glob('*.py'):
-        text = path.read_text()
-        assert not re.search(
-            r'\bpickle\b|allow_pickle=True|\beval\(|\bexec\(|import nbdev|import fastcore|from fastcore|execnb',
-            text,
-        ), path
+    forbidden = (
+        r'\bpickle\b|allow_pickle=True|\beval\(|\bexec\(|import nbdev|import fastcore|from fastcore'
+        r'|execnb'
+    )
+    for path in (TOP / 'munet_nb').rglob('*.py'):
+        assert not re.search(forbidden, path.read_text()), path
 
 
 def test_the_badge_comes_from_the_settings():
-    "One address, in settings.ini: it gives the badge and what Colab installs, and without one there is no badge."
-    path, cfg = TOP / 'nbs/22_quickstart.ipynb', sync.settings(TOP)
+    "One address, in settings.ini: it gives the badge and what Colab installs; without, no badge."
+    path, cfg = NBS / 'guides/00_quickstart.ipynb', sync.settings(TOP)
     if not cfg['git_url']:
         assert not any('colab-badge' in p.read_text() for p in NOTEBOOKS)
 
     def published(url):
         nb = json.loads(path.read_text())
         for address in ('https://github.com/old/address', url):
-            sync.publish(nb, {**cfg, 'git_url': address}, path.name)
-        return nb, [''.join(c['source']) for c in nb['cells']]
+            sync.publish(nb, {**cfg, 'git_url': address}, 'guides/00_quickstart.ipynb')
+        return nb, [sync.source(c) for c in nb['cells']]
 
-    _, cells = published('https://github.com/example/project.git')
-    assert cells[0].split('\n\n')[2:3] == [
-        '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/example/project/blob/main/nbs/22_quickstart.ipynb)'
+    _, texts = published('https://github.com/example/project.git')
+    assert texts[0].split('\n\n')[2:3] == [
+        '[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]'
+        '(https://colab.research.google.com/github/example/project/blob/main/nbs/'
+        'guides/00_quickstart.ipynb)'
     ]
-    assert any(
-        '\n    %pip install --quiet "munet_nb @ git+https://github.com/example/project.git"\n' in c
-        for c in cells
-    )
+    installs = '\n    %pip install --quiet "munet_nb @ git+https://github.com/example/project.git"\n'
+    assert any(installs in t for t in texts)
     _, elsewhere = published('https://git.example.org/project')
-    assert not any('colab-badge' in c or 'old/address' in c for c in elsewhere) and any(
-        'git+https://git.example.org/project"' in c for c in elsewhere
-    )
+    assert not any('colab-badge' in t or 'old/address' in t for t in elsewhere)
+    assert any('git+https://git.example.org/project"' in t for t in elsewhere)
     assert published(cfg['git_url'])[0] == json.loads(path.read_text())
-    assert published('')[1][0].count('\n\n') == 2 and any(
-        '\n    %pip install --quiet munet_nb\n' in c for c in published('')[1]
-    )
+    _, none = published('')
+    assert none[0].count('\n\n') == 2
+    assert any('\n    %pip install --quiet munet_nb\n' in t for t in none)

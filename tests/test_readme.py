@@ -9,27 +9,26 @@ from munet_nb.cli import make_parser
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / 'README.md').read_text()
+SETUP = 'python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/munet demo'
 
 
 def blocks(language):
     return re.findall(rf'```{language}\n(.*?)```', README, re.S)
 
 
+def lines():
+    return [line for block in blocks('sh') for line in block.splitlines()]
+
+
 def test_the_two_lines_are_there_and_ci_runs_the_second():
-    lines = [l for b in blocks('sh') for l in b.splitlines()]
-    assert 'python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/munet demo' in lines
-    assert (
-        'bash tests/run' in lines and 'bash tests/run' in (TOP / '.ci/run').read_text().splitlines()
-    )
+    assert SETUP in lines()
+    assert 'bash tests/run' in lines()
+    assert 'bash tests/run' in (TOP / '.ci/run').read_text().splitlines()
 
 
 def test_every_munet_command_of_the_readme_parses():
-    commands = [
-        l.split('#')[0].split()[1:]
-        for b in blocks('sh')
-        for l in b.splitlines()
-        if l.startswith('munet ')
-    ]
+    typed = [line.split('#')[0].split() for line in lines()]
+    commands = [words[1:] for words in typed if words[:1] == ['munet']]
     assert {c[0] for c in commands} == {'demo', 'evolve', 'resume', 'report', 'predict', 'bench'}
     for c in commands:
         make_parser().parse_args(c)
