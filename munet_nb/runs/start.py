@@ -6,7 +6,6 @@
 __all__ = ['task_info', 'first_record', 'tasks_of_run']
 
 # %% ../../nbs/70_runs/04_start.ipynb #c81e728d9d4c2f636f067f89cc14862c
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..models.model import Root, model_to_json, root_model
 from ..network.arch import n_tokens
 from ..search.config import Config, config_to_json
 from ..search.journal import FORMAT, State, TaskInfo
-from ..tasks.sources import load_source
+from ..tasks.sources import if_gone, load_source
 from ..tasks.task import Task, check_tasks
 
 # %% ../../nbs/70_runs/04_start.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -49,27 +48,11 @@ def first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
     }
 
 # %% ../../nbs/70_runs/04_start.ipynb #c20ad4d76fe97759aa27a0c99bff6710
-def _moved(name: str, source: str) -> str:
-    "What to do if the data of a task is no longer where it was."
-    kind, _, rest = source.partition(':')
-    if kind in ('folder', 'idx', 'hf'):
-        place = shlex.quote(f'{name}=DIR')
-        how = f'munet resume --{kind} {place}, Evolution.resume(..., tasks=[...])'
-    elif kind == 'tfds':
-        of, at, _ = rest.partition('@')
-        command = '' if at else 'TFDS_DATA_DIR=DIR munet resume, '
-        task = f'load_tfds({of!r}, {name!r}, data_dir=DIR)'
-        how = f'{command}Evolution.resume(..., tasks=[{task}])'
-    else:
-        return ''
-    return f'; if it was moved, give its new place ({how})'
-
-
 def _load_again(name: str, source: str) -> Task:
     try:
         return load_source(source, name)
     except InputError as e:
-        raise InputError(f'task {name!r}: {e}{_moved(name, source)}') from None
+        raise InputError(f'task {name!r}: {e}{if_gone(name, source)}') from None
 
 # %% ../../nbs/70_runs/04_start.ipynb #aab3238922bcc25a6f606eb525ffdc56
 def tasks_of_run(
