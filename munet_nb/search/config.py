@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from ..checks import InputError, check, is_count, is_number, make, unknown
 from ..models.growth import grown_fields
-from ..models.hparams import AUTO_TUNE, HParams, check_space
+from ..models.hparams import AUTO_TUNE, HParams, check_space, hparams_to_json
 from ..network.arch import Arch
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-005
@@ -168,28 +168,23 @@ def with_fields(config: Config, **values) -> Config:
     return replace(config, **own)
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-016
-_FIRST_FIELDS = {  # of format 1, never to be extended
-    'config': frozenset({
-        'seed', 'scale_factor', 'mutation_prob', 'cloning_prob', 'adapter_prob',
-        'children_per_task', 'children_per_generation', 'task_iterations', 'seed_segments',
-        'auto_tune', 'tune_num_layers', 'training', 'defaults', 'search',
-    }),
-    'training': frozenset({
-        'batch_size', 'batches', 'segments', 'validation_batches', 'device_budget', 'precision',
-    }),
-    'defaults': frozenset({
-        'num_layers', 'adapter_dim', 'lr', 'schedule', 'warmup_ratio', 'momentum', 'nesterov',
-        'image_size', 'area_min', 'aspect', 'flip', 'brightness', 'contrast', 'saturation', 'hue',
-    }),
-}
+_FORMAT_1 = frozenset({
+    'seed', 'scale_factor', 'mutation_prob', 'cloning_prob', 'adapter_prob', 'children_per_task',
+    'children_per_generation', 'task_iterations', 'seed_segments', 'auto_tune', 'tune_num_layers',
+    'training', 'defaults', 'search',
+})
+_TRAINING_FORMAT_1 = frozenset({
+    'batch_size', 'batches', 'segments', 'validation_batches', 'device_budget', 'precision',
+})
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-017
 def config_to_json(config: Config) -> dict:
     "A configuration as plain values: format 1's fields, and later ones that are not the default."
-    written = grown_fields(config, _FIRST_FIELDS['config'])
-    for section in _sections():
-        written[section] = grown_fields(getattr(config, section), _FIRST_FIELDS[section])
-    return written | {'search': {name: list(values) for name, values in config.search.items()}}
+    return grown_fields(config, _FORMAT_1) | {
+        'training': grown_fields(config.training, _TRAINING_FORMAT_1),
+        'defaults': hparams_to_json(config.defaults),
+        'search': {name: list(values) for name, values in config.search.items()},
+    }
 
 
 def config_from_json(d: Mapping) -> Config:

@@ -13,10 +13,9 @@ from numpy.random import Generator
 
 from ..models.hparams import MODEL_HPARAMS, HParams, SearchSpace, step_in
 from ..models.model import Model
-from ..network.chain import layer_names
-from ..network.layers import kind_of
+from ..network.kinds import kind_of
 from .config import Config
-from .plans import ChildPlan, Draft, Surroundings, adapters_of, plan_child
+from .plans import ChildPlan, Draft, Surroundings, draft_of, plan_child
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-005
 def mutate_hparams(
@@ -60,14 +59,12 @@ def _stepped(before, after):
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-013
 def _insert(rng, draft, probability, around):
     blocks = range(draft.hparams.num_layers)
-    inserted = frozenset(i for i in blocks if rng.random() < probability)
-    return replace(draft, adapters=draft.adapters | inserted)
+    inserted = frozenset(f'adapter_{i}' for i in blocks if rng.random() < probability)
+    return replace(draft, inserted=draft.inserted | inserted)
 
 
 def _inserted(before, after):
-    here = after.hparams.num_layers
-    old, new = layer_names(here, before.adapters), layer_names(here, after.adapters)
-    return [n for n in new if n not in old]
+    return [n for n in after.names if n in after.inserted - before.inserted]
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-015
 def _clone(rng, draft, probability, around):
@@ -111,8 +108,7 @@ def seed_child(
 
     Section 3.2 of the paper.
     """
-    draft = Draft(hparams, adapters_of(lineage[0]))
-    return plan_child(id, task, lineage, draft, around)
+    return plan_child(id, task, lineage, draft_of(lineage[0], hparams), around)
 
 
 def mutate_child(
@@ -125,7 +121,7 @@ def mutate_child(
     around: Surroundings,
 ) -> ChildPlan:
     "A mutated child: its parent's draft after every operator (section 3.3 of the paper)."
-    draft = Draft(hparams, adapters_of(lineage[0]))
+    draft = draft_of(lineage[0], hparams)
     for name, probability in chances.items():
         draft = OPERATORS[name].apply(rng, draft, probability, around)
     return plan_child(id, task, lineage, draft, around)
@@ -143,8 +139,7 @@ def mutations(
         return ref and kind_of(name).inherited and ref.trained_by != child.task
 
     cloned = frozenset(n for n in trained if taken_over(n))
-    before = Draft(parent.hparams, adapters_of(parent))
-    after = Draft(child.hparams, adapters_of(child), cloned)
+    before, after = draft_of(parent), replace(draft_of(child), cloned=cloned)
     told = []
     for o in OPERATORS.values():
         changed = o.changed(before, after)
