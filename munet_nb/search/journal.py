@@ -41,8 +41,7 @@ class State:
     spent: int = 0  # segments of training in this task iteration, summed over its children
     active: tuple[str, ...] = ()  # the active population
     tried: frozenset[str] = frozenset()  # seed models tried in this task iteration
-    offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    # (task, model) -> children that the model had for the task
+    offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (task, parent): count
     tests: Mapping[str, float] = field(default_factory=dict)  # task -> kept model's test accuracy
     changes: Mapping[str, float] = field(default_factory=dict)  # fields that were changed later
 
