@@ -133,7 +133,7 @@ def front_of(
             front.append((size, quality))
     return front
 
-# %% ../../nbs/80_pictures/06_progress.ipynb #c035d3816035b794772285a32dfe29de
+# %% ../../nbs/80_pictures/06_progress.ipynb #5803e0bd6889ac25227e02be0b202eeb
 def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Validation accuracy against parameters charged, of every accepted model; each task's front."
     state = state_of(records)
@@ -148,6 +148,7 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
                 found.setdefault(task, []).append((size, quality, model['id'] in kept))
     fig, (ax,) = new_picture(7.4, 4, theme, handles=task_legend(colors, found))
     for task, points in found.items():
+        points.sort(key=lambda p: (p[0], -p[1]))
         front = front_of([(x, y) for x, y, _ in points])
         ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
         for is_kept in (False, True):
