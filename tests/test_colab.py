@@ -1,4 +1,8 @@
-"The Colab notebooks, from the first cell to the last, with mocked data and a budget of seconds: once until its kernel is killed in the middle of a generation, then again, as after a disconnected runtime."
+"""The Colab notebooks, from the first cell to the last, with mocked data and a budget of seconds.
+
+Each runs until its kernel is killed in the middle of a generation, then again, as after a
+disconnected runtime.
+"""
 
 import os
 from pathlib import Path
@@ -16,16 +20,18 @@ from munet_nb.runs.rundir import RunDir
 from munet_nb.tasks.benchmarks import BENCHMARKS
 
 TOP = Path(__file__).resolve().parents[1]
-NAMES = {'24_colab_characters': 'characters', '25_colab_decathlon': 'decathlon'}
+NAMES = {'guides/03_colab_characters': 'characters', 'guides/04_colab_decathlon': 'decathlon'}
 MOCKED = "import paper_data\nmocks = paper_data.mocked('data', at_most=24)\nmocks.__enter__()"
 DISCONNECTED = """
 import os, signal
-from munet_nb import training
-def lost(*args, evaluate=training._evaluate, generations=[]):   # once the children of the third generation are trained, before anything of them is written
+from munet_nb import Evolution
+def lost(self, *args, tell=Evolution.tell, generations=[]):
+    # The children of the third generation are trained, and nothing of them is written yet.
     generations.append(1)
-    if len(generations) == 3: os.kill(os.getpid(), signal.SIGKILL)
-    return evaluate(*args)
-training._evaluate = lost
+    if len(generations) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tell(self, *args)
+Evolution.tell = lost
 """
 
 
@@ -64,81 +70,51 @@ def test_from_the_first_cell_to_the_last_and_on_after_a_disconnected_runtime(nam
     first, second = read(name), read(name)
     with pytest.raises(DeadKernelError):
         execute(first, tmp_path, MOCKED + DISCONNECTED)
-    assert (
-        '3 generations left' in (said := text(cell(first, 'open_evolution(bench')))
-        and '2 generations left' in said
-    )
+    said = text(cell(first, 'open_evolution(bench'))
+    assert '3 generations left' in said and '2 generations left' in said
     folder = tmp_path / 'runs' / f'{NAMES[name]}-autotune'
     run = RunDir(folder / 'work/runs/munet_1-0')
     begun = run.records()
     assert sum(r['kind'] == 'generation' for r in begun) == 2 and not list(folder.glob('*.json'))
     execute(second, tmp_path)
     assert run.records()[: len(begun)] == begun, 'it went on'
-    assert (
-        sum(r['kind'] == 'generation' for r in run.records()) == 4 and begun[0]['arch'] == 'Ti1'
-    ), 'one of the two blocks of the root'
+    assert sum(r['kind'] == 'generation' for r in run.records()) == 4
+    assert begun[0]['arch'] == 'Ti1', 'one of the two blocks of the root'
     records = {r['method']: r for r in read_records(folder)}
     assert records.keys() == {'munet_1', 'finetune_all', 'freeze_bottom_1', 'adapters_8'}
     for r in records.values():
         assert len(r['tasks']) == 2 and r['root'] == 'random:Ti2' and r['seconds'] > 0
         assert all(0 <= t['test'] <= 1 for t in r['tasks'].values())
-    table = next(
-        o['data']['text/html']
-        for c in code(second)
-        for o in c.outputs
-        if 's per generation' in o.get('data', {}).get('text/html', '')
-    )
-    for word in (
-        'muNet',
-        'Finetune all',
-        'Freeze bottom layers:1',
-        'Adapters:8',
-        'mean',
-        'parameters per task',
-        'hours',
-    ):
+    outputs = [o for c in code(second) for o in c.outputs]
+    pages = [o.get('data', {}).get('text/html', '') for o in outputs]
+    table = next(page for page in pages if 's per generation' in page)
+    methods = ('muNet', 'Finetune all', 'Freeze bottom layers:1', 'Adapters:8')
+    for word in (*methods, 'mean', 'parameters per task', 'hours'):
         assert word in table
-    assert sum('image/png' in o.get('data', {}) for c in code(second) for o in c.outputs) == 3, (
-        'quality, architectures, progress'
-    )
+    pictures = sum('image/png' in o.get('data', {}) for o in outputs)
+    assert pictures == 3, 'quality, architectures, progress'
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
     nb = read(name)
     assert not any(c.outputs for c in code(nb)), 'no outputs of a run that did not happen'
-    settings = cell(nb, 'CONFIGURATIONS = (')
+    source = cell(nb, 'CONFIGURATIONS = (').source
+    settings = source[source.index('BENCHMARK, TASKS') :].rpartition('\n')[0]
     given = {}
-    exec(
-        'from munet_nb import Config\n'
-        + settings.source[settings.source.index('BENCHMARK, TASKS') :].rpartition('\n')[0],
-        given,
-    )
-    assert (given['BENCHMARK'], given['TASKS'], given['AUTO_TUNE']) == (
-        NAMES[name],
-        (),
-        True,
-    ) and given['BENCHMARK'] in BENCHMARKS
+    exec(f'from munet_nb import Config\n{settings}', given)
+    assert given['BENCHMARK'] == NAMES[name] and given['BENCHMARK'] in BENCHMARKS
+    assert (given['TASKS'], given['AUTO_TUNE']) == ((), True)
     assert given['config'] == Config.preset(NAMES[name])
     assert (given['ROOT'], given['LAYERS']) == PAPER_ROOTS[NAMES[name]]
-    methods, depth = (
-        [authors_method(c) for c in given['CONFIGURATIONS']],
-        {'characters': 3, 'decathlon': 12}[NAMES[name]],
-    )
+    methods = [authors_method(c) for c in given['CONFIGURATIONS']]
+    depth = {'characters': 3, 'decathlon': 12}[NAMES[name]]
     for m in methods:
         check_method(m, COMPARISONS['quick'], depth)
-    assert {19: 'nineteen', 18: 'eighteen'}[len(set(methods))] + ' configurations' in ''.join(
-        c.source for c in nb.cells
-    )
-    assert {m for m in methods if 'munet' in m} == {
-        f'munet_{s}' for s in ('1', '0.98', '0.95', '0.9', '0.7', '0.3', '0.02')
-    }, 'the scale factors reported'
-    assert {int(m.split('_')[1]) for m in methods if 'adapters' in m} == {
-        8,
-        16,
-        32,
-        64,
-        128,
-        256,
-        512,
-    } and 'finetune_all' in methods
+    written = {19: 'nineteen', 18: 'eighteen'}[len(set(methods))]
+    assert f'{written} configurations' in ''.join(c.source for c in nb.cells)
+    reported = ('1', '0.98', '0.95', '0.9', '0.7', '0.3', '0.02')
+    assert {m for m in methods if 'munet' in m} == {f'munet_{s}' for s in reported}
+    widths = {int(m.split('_')[1]) for m in methods if 'adapters' in m}
+    assert widths == {8, 16, 32, 64, 128, 256, 512}
+    assert 'finetune_all' in methods
