@@ -19,7 +19,13 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 WIDGET = 'application/vnd.jupyter.widget-view+json'
 COLAB = 'https://colab.research.google.com'
-NOT_COPIED = ('.git', '.venv', 'runs', '__pycache__', '*.egg-info', '.*cache', '.hypothesis')
+NOT_COPIED = ('.git', '.venv', '__pycache__', '*.egg-info', '.*cache', '.hypothesis')
+
+
+def not_copied(folder: str, names: list[str]) -> set[str]:
+    "What a copy of the tree leaves out: what tools left, and the runs that somebody made."
+    left = shutil.ignore_patterns(*NOT_COPIED)(folder, names)
+    return left | ({'runs'} if Path(folder) == TOP else set())
 
 
 def settings(top: Path):
@@ -116,7 +122,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as tmp:
         copy = Path(tmp) / 'munet_nb'
-        shutil.copytree(TOP, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        shutil.copytree(TOP, copy, ignore=not_copied)
         subprocess.run(['git', 'init', '-q', str(copy)], check=True)  # nbdev looks for its top
         clean(copy)
         for p in exported(copy):

@@ -1,5 +1,9 @@
-"Real runs on real images, tiny ones: the same journal twice, killed and resumed, stopped by Ctrl-C, joined by a new task."
+"""Real runs on real images, tiny ones.
 
+The same journal twice, killed and resumed, stopped by Ctrl-C, joined by a new task.
+"""
+
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,15 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from munet_nb import (
-    Config,
-    Evolution,
-    InputError,
-    System,
-    load_benchmark,
-    load_root,
-    task_from_arrays,
-)
+from munet_nb import Config, Evolution, InputError, System
+from munet_nb import load_benchmark, load_root, task_from_arrays
 
 CONFIG = dict(
     children_per_task=4,
@@ -32,26 +29,31 @@ CONFIG = dict(
 
 def small_tasks():
     "Two tasks of real images, small enough to train in seconds."
+
+    def first(split, n):
+        images, labels = zip(*(split[i] for i in range(n)))
+        return list(images), list(labels)
+
     out = []
     for t in load_benchmark('demo')[:2]:
-        arrays = [
-            tuple(map(list, zip(*(s[i] for i in range(n)))))
-            for s, n in ((t.train, 300), (t.validation, 100), (t.test, 100))
-        ]
+        arrays = first(t.train, 300), first(t.validation, 100), first(t.test, 100)
         out.append(task_from_arrays(t.name, *arrays, classes=t.classes))
     return out
 
 
 def start(path, seed=0):
-    return Evolution.create(
-        path, load_root('random:Ti1'), small_tasks(), Config.preset('demo', seed=seed, **CONFIG)
-    )
+    config = Config.preset('demo', seed=seed, **CONFIG)
+    return Evolution.create(path, load_root('random:Ti1'), small_tasks(), config)
 
 
 def contents(path):
-    return {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())} | {
-        'journal': Path(path, 'journal.jsonl').read_bytes()
-    }
+    layers = {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())}
+    return {**layers, 'journal': Path(path, 'journal.jsonl').read_bytes()}
+
+
+def lines(path):
+    "Complete records of a run."
+    return Path(path, 'journal.jsonl').read_bytes().count(b'\n')
 
 
 @pytest.fixture(scope='module')
@@ -68,15 +70,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_pa
         compiled = evo.programs.compilations.total()
         while not evo.done:
             evo.step()
-        assert evo.programs.compilations.total() == compiled > 0, (
-            'programs of the first run serve the second'
-        )
+        now = evo.programs.compilations.total()
+        assert now == compiled > 0, 'programs of the first run serve the second'
     assert contents(tmp_path / 'again') == contents(whole)
     with start(tmp_path / 'other', seed=1) as evo:
         evo.step()
-    assert (tmp_path / 'other/journal.jsonl').read_text().splitlines()[1] != (
-        whole / 'journal.jsonl'
-    ).read_text().splitlines()[1]
+    first, other = (
+        (path / 'journal.jsonl').read_text().splitlines()[1] for path in (whole, tmp_path / 'other')
+    )
+    assert first != other
 
 
 def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path):
@@ -100,29 +102,26 @@ evo.run()
 
 def launch(path):
     code = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
-    p = subprocess.Popen(
-        [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', code], **pipes)
     assert p.stdout.readline().strip() == 'ready', p.stderr.read()
     return p
 
 
 def wait_for_lines(path, n, process):
     deadline = time.monotonic() + 120
-    while Path(path, 'journal.jsonl').read_text().count('\n') < n:
+    while lines(path) < n:
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.02)
 
 
 def test_killed_hard_during_a_generation_then_resumed_it_is_the_same_run(whole, tmp_path):
     p = launch(tmp_path / 'k')
-    wait_for_lines(
-        tmp_path / 'k', 2, p
-    )  # one generation is in the journal, the next one is being trained
+    # One generation is in the journal, the next one is being trained.
+    wait_for_lines(tmp_path / 'k', 2, p)
     p.kill()
     p.wait()
-    lines = (tmp_path / 'k/journal.jsonl').read_bytes().count(b'\n')
-    assert 2 <= lines < 7
+    assert 2 <= lines(tmp_path / 'k') < 7
     with Evolution.resume(tmp_path / 'k', tasks=small_tasks()) as evo:
         evo.run()
     assert contents(tmp_path / 'k') == contents(whole)
@@ -136,11 +135,12 @@ def die(*args, **kwargs):
     raise Killed
 
 
-def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(
-    whole, tmp_path, monkeypatch
-):
-    "The generation is in the journal, the end of its task iteration is not; then, a record is half written."
-    from munet_nb import evolution, rundir
+def test_dying_before_the_end_of_a_task_iteration_or_in_a_commit(whole, tmp_path, monkeypatch):
+    """The generation is in the journal, the end of its task iteration is not.
+
+    Then, a record is half written.
+    """
+    from munet_nb.runs import evolution, rundir
 
     path = tmp_path / 'd'
     evo = start(path)
@@ -151,12 +151,13 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(
             evo.step()
     evo.close()
     with Evolution.resume(path, tasks=small_tasks()) as evo:
+
+        def full_disk(file):
+            if evo.state.task == 'digits':
+                die()
+
         with monkeypatch.context() as m:
-            m.setattr(
-                rundir.os,
-                'fsync',
-                lambda f: die() if evo.records and f > 2 and evo.state.task == 'digits' else None,
-            )
+            m.setattr(rundir.os, 'fsync', full_disk)
             with pytest.raises(Killed):
                 while True:
                     evo.step()
@@ -165,7 +166,7 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_the_middle_of_a_commit(
 
 
 def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
-    from munet_nb import evolution
+    from munet_nb.runs import evolution
 
     evo = start(tmp_path / 'l')
     for _ in range(3):
@@ -208,11 +209,9 @@ def test_ctrl_c_saves_the_generation_and_stops(whole, tmp_path):
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0, err
-    assert (
-        'Stopped; everything is saved' in out and 'munet resume' in out and 'Traceback' not in err
-    )
-    lines = (tmp_path / 'c/journal.jsonl').read_bytes().count(b'\n')
-    assert 2 <= lines < 7
+    assert 'Stopped; everything is saved' in out and 'munet resume' in out
+    assert 'Traceback' not in err
+    assert 2 <= lines(tmp_path / 'c') < 7
     with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:
         evo.run()
     assert contents(tmp_path / 'c') == contents(whole)
@@ -227,16 +226,11 @@ def test_a_run_can_have_one_writer_and_many_readers(whole, tmp_path):
 
 
 def test_refused_resumes_change_nothing(whole, tmp_path):
-    import shutil
-
     shutil.copytree(whole, tmp_path / 'r')
     path = tmp_path / 'r'
     victim = next((path / 'pool').iterdir())
-    for data, message in (
-        (victim.read_bytes()[:-7], 'truncated'),
-        (victim.read_bytes()[:-1] + b'\x55', 'altered'),
-    ):
-        good = victim.read_bytes()
+    good = victim.read_bytes()
+    for data, message in ((good[:-7], 'truncated'), (good[:-1] + b'\x55', 'altered')):
         victim.write_bytes(data)
         before = contents(path)
         with pytest.raises(InputError, match=message) as e:
@@ -245,9 +239,8 @@ def test_refused_resumes_change_nothing(whole, tmp_path):
         assert contents(path) == before
         victim.write_bytes(good)
     other = small_tasks()
-    other[0] = task_from_arrays(
-        'mnist', (np.zeros((128, 28, 28), 'uint8'), [0, 1] * 64), classes=other[0].classes
-    )
+    black = np.zeros((128, 28, 28), 'uint8')
+    other[0] = task_from_arrays('mnist', (black, [0, 1] * 64), classes=other[0].classes)
     for tasks, message in (
         (other, 'not those'),
         (small_tasks()[:1], 'arrays in memory'),
@@ -262,65 +255,54 @@ def test_refused_resumes_change_nothing(whole, tmp_path):
 
 
 def test_a_new_task_joins_and_what_finished_tasks_use_stays_bit_identical(whole, tmp_path):
-    import shutil
-
     shutil.copytree(whole, tmp_path / 'j')
     rng = np.random.default_rng(0)
-    sizes = [
-        (int(rng.integers(8, 40)), int(rng.integers(8, 40)), int(c)) for c in rng.choice([1, 3], 80)
-    ]
-    color = task_from_arrays(
-        'color', ([rng.integers(0, 256, s, 'uint8') for s in sizes], list(rng.integers(0, 3, 80)))
-    )
+    shapes = [(*rng.integers(8, 40, 2), channels) for channels in rng.choice([1, 3], 80)]
+    colorful = [rng.integers(0, 256, shape, 'uint8') for shape in shapes]
+    color = task_from_arrays('color', (colorful, list(rng.integers(0, 3, 80))))
+
+    def snapshot(system):
+        return {
+            task: (
+                system.models[task].digests,
+                system.predict(task, images).tobytes(),
+                system.evaluate(task),
+            )
+            for task in ('mnist', 'digits')
+        }
+
     with Evolution.resume(tmp_path / 'j', tasks=small_tasks()) as evo:
         assert evo.done
         images = [evo.tasks['mnist'].test[i][0] for i in range(30)]
-        before = {
-            t: (
-                evo.system.models[t].digests,
-                evo.system.predict(t, images).tobytes(),
-                evo.system.evaluate(t),
-            )
-            for t in ('mnist', 'digits')
-        }
+        before = snapshot(evo.system)
         evo.add_task(color)
         assert not evo.done
         while not evo.done:
             evo.step()
-        after = {
-            t: (
-                evo.system.models[t].digests,
-                evo.system.predict(t, images).tobytes(),
-                evo.system.evaluate(t),
-            )
-            for t in ('mnist', 'digits')
-        }
-        assert before == after and 'color' in evo.system.models
+        assert snapshot(evo.system) == before and 'color' in evo.system.models
         assert evo.system.predict('color', [color.test[0][0]]).shape == (1, 3)
-    assert (
-        (tmp_path / 'j/journal.jsonl')
-        .read_bytes()
-        .startswith((whole / 'journal.jsonl').read_bytes())
-    )
+    journal = (tmp_path / 'j/journal.jsonl').read_bytes()
+    assert journal.startswith((whole / 'journal.jsonl').read_bytes())
 
 
 def test_saving_costs_only_what_is_new(tmp_path):
     "A step writes the files of new layers, appends to the journal, and touches nothing else."
     path = tmp_path / 's'
+
+    def pool():
+        stats = {p.name: p.stat() for p in (path / 'pool').iterdir()}
+        return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
     with start(path) as evo:
         evo.step()
-        before = {
-            p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (path / 'pool').iterdir()
-        }
+        before = pool()
         journal = (path / 'journal.jsonl').read_bytes()
         evo.step()  # the task iteration ends: what no kept model needs goes
-        after = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (path / 'pool').iterdir()}
-        assert (
-            all(before[n] == after[n] for n in before.keys() & after.keys())
-            and before.keys() & after.keys()
-        )
+        after = pool()
+        both = before.keys() & after.keys()
+        assert both and all(before[name] == after[name] for name in both)
         assert (path / 'journal.jsonl').read_bytes().startswith(journal)
-        assert {n.split('.')[0] for n in after} == evo.state.alive
+        assert {name.split('.')[0] for name in after} == evo.state.alive
 
 
 def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monkeypatch):
@@ -329,9 +311,8 @@ def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monke
         (tmp_path / 'elsewhere').mkdir()
         monkeypatch.chdir(tmp_path / 'elsewhere')
         evo.step()
-    assert (tmp_path / 'relative/journal.jsonl').read_bytes().count(b'\n') == 2 and not list(
-        (tmp_path / 'elsewhere').iterdir()
-    )
+    assert lines(tmp_path / 'relative') == 2
+    assert not list((tmp_path / 'elsewhere').iterdir())
 
 
 def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
@@ -343,10 +324,8 @@ def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
             with pytest.raises(InputError):
                 evo.change(**bad)
     with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:
-        assert (evo.config.scale_factor, evo.config.mutation_prob) == (
-            0.5,
-            0.9,
-        ) and evo.ask() == before
+        assert (evo.config.scale_factor, evo.config.mutation_prob) == (0.5, 0.9)
+        assert evo.ask() == before
         evo.run()
     assert [r['kind'] for r in evo.records].count('config_changed') == 1
     assert System.open(tmp_path / 'c').models.keys() == evo.state.kept.keys()
