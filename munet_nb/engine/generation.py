@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Times', 'GenerationInTraining', 'begin_generation', 'plan_generation', 'train_generation']
 
-# %% ../../nbs/50_engine/10_generation.ipynb #f3718116
+# %% ../../nbs/50_engine/10_generation.ipynb #19775c14
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from ..network.arch import Arch
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan, TrainedChild
 
-# %% ../../nbs/50_engine/10_generation.ipynb #8cb78c8d
+# %% ../../nbs/50_engine/10_generation.ipynb #3fe2d56c
 @dataclass
 class Times:
     "Seconds spent, but for compiling, which `Programs` counts."
@@ -37,7 +37,7 @@ class Times:
     training: float = 0.0
     evaluating: float = 0.0
 
-# %% ../../nbs/50_engine/10_generation.ipynb #afcf3cd9
+# %% ../../nbs/50_engine/10_generation.ipynb #aee2289e
 @dataclass(eq=False)
 class GenerationInTraining:
     "Children in training, with all that they share."
@@ -111,7 +111,7 @@ class GenerationInTraining:
             found += self.outputs(self.programs, device, load(device), chunk.n)
         return sorted(found, key=lambda pair: -self.children[pair[0]].work)
 
-# %% ../../nbs/50_engine/10_generation.ipynb #bc8dec70
+# %% ../../nbs/50_engine/10_generation.ipynb #27a74fdf
 def _threads(devices, trees) -> dict:
     cores = 1
     if len(devices) == 1 and devices[0].platform == 'cpu':
@@ -172,7 +172,7 @@ def begin_generation(
         arch, feed, settings, key, programs, children, trees, sources, _threads(devices, trees), *chunks
     )
 
-# %% ../../nbs/50_engine/10_generation.ipynb #908867e9
+# %% ../../nbs/50_engine/10_generation.ipynb #da4937d1
 def _images(g: GenerationInTraining, batches: int) -> jax.ShapeDtypeStruct:
     shape = (batches, g.settings.batch_size, g.image_size, g.image_size, 3)
     return jax.ShapeDtypeStruct(shape, g.settings.precision)
@@ -206,7 +206,7 @@ def _compile(g: GenerationInTraining):
         _plan_evaluation(g, device)
     g.programs.compile_planned()
 
-# %% ../../nbs/50_engine/10_generation.ipynb #d83b7c44
+# %% ../../nbs/50_engine/10_generation.ipynb #084ceb2b
 def _train_child(
     child: ChildInTraining, programs, x, labels, step: int, n: int, earlier: Future | None
 ):
@@ -237,7 +237,7 @@ def _train(
     for job in last.values():
         job.result()
 
-# %% ../../nbs/50_engine/10_generation.ipynb #aa187fda
+# %% ../../nbs/50_engine/10_generation.ipynb #84ed1da0
 def _ends(node: Branch) -> list[int]:
     "One child of each trunk."
     return node.children[:1] + [n for onward in node.onward.values() for n in _ends(onward)]
@@ -286,7 +286,7 @@ def _evaluate(
             totals[number] = so_far + int(correct), good and bool(finite)
     return totals
 
-# %% ../../nbs/50_engine/10_generation.ipynb #06c7a800
+# %% ../../nbs/50_engine/10_generation.ipynb #90f2d273
 def plan_generation(
     plans: Sequence[ChildPlan],
     arch: Arch,
