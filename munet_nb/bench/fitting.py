@@ -6,7 +6,7 @@
 __all__ = ['FormModel', 'FormBatches', 'FormState', 'fit_steps', 'form_chain', 'start_form', 'fit_form']
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-002
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int, PyTree
 
 from .baselines import Fit, Recipe, Trainer
 from .forms import Form
 from ..engine.augment import augment_args
 from ..engine.devices import chunk_batches
 from ..engine.feeds import TaskFeed, batch_indices
+from ..engine.optimisers import OPTIMISERS, Tuning, tuning
 from ..engine.predict import feed_accuracy
-from ..engine.steps import learning_rates, load_train, sgd_step
+from ..engine.steps import learning_rates, load_train
 from ..models.model import Root
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer, chain_kinds, init_layer, layer_key
@@ -39,32 +41,39 @@ class FormModel:
     form: Form = _static()
     arch: Arch = _static()
     names: tuple[str, ...] = _static()  # of the layers, the head being the last
-    frozen: Mapping
+    frozen: PyTree[Float[Array, '...']]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FormBatches:
-    "A chunk of batches, with what is particular to their steps; the first n count."
+    "A chunk of batches of every task."
 
-    images: jax.Array  # (tasks, chunk, batch, S, S, 3) in the precision of the settings
-    labels: np.ndarray  # (tasks, chunk, batch) int32
-    rates: np.ndarray  # (chunk,) float32: learning rates
-    penalised: np.ndarray  # (chunk,) float32: 1 where the form's penalty counts, else 0
-    n: np.int32
+    images: Float[Array, 'tasks chunk batch size size 3']
+    labels: Int[Array, 'tasks chunk batch']
+    penalised: Float[Array, ' chunk']  # 1 where the form's penalty counts, else 0
+    n: Int[Array, '']  # batches that count
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FormState:
-    "What is trained, and its momentum."
+    "What is trained, and what the optimiser remembers."
 
-    trained: Mapping  # float32
-    trace: Mapping  # the same shapes, bfloat16
+    trained: PyTree[Float[Array, '...']]
+    optimiser: PyTree[Array]
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-007
-def fit_steps(model: FormModel, state: FormState, batches: FormBatches, momentum, nesterov):
-    "The state after the first n steps of a chunk."
+_SGD = OPTIMISERS['sgd']
+
+
+def fit_steps(
+    model: FormModel,
+    state: FormState,
+    batches: FormBatches,
+    tuning: Tuning,  # one rate per batch of the chunk
+) -> FormState:
+    "The first n steps of a chunk."
     form, arch, names = model.form, model.arch, model.names
     kinds = chain_kinds(names)
 
@@ -82,9 +91,9 @@ def fit_steps(model: FormModel, state: FormState, batches: FormBatches, momentum
 
     def step(i, carry):
         grads = jax.grad(loss)(carry[0], i)
-        return sgd_step(grads, *carry, batches.rates[i], momentum, nesterov)
+        return _SGD.update(grads, *carry, tuning.rates[i], tuning)
 
-    done = jax.lax.fori_loop(0, batches.n, step, (state.trained, state.trace))
+    done = jax.lax.fori_loop(0, batches.n, step, (state.trained, state.optimiser))
     return FormState(*done)
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-009
@@ -198,9 +207,7 @@ def fit_form(
     fitting = _Fitting(trainer, recipe, feeds, model, key)
     rates = learning_rates(hparams, batches, settings.segments)
     penalised = (np.arange(steps) >= hparams.warmup_ratio * steps).astype(np.float32)
-    momentum, nesterov = np.float32(hparams.momentum), np.bool_(hparams.nesterov)
-    trace = jax.tree.map(lambda a: np.zeros(np.shape(a), jnp.bfloat16), trained)
-    state = FormState(trained, trace)
+    state = FormState(trained, _SGD.init(trained))
     best, best_trained = None, None
     for first in range(0, steps, batches):
         segment = [index[first : first + batches] for index in indices]
@@ -209,8 +216,9 @@ def fit_form(
             def of_chunk(a, step=step, n=n, length=labels.shape[1]):
                 return np.pad(a[step : step + n], (0, length - n))
 
-            chunk = FormBatches(images, labels, of_chunk(rates), of_chunk(penalised), np.int32(n))
-            state = trainer.programs(fit_steps, (), model, state, chunk, momentum, nesterov)
+            chunk = FormBatches(images, labels, of_chunk(penalised), np.int32(n))
+            tuned = tuning(hparams, of_chunk(rates))
+            state = trainer.programs(fit_steps, (), model, state, chunk, tuned)
         found = fitting.evaluate(state.trained)
         trainer.progress()
         if np.mean(found) > (np.mean(best) if best else 0):
