@@ -19,7 +19,7 @@ from ..network.chain import layer_names
 from ..network.kinds import Sizes
 from .architecture import Found, check_told, find_arch, find_format
 from .counterparts import Counterpart, counterparts, name_in, to_ours
-from .files import Get, Shapes, open_npz, open_safetensors
+from .files import Get, Shapes, find_file, open_npz, open_safetensors
 from .origin import Origin, read_origin
 
 # %% ../../nbs/60_roots/05_checkpoint.ipynb #cell-004
@@ -173,48 +173,6 @@ def _read(path, shapes, get, depth) -> Checkpoint:
     return Checkpoint(arch, found.image_size, layers)
 
 # %% ../../nbs/60_roots/05_checkpoint.ipynb #cell-015
-_PICKLED = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
-
-
-def _only_code(names):
-    pickled = [n for n in names if n.endswith(_PICKLED)]
-    return (
-        f'a pickled model ({pickled[0]}), '
-        'which runs code when it is read and is never read here. Where you trust it: '
-        'load it with transformers, then save_pretrained(DIRECTORY) writes safetensors'
-    )
-
-
-def _find_in(folder):
-    if (folder / 'model.safetensors').is_file():
-        return folder / 'model.safetensors'
-    found = sorted(p.name for p in folder.iterdir())
-    if any(n.endswith('.index.json') for n in found):
-        raise InputError(
-            f'{folder}: its model is in several files; save it as one, '
-            'with save_pretrained(..., max_shard_size="10GB") of transformers'
-        )
-    if any(n.endswith(('.bin', '.pt', '.pth')) for n in found):
-        raise InputError(f'{folder}: has no model.safetensors, only {_only_code(found)}')
-    raise InputError(f'{folder}: has no model.safetensors')
-
-
-def _find_file(path: Path) -> Path:
-    "The file of arrays of a checkpoint. Raises InputError for what is none, or is not to be read."
-    if path.is_dir():
-        return _find_in(path)
-    if not path.is_file():
-        raise InputError(f'{path}: there is no such file or directory')
-    if path.suffix in _PICKLED:
-        raise InputError(f'{path}: is {_only_code([path.name])}')
-    if path.suffix not in ('.npz', '.safetensors'):
-        raise InputError(
-            f'{path}: must be a .npz or .safetensors file, '
-            'or a directory with config.json and model.safetensors'
-        )
-    return path
-
-# %% ../../nbs/60_roots/05_checkpoint.ipynb #cell-016
 def read_checkpoint(
     path: str | Path,  # a .npz of AugReg, a .safetensors file, or a directory with both files
     layers: int | None = None,  # how many blocks to read, from the bottom; None: all
@@ -227,7 +185,7 @@ def read_checkpoint(
     """
     path = as_path(path, 'checkpoint')
     try:
-        path = _find_file(path)
+        path = find_file(path)
     except OSError as e:
         raise InputError(f'{path}: cannot be read ({e})') from None
     open_file = open_npz if path.suffix == '.npz' else open_safetensors

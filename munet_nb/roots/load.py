@@ -51,7 +51,10 @@ def _cut(spec, arch, layers) -> Arch:
 
 def _find(spec) -> Path:
     "The file or directory of a checkpoint, fetched if need be."
-    path = fetch_checkpoint(spec) or as_path(spec, 'root')
+    fetched = fetch_checkpoint(spec)
+    if fetched:
+        return fetched
+    path = as_path(spec, 'root')
     if path.exists():
         return path
     raise InputError(
