@@ -1,4 +1,4 @@
-"""Whether munet_nb/ is what the notebooks export and the notebooks are clean. `--clean` cleans them.
+"""Whether munet_nb/ is what the notebooks export, and both are clean. `--clean` cleans them.
 
 Cleaning also writes what depends on the project's public address, git_url in settings.ini: the
 badge that opens a notebook on Colab, and what it installs there.
@@ -6,6 +6,7 @@ badge that opens a notebook on Colab, and what it installs there.
 The check runs on a copy, so it changes nothing and does not depend on what is committed.
 """
 
+import ast
 import filecmp
 import json
 import re
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from configparser import ConfigParser
 from pathlib import Path
+from textwrap import fill
 
 TOP = Path(__file__).resolve().parents[1]
 WIDGET = 'application/vnd.jupyter.widget-view+json'
@@ -97,11 +99,24 @@ def strip(path: Path, top: Path):
     path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + '\n')
 
 
+def wrap_names(path: Path):
+    "Break a module's `__all__` at 100 columns; nbdev writes lines of up to 130."
+    text = path.read_text()
+    found = re.search(r'^__all__ = (\[.*?\])$', text, re.S | re.M)
+    names = ', '.join(map(repr, ast.literal_eval(found[1]))) if found else ''
+    if len(names) > 80:
+        names = fill(names, 100, initial_indent='    ', subsequent_indent='    ')
+        path.write_text(text.replace(found[0], f'__all__ = [\n{names},\n]'))
+
+
 def clean(top: Path):
-    "Clean every notebook in place."
+    "Clean every notebook and every exported module in place."
     subprocess.run(['nbdev_clean'], cwd=top, check=True)
     for path in notebooks(top):
         strip(path, top)
+    for path in exported(top):
+        if path.name != '_modidx.py':
+            wrap_names(path)
 
 
 def compared(top: Path) -> set[str]:
@@ -124,10 +139,11 @@ def main() -> int:
         copy = Path(tmp) / 'munet_nb'
         shutil.copytree(TOP, copy, ignore=not_copied)
         subprocess.run(['git', 'init', '-q', str(copy)], check=True)  # nbdev looks for its top
-        clean(copy)
         for p in exported(copy):
             p.unlink()  # nbdev_export leaves stale modules
+        subprocess.run(['nbdev_clean'], cwd=copy, check=True)
         subprocess.run(['nbdev_export'], cwd=copy, check=True)
+        clean(copy)
         differ = sorted(n for n in compared(TOP) | compared(copy) if not same(n, copy))
     for n in differ:
         print(f'{n}: is not what cleaning and exporting the notebooks gives', file=sys.stderr)

@@ -147,7 +147,7 @@ def test_figures_are_committed():
         '40_search/02_mutation',
         '40_search/03_selection',
         '50_engine/01_augment',
-        '80_pictures/02_architectures',
+        '80_pictures/04_architectures',
         'guides/00_quickstart',
         'guides/01_reader',
         'guides/02_demo',

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from .work import SEGMENTS, Work
 from ..engine.trunks import Branch, layer_source, trunk_length, trunk_tree
-from ..network.arch import Arch, n_tokens
+from ..network.arch import Arch, grid_side
 from ..network.chain import chain_kinds
-from ..network.kinds import Sizes
+from ..network.kinds import Sizes, n_tokens
 from ..search.plans import ChildPlan
 
 # %% ../../nbs/90_bench/14_ceiling.ipynb #cell-005
 def _embedding(arch: Arch, sizes: Sizes) -> tuple[int, int]:
-    patches = n_tokens(arch, sizes.image_size) - 1
+    patches = grid_side(arch, sizes.image_size) ** 2
     return patches * 3 * arch.patch**2 * arch.width, 0
 
 

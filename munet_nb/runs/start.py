@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..checks import InputError, check, unknown
 from ..models.model import Root, model_to_json, root_model
-from ..network.arch import n_tokens
+from ..network.kinds import n_tokens
 from ..search.config import Config, config_to_json
 from ..search.journal import FORMAT, State, TaskInfo
 from ..tasks.sources import if_gone, load_source
