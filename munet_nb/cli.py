@@ -12,8 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bench.comparison import Bench, Stopped, run_bench
@@ -22,151 +21,20 @@ from .bench.records import read_records
 from .bench.results import plot_quality, quality_table, task_table
 from .bench.speed import WAYS, measure_speed, show_speed
 from .bench.work import CASES
-from .checks import InputError, unknown
-from .models.hparams import AUTO_TUNE
+from .checks import InputError
+from .options import add_config, add_moved, add_sources
+from .options import read_config, read_moved, read_tasks
 from .pictures.architectures import plot_architectures
 from .pictures.progress import plot_progress
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
 from .runs.rundir import RunDir
 from .runs.system import System
-from .search.config import PRESETS, Config, config_fields, with_fields
-from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
+from .search.config import Config
+from .tasks.benchmarks import load_benchmark
 from .tasks.images import open_image
-from .tasks.sources import SOURCES, Source
-from .tasks.task import Task
 
 # %% ../nbs/95_cli.ipynb #cell-005
-def _yes_no(text: str) -> bool:
-    "What an option that is true or false was given."
-    if text.lower() in ('true', 'yes', 'on', '1'):
-        return True
-    if text.lower() in ('false', 'no', 'off', '0'):
-        return False
-    raise argparse.ArgumentTypeError(f'{text!r}: must be true or false')
-
-
-def _add_config(parser: argparse.ArgumentParser):
-    "The options of a configuration."
-    group = parser.add_argument_group('configuration', 'What is not given is as in the preset.')
-    group.add_argument(
-        '--preset',
-        choices=PRESETS,
-        help="configuration to start from (default: the benchmark's, else demo)",
-    )
-    group.add_argument(
-        '--search',
-        action='append',
-        default=[],
-        metavar='NAME=V1,V2,...',
-        help='another ordered list for a hyperparameter that is tuned, as in lr=0.01,0.03,0.1; '
-        "'NAME=' stops tuning it",
-    )
-    for name, default in config_fields().items():
-        kind = type(default)
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            dest=f'config_{name}',
-            metavar=kind.__name__.upper(),
-            type=_yes_no if kind is bool else kind,
-            help=f"in the paper's characters benchmark: {default}",
-        )
-
-# %% ../nbs/95_cli.ipynb #cell-007
-def _search_list(text: str) -> tuple[str, tuple | None]:
-    "The name and the values of 'NAME=V1,V2,...'; None of 'NAME=', which stops the tuning."
-    name, eq, values = text.partition('=')
-    if not eq or name not in AUTO_TUNE:
-        allowed = ', '.join(AUTO_TUNE)
-        raise InputError(f'--search {text!r}: must be NAME=V1,V2,... with NAME one of {allowed}')
-    if not values:
-        return name, None
-    kind = type(AUTO_TUNE[name][0])
-    read = _yes_no if kind is bool else kind
-    try:
-        return name, tuple(read(value) for value in values.split(','))
-    except (ValueError, argparse.ArgumentTypeError):
-        what = f'must be of type {kind.__name__}'
-        raise InputError(f'--search {text!r}: the values {what}') from None
-
-
-def _config(args: argparse.Namespace) -> Config:
-    "The configuration that the options ask for."
-    of_benchmark = args.benchmark if args.benchmark in PRESETS else 'demo'
-    start = Config.preset(args.preset or of_benchmark)
-    search = dict(start.search)
-    search.update(_search_list(text) for text in args.search)
-    search = {name: values for name, values in search.items() if values is not None}
-    given = {name: getattr(args, f'config_{name}') for name in config_fields()}
-    given = {name: value for name, value in given.items() if value is not None}
-    return with_fields(start, search=search, **given)
-
-# %% ../nbs/95_cli.ipynb #cell-009
-def _add_sources(parser: argparse.ArgumentParser):
-    "The options that make tasks."
-    names = [*PACKAGED_BENCHMARKS, *BENCHMARKS]
-    parser.add_argument('--benchmark', choices=names, help='tasks of a benchmark')
-    for row in SOURCES.values():
-        if row.metavar:
-            _add_source(parser, row, row.metavar, row.help)
-
-
-def _add_source(parser: argparse.ArgumentParser, row: Source, metavar: str, help: str):
-    parser.add_argument(
-        f'--{row.name}',
-        dest=f'from_{row.name}',
-        action='append',
-        default=[],
-        metavar=metavar,
-        help=help,
-    )
-
-
-def _named(text: str, load: Callable[[str, str | None], Task]) -> Task:
-    "A task from 'PATH' or 'NAME=PATH'."
-    name, eq, path = text.partition('=')
-    return load(path, name) if eq and not Path(text).exists() else load(text, None)
-
-
-def _tasks(args: argparse.Namespace) -> list[Task]:
-    "The tasks that the options ask for. Their order is part of a run: sources with names first."
-    rows = [row for row in SOURCES.values() if row.metavar]
-    tasks = load_benchmark(args.benchmark) if args.benchmark else []
-    for row in rows:
-        if row.takes_name:
-            tasks += [_named(text, row.load) for text in getattr(args, f'from_{row.name}')]
-    for row in rows:
-        if not row.takes_name:
-            tasks += [row.load(text, None) for text in getattr(args, f'from_{row.name}')]
-    for name in args.private:
-        if name not in {t.name for t in tasks}:
-            raise unknown('task to be private', name, [t.name for t in tasks])
-    if not tasks:
-        options = ', '.join(f'--{name}' for name in ('benchmark', *(row.name for row in rows)))
-        raise InputError(f'no tasks: give at least one of {options}')
-    return [replace(t, private=t.name in args.private) for t in tasks]
-
-# %% ../nbs/95_cli.ipynb #cell-011
-def _add_moved(parser: argparse.ArgumentParser):
-    "The options that give the new places of moved data."
-    for row in SOURCES.values():
-        if row.moved_help:
-            _add_source(parser, row, 'NAME=DIR', row.moved_help)
-
-
-def _moved(args: argparse.Namespace) -> list[Task]:
-    "The tasks whose new places the options give."
-    tasks = []
-    for row in SOURCES.values():
-        if row.moved_help:
-            for text in getattr(args, f'from_{row.name}'):
-                name, eq, folder = text.partition('=')
-                if not eq:
-                    raise InputError(f'--{row.name} {text!r}: must be NAME=DIR')
-                tasks.append(row.load(folder, name))
-    return tasks
-
-# %% ../nbs/95_cli.ipynb #cell-013
 def _show_run(path: Path, records: Sequence, system: System):
     "Print the table and save the pictures beside the journal."
     print(f'\n{system}\n')
@@ -177,7 +45,7 @@ def _show_run(path: Path, records: Sequence, system: System):
         plot(records).savefig(path / f'{name}.png', dpi=150)
         print(f'saved {path / name}.png')
 
-# %% ../nbs/95_cli.ipynb #cell-014
+# %% ../nbs/95_cli.ipynb #cell-006
 def _print_times(
     total: float,  # seconds
     seconds: dict[str, float],  # of which: what for -> how many
@@ -217,7 +85,7 @@ def _run(evo: Evolution):
         if evo.done and evo.system.models:
             _print_next(evo)
 
-# %% ../nbs/95_cli.ipynb #cell-016
+# %% ../nbs/95_cli.ipynb #cell-008
 def _add_demo(commands):
     p = commands.add_parser(
         'demo', help='evolve a system over four packaged tasks, in a few minutes'
@@ -233,7 +101,7 @@ def _demo(args: argparse.Namespace):
     config = Config.preset('demo', seed=args.seed)
     _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), config))
 
-# %% ../nbs/95_cli.ipynb #cell-017
+# %% ../nbs/95_cli.ipynb #cell-009
 def _add_evolve(commands):
     p = commands.add_parser('evolve', help='start a search on your tasks')
     p.set_defaults(do=_evolve)
@@ -250,20 +118,13 @@ def _add_evolve(commands):
         help="how many of the root's blocks to take, from the bottom (default: all; "
         '3 for the preset characters)',
     )
-    _add_sources(p)
-    p.add_argument(
-        '--private',
-        action='append',
-        default=[],
-        metavar='NAME',
-        help='a task whose model no other task may start from',
-    )
-    _add_config(p)
+    add_sources(p)
+    add_config(p)
 
 
 def _evolve(args: argparse.Namespace):
-    config = _config(args)
-    tasks = _tasks(args)
+    config = read_config(args)
+    tasks = read_tasks(args)
     spec, layers = PAPER_ROOTS.get(args.preset or args.benchmark, ('Ti3-glyphs', None))
     if args.root is not None:
         spec, layers = args.root, None
@@ -271,18 +132,18 @@ def _evolve(args: argparse.Namespace):
     root = load_root(spec, layers=args.layers or layers, image_size=size)
     _run(Evolution.create(args.run, root, tasks, config))
 
-# %% ../nbs/95_cli.ipynb #cell-018
+# %% ../nbs/95_cli.ipynb #cell-010
 def _add_resume(commands):
     p = commands.add_parser('resume', help='go on with a run that was stopped')
     p.set_defaults(do=_resume)
     p.add_argument('run', metavar='DIR')
-    _add_moved(p)
+    add_moved(p)
 
 
 def _resume(args: argparse.Namespace):
-    _run(Evolution.resume(args.run, _moved(args) or None))
+    _run(Evolution.resume(args.run, read_moved(args) or None))
 
-# %% ../nbs/95_cli.ipynb #cell-019
+# %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):
     p = commands.add_parser('report', help='tables and pictures of a run')
     p.set_defaults(do=_report)
@@ -293,7 +154,7 @@ def _report(args: argparse.Namespace):
     run = RunDir(args.run)
     _show_run(run.path, run.records(), System.open(args.run))
 
-# %% ../nbs/95_cli.ipynb #cell-020
+# %% ../nbs/95_cli.ipynb #cell-012
 def _add_predict(commands):
     p = commands.add_parser('predict', help='class probabilities of image files')
     p.set_defaults(do=_predict)
@@ -319,7 +180,7 @@ def _predict(args: argparse.Namespace):
         classes = system.classes[args.task]
         print(f"{file}: {', '.join(f'{classes[i]} {p[i]:.3f}' for i in best)}")
 
-# %% ../nbs/95_cli.ipynb #cell-022
+# %% ../nbs/95_cli.ipynb #cell-014
 def _add_speed(what):
     p = what.add_parser(
         'speed', help='what a generation costs, beside other ways to train it (minutes)'
@@ -357,7 +218,7 @@ def _bench_speed(args: argparse.Namespace):
         Path(args.json).write_text(json.dumps(record, indent=1))
     print(show_speed(record))
 
-# %% ../nbs/95_cli.ipynb #cell-023
+# %% ../nbs/95_cli.ipynb #cell-015
 def _add_quality(what):
     p = what.add_parser(
         'quality',
@@ -399,7 +260,7 @@ def _bench_quality(args: argparse.Namespace):
     plot_quality(records).savefig(out / 'quality.png', dpi=150)
     print(f"saved {out / 'quality.png'} and {len(records)} records")
 
-# %% ../nbs/95_cli.ipynb #cell-025
+# %% ../nbs/95_cli.ipynb #cell-017
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the command line; what it gives has the command's function as `do`."
     parser = argparse.ArgumentParser(
@@ -419,7 +280,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     return parser
 
-# %% ../nbs/95_cli.ipynb #cell-026
+# %% ../nbs/95_cli.ipynb #cell-018
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 

@@ -1,4 +1,8 @@
-"Tasks from TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through TFDS's mocks. And the packaged benchmark."
+"""Tasks from every source.
+
+From TensorFlow Datasets: a real data set in TFDS's own files, made here, and the paper's through
+TFDS's mocks. From folders, arrays and Hugging Face. And the packaged benchmark.
+"""
 
 import io
 import shutil
@@ -10,27 +14,29 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from munet_nb import InputError, load_benchmark, load_tfds
-from munet_nb.tasks.sources import load_source
-from munet_nb.tasks.task import five_percent
+from munet_nb.tasks.sources import SOURCES, if_gone, load_source, load_task
+from munet_nb.tasks.splits import five_percent
 from munet_nb.tasks.tfds import tfds_ranges
 
 SHAPES = [(9, 12, 3), (12, 9, 3), (10, 10, 3)]
 
 
 class TinyShapes(tfds.core.GeneratorBasedBuilder):
-    "A data set in the format that a user's prepared one has. PNG bytes, so that no TensorFlow is needed to write it."
+    """A data set in the format that a user's prepared one has.
+
+    PNG bytes, so that no TensorFlow is needed to write it.
+    """
 
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
+        features = {
+            'image': tfds.features.Image(shape=(None, None, 3)),
+            'label': tfds.features.ClassLabel(names=['tall', 'wide', 'square']),
+        }
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(None, None, 3)),
-                    'label': tfds.features.ClassLabel(names=['tall', 'wide', 'square']),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=('image', 'label'),
         )
 
@@ -76,14 +82,12 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
     (tmp_path / 'there').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     task = load_tfds('tiny_shapes:1.0.0', data_dir='data')
-    assert (
-        task.name == 'tiny_shapes'
-        and task.source == f"tfds:tiny_shapes:1.0.0@{tmp_path / 'here/data'}"
-    ), 'a version is pinned, and is no part of the name'
+    assert task.name == 'tiny_shapes', 'a version is pinned, and is no part of the name'
+    assert task.source == f"tfds:tiny_shapes:1.0.0@{tmp_path / 'here/data'}"
+    assert load_task(task.source).fingerprint == task.fingerprint
     mine = load_tfds('tiny_shapes', 'mine', data_dir='data')
-    Evolution.create(
-        tmp_path / 'run', load_root('random:Ti1'), [task, mine], Config.preset('demo')
-    ).close()
+    root, config = load_root('random:Ti1'), Config.preset('demo')
+    Evolution.create(tmp_path / 'run', root, [task, mine], config).close()
     monkeypatch.chdir(tmp_path / 'there')
     with Evolution.resume(tmp_path / 'run') as evo:
         assert {n: t.fingerprint for n, t in evo.tasks.items()} == {
@@ -94,10 +98,11 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
     monkeypatch.setattr(
         'tensorflow_datasets.core.DatasetBuilder.download_and_prepare', lambda *a, **k: 1 / 0
     )
-    with pytest.raises(
-        InputError,
-        match=r"if it was moved, give its new place \(Evolution.resume\(..., tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)\)$",
-    ):
+    again = (
+        r"Evolution.resume\(..., "
+        r"tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)"
+    )
+    with pytest.raises(InputError, match=rf'if it was moved, give its new place \({again}\)$'):
         Evolution.resume(tmp_path / 'run')
     moved = [
         load_tfds('tiny_shapes:1.0.0', data_dir='data'),
@@ -110,25 +115,43 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
 @pytest.mark.parametrize(
     'source, advice',
     [
-        ('folder:/x', "(munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...]))"),
-        ('idx:/x', "(munet resume --idx 'my cats=DIR', "),
-        ('hf:/x', "(munet resume --hf 'my cats=DIR', "),
+        ('folder:/x', "munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
+        ('idx:/x', "munet resume --idx 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
+        ('hf:/x', "munet resume --hf 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         (
             'tfds:mnist',
-            "(TFDS_DATA_DIR=DIR munet resume, Evolution.resume(..., tasks=[load_tfds('mnist', 'my cats', data_dir=DIR)]))",
+            'TFDS_DATA_DIR=DIR munet resume, '
+            "Evolution.resume(..., tasks=[load_tfds('mnist', 'my cats', data_dir=DIR)])",
         ),
-        ('benchmark:demo', None),
-        ('', None),
     ],
 )
 def test_the_advice_on_a_task_whose_data_is_gone_fits_its_source(source, advice):
-    from munet_nb.runs.evolution import _moved
+    assert if_gone('my cats', source) == f'; if it was moved, give its new place ({advice})'
 
-    assert (
-        _moved('my cats', source).startswith(f'; if it was moved, give its new place {advice}')
-        if advice
-        else _moved('my cats', source) == ''
-    )
+
+@pytest.mark.parametrize('source', ['benchmark:demo', '', 'nothing:x'])
+def test_there_is_no_advice_on_data_that_has_no_place(source):
+    assert if_gone('my cats', source) == ''
+
+
+def test_a_task_is_loaded_from_one_line_and_its_source_is_such_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / 'pets', 'cat', 'dog', n=10)
+    plain = load_task('pets')
+    named = load_task(tmp_path / 'pets', 'mine', private=True)
+    assert (plain.name, plain.private, plain.source) == ('pets', False, f'folder:{tmp_path}/pets')
+    assert (named.name, named.private, named.source) == ('mine', True, plain.source)
+    assert load_task(plain.source).fingerprint == plain.fingerprint
+    assert load_task('benchmark:demo/parity').source == 'benchmark:demo'
+
+
+def test_what_can_be_no_task_is_answered_with_all_that_can(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in ('', 'nowhere', 'tdfs:mnist'):
+        with pytest.raises(InputError) as e:
+            load_task(text)
+        for row in SOURCES.values():
+            assert row.form in str(e.value)
 
 
 def test_the_rules_and_the_errors_know_a_data_set_by_its_name_without_a_version(tmp_path):
@@ -139,95 +162,76 @@ def test_the_rules_and_the_errors_know_a_data_set_by_its_name_without_a_version(
 
     with mocked(tmp_path / 'mocks', at_most=40):
         task = load_tfds('cifar100:3.0.2', data_dir=tmp_path / 'mocks')
-    assert (task.name, len(task.train), len(task.validation), len(task.test)) == (
-        'cifar100',
-        39,
-        1,
-        40,
-    ), "the last 2% of cifar100's train validate"
+    assert task.name == 'cifar100'
+    sizes = (len(task.train), len(task.validation), len(task.test))
+    assert sizes == (39, 1, 40), "the last 2% of cifar100's train validate"
 
 
 def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        'urllib3.util.retry.Retry.sleep', lambda *a, **k: None
-    )  # TFDS tries again for minutes
-    with pytest.raises(InputError, match='no data set .no_such_thing.'):
-        load_tfds('no_such_thing', data_dir=tmp_path)
-    with pytest.raises(InputError, match='tfds build mnist --file_format=array_record --data_dir='):
-        load_tfds('mnist', data_dir=tmp_path)
-    with pytest.raises(InputError, match="did you mean 'mnist'"):
-        load_tfds('mnst', data_dir=tmp_path)
-    with pytest.raises(
-        InputError, match="configuration of TFDS data set 'emnist' 'leters', did you mean 'letters'"
+    # TFDS tries again for minutes
+    monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)
+    leters = "configuration of TFDS data set 'emnist' 'leters', did you mean 'letters'"
+    by_hand = f'by hand into {tmp_path}/downloads/manual.*ILSVRC2012_img_train.tar.*'
+    for dataset, message in (
+        ('no_such_thing', 'no data set .no_such_thing.'),
+        ('mnist', 'tfds build mnist --file_format=array_record --data_dir='),
+        ('mnst', "did you mean 'mnist'"),
+        ('emnist/leters', leters),
+        ('imagenet2012', by_hand + '`tfds build imagenet2012 .*` prepares it'),
     ):
-        load_tfds('emnist/leters', data_dir=tmp_path)
-    with pytest.raises(
-        InputError,
-        match=f'by hand into {tmp_path}/downloads/manual.*ILSVRC2012_img_train.tar.*`tfds build imagenet2012 .*` prepares it',
-    ):
-        load_tfds('imagenet2012', data_dir=tmp_path)
-    with (
-        pytest.raises(
-            InputError,
-            match=r'not image classification: it has no image, its features are .*label \(ClassLabel\)',
-        ),
-        tfds.testing.mock_data(data_dir=str(tmp_path)),
-    ):
-        load_tfds('ag_news_subset')
+        with pytest.raises(InputError, match=message):
+            load_tfds(dataset, data_dir=tmp_path)
+    no_image = (
+        r'not image classification: it has no image, its features are .*label \(ClassLabel\)'
+    )
+    with tfds.testing.mock_data(data_dir=str(tmp_path)):
+        with pytest.raises(InputError, match=no_image):
+            load_tfds('ag_news_subset')
 
 
-def test_a_data_set_in_a_format_without_random_access_is_refused_with_the_command_that_adds_one(
+def test_a_format_without_random_access_is_refused_with_the_command_that_adds_one(
     data_dir, tmp_path
 ):
     shutil.copytree(data_dir, tmp_path / 'd')
     info = tmp_path / 'd/tiny_shapes/1.0.0/dataset_info.json'
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-    with pytest.raises(
-        InputError,
-        match=f'prepared as tfrecord.*tfds convert_format --dataset_version_dir={info.parent} --out_file_format=array_record',
-    ):
+    command = (
+        f'tfds convert_format --dataset_version_dir={info.parent} --out_file_format=array_record'
+    )
+    with pytest.raises(InputError, match=f'prepared as tfrecord.*{command}'):
         load_tfds('tiny_shapes', data_dir=tmp_path / 'd')
 
 
 def test_the_exceptions_to_the_five_percent_rule():
     r = tfds_ranges('imagenet2012', dict(train=1000, validation=50))
-    assert (
-        r['train'] == ('imagenet2012', 'train', range(1000))
-        and r['validation'][:2] == ('imagenet_v2', 'test')
-        and r['test'] == ('imagenet2012', 'validation', range(50))
-    )
-    assert tfds_ranges('cifar10', dict(train=100, test=20))['validation'][:2] == (
-        'cifar10_1',
-        'test',
-    )
-    c = tfds_ranges('cifar100', dict(train=50_000, test=10_000))
-    assert (
-        c['train'][2] == range(49_000)
-        and c['validation'][2] == range(49_000, 50_000)
-        and c['test'] == ('cifar100', 'test', range(10_000))
-    )
-    d = tfds_ranges('visual_domain_decathlon/svhn', dict(train=10, validation=7, test=99))
-    assert d['validation'][2] == range(3) and d['test'] == (
-        'visual_domain_decathlon/svhn',
-        'validation',
-        range(3, 7),
-    ), "the decathlon's own test labels are hidden"
-    o = tfds_ranges('omniglot', dict(train=10, test=9, small1=4, small2=5))
-    assert o['validation'][1] == 'small1' and o['test'][1] == 'small2'
-    e = tfds_ranges('emnist/letters', dict(train=100, test=20))
-    assert (
-        e['validation'][2] == range(5)
-        and e['train'][2] == range(5, 100)
-        and e['test'] == ('emnist/letters', 'test', range(20))
-    )
-    both = tfds_ranges('x', dict(train=200))
-    assert (both['test'][2], both['validation'][2], both['train'][2]) == (
-        range(10),
-        range(10, 20),
-        range(20, 200),
-    ), 'in the order test, validation'
+    assert r['train'] == ('imagenet2012', 'train', range(1000))
+    assert r['validation'][:2] == ('imagenet_v2', 'test')
+    assert r['test'] == ('imagenet2012', 'validation', range(50))
+    r = tfds_ranges('cifar10', dict(train=100, test=20))
+    assert r['validation'][:2] == ('cifar10_1', 'test')
+    r = tfds_ranges('cifar100', dict(train=50_000, test=10_000))
+    assert r['train'][2] == range(49_000)
+    assert r['validation'][2] == range(49_000, 50_000)
+    assert r['test'] == ('cifar100', 'test', range(10_000))
+    svhn = 'visual_domain_decathlon/svhn'
+    r = tfds_ranges(svhn, dict(train=10, validation=7, test=99))
+    assert r['validation'][2] == range(3)
+    hidden = "the decathlon's own test labels are hidden"
+    assert r['test'] == (svhn, 'validation', range(3, 7)), hidden
+    r = tfds_ranges('omniglot', dict(train=10, test=9, small1=4, small2=5))
+    assert (r['validation'][1], r['test'][1]) == ('small1', 'small2')
     with pytest.raises(InputError, match='small1'):
         tfds_ranges('omniglot', dict(train=10))
+
+
+def test_the_five_percent_rule_on_other_data_sets():
+    r = tfds_ranges('emnist/letters', dict(train=100, test=20))
+    assert r['validation'][2] == range(5)
+    assert r['train'][2] == range(5, 100)
+    assert r['test'] == ('emnist/letters', 'test', range(20))
+    r = tfds_ranges('x', dict(train=200))
+    ranges = (r['test'][2], r['validation'][2], r['train'][2])
+    assert ranges == (range(10), range(10, 20), range(20, 200)), 'in the order test, validation'
 
 
 @pytest.mark.parametrize('n', [1, 2, 3, 19, 20, 1000])
@@ -252,7 +256,8 @@ def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path)
 def test_labels_that_a_lazy_split_gives_are_checked_when_they_are_read():
     from munet_nb.engine.feeds import TaskFeed
     from munet_nb.search.config import TrainingSettings
-    from munet_nb.tasks.task import LazySplit, Task
+    from munet_nb.tasks.splits import LazySplit
+    from munet_nb.tasks.task import Task
 
     split = LazySplit(10, lambda i: (np.zeros((8, 8), 'uint8'), 7), 'train of task x')
     with pytest.raises(InputError, match='labels from 7 to 7'):
@@ -279,21 +284,17 @@ def test_hidden_files_are_not_images_of_a_task(tmp_path):
 def test_split_folders_go_by_their_usual_names_and_nothing_is_left_out_in_silence(tmp_path):
     from munet_nb import load_folder
 
-    t = load_folder(
-        folder_of(
-            tmp_path / 'usual', 'Train/a', 'Train/b', 'valid/a', 'valid/b', 'testing/a', 'testing/b'
-        )
-    )
-    assert t.classes == ('a', 'b') and (len(t.train), len(t.validation), len(t.test)) == (8, 8, 8)
-    for name, dirs in dict(
-        no_train=('validation/a', 'test/a'), extra=('train/a', 'train/b', 'holdout/a')
-    ).items():
+    usual = [f'{split}/{c}' for split in ('Train', 'valid', 'testing') for c in 'ab']
+    t = load_folder(folder_of(tmp_path / 'usual', *usual))
+    assert t.classes == ('a', 'b')
+    assert (len(t.train), len(t.validation), len(t.test)) == (8, 8, 8)
+    wrong = dict(no_train=('validation/a', 'test/a'), extra=('train/a', 'train/b', 'holdout/a'))
+    for name, dirs in wrong.items():
         with pytest.raises(InputError, match='nothing else'):
             load_folder(folder_of(tmp_path / name, *dirs))
     partly = load_folder(folder_of(tmp_path / 'partly', 'train/a', 'train/b', 'test/b', n=40))
-    assert len(partly.test) == 40 and set(partly.test.labels) == {1}, (
-        'a split need not have every class'
-    )
+    assert len(partly.test) == 40
+    assert set(partly.test.labels) == {1}, 'a split need not have every class'
     vehicles = load_folder(folder_of(tmp_path / 'vehicles', 'train', 'plane', n=40))
     assert vehicles.classes == ('plane', 'train'), 'a class may be called train'
     flat = tmp_path / 'flat'
@@ -348,11 +349,8 @@ def test_a_folder_that_may_not_be_read_is_named_and_not_skipped(closed, tmp_path
 def test_one_image_is_not_taken_for_many_and_palettes_are_looked_up():
     from munet_nb.tasks.images import to_images
 
-    for one in (
-        np.zeros((28, 28, 1), 'uint8'),
-        np.zeros((28, 28, 3), 'uint8'),
-        Image.new('RGB', (4, 4)),
-    ):
+    gray, color = np.zeros((28, 28, 1), 'uint8'), np.zeros((28, 28, 3), 'uint8')
+    for one in (gray, color, Image.new('RGB', (4, 4))):
         with pytest.raises(InputError, match='give'):
             to_images(one)
     red = Image.new('RGB', (4, 4), (255, 0, 0)).quantize(2)
@@ -386,20 +384,18 @@ def test_negative_labels_are_named_as_such():
 def test_characters8_has_no_image_in_two_splits_and_every_class_in_each():
     for t in load_benchmark('characters8'):
         splits = [t.train, t.validation, t.test]
-        seen = [{s[i][0].tobytes() for i in range(len(s))} for s in splits]
-        assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2], t.name
-        assert all(
-            {s[i][1] for i in range(len(s))} == set(range(len(t.classes))) for s in splits
-        ), t.name
+        train, validation, test = (
+            {s[i][0].tobytes() for i in range(len(s))} for s in splits
+        )
+        assert not train & validation and not train & test and not validation & test, t.name
+        for s in splits:
+            assert {s[i][1] for i in range(len(s))} == set(range(len(t.classes))), t.name
 
 
 def test_a_packaged_benchmark_is_loaded_again_from_its_source():
     task = load_source('benchmark:characters8', 'telugu')
-    assert (
-        task.name == 'telugu'
-        and task.fingerprint == load_benchmark('characters8')[5].fingerprint
-        and len(task.classes) == 40
-    )
+    assert (task.name, len(task.classes)) == ('telugu', 40)
+    assert task.fingerprint == load_benchmark('characters8')[5].fingerprint
 
 
 # Hugging Face
@@ -409,12 +405,10 @@ def hf_rows(n, names=('even', 'odd'), labels=None, size=8):
     import datasets
 
     images = [Image.new('L', (size + i % 3, size), i % 256) for i in range(n)]
-    return datasets.Dataset.from_dict(
-        {'image': images, 'label': labels or [i % 2 for i in range(n)]},
-        features=datasets.Features(
-            image=datasets.Image(), label=datasets.ClassLabel(names=list(names))
-        ),
-    )
+    rows = {'image': images, 'label': labels or [i % 2 for i in range(n)]}
+    label = datasets.ClassLabel(names=list(names))
+    features = datasets.Features(image=datasets.Image(), label=label)
+    return datasets.Dataset.from_dict(rows, features=features)
 
 
 def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_resume(
@@ -429,25 +423,22 @@ def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_res
     )
     decoded = []
     decode = datasets.Image.decode_example
-    monkeypatch.setattr(
-        datasets.Image, 'decode_example', lambda *a, **k: decoded.append(1) or decode(*a, **k)
-    )
+
+    def counted(*args, **kwargs):
+        decoded.append(1)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(datasets.Image, 'decode_example', counted)
     t = load_hf(tmp_path / 'shades')
-    assert (t.name, t.classes, len(t.train), len(t.validation), len(t.test)) == (
-        'shades',
-        ('even', 'odd'),
-        200,
-        20,
-        30,
-    )
+    assert (t.name, t.classes) == ('shades', ('even', 'odd'))
+    assert (len(t.train), len(t.validation), len(t.test)) == (200, 20, 30)
     assert not decoded, 'labels are read at the start, images are not'
-    seen = sorted(int(t.train[i][0].flat[0]) for i in range(200))
-    assert (
-        seen == list(range(200))
-        and all(t.train[i][0].flat[0] % 2 == t.train[i][1] for i in range(200))
-        and len(decoded) == 600
-    )
-    assert {int(t.train[i][0].flat[0]) for i in range(10)} != set(range(10)), 'in a mixed order'
+    examples = [t.train[i] for i in range(200)]
+    assert len(decoded) == 200
+    shades = [int(image.flat[0]) for image, _ in examples]
+    assert sorted(shades) == list(range(200))
+    assert [shade % 2 for shade in shades] == [label for _, label in examples]
+    assert set(shades[:10]) != set(range(10)), 'in a mixed order'
     config = Config.preset(
         'demo',
         batch_size=8,
@@ -476,11 +467,8 @@ def test_hugging_face_directories_of_parquet_and_single_splits(tmp_path, monkeyp
     assert (t.name, len(t.train), len(t.validation), len(t.test)) == ('mine', 57, 3, 10)
     hf_rows(40).save_to_disk(tmp_path / 'one')
     one = load_hf(tmp_path / 'one')
-    assert (len(one.train), len(one.validation), len(one.test)) == (
-        36,
-        2,
-        2,
-    ) and one.fingerprint == load_source(one.source, 'one').fingerprint
+    assert (len(one.train), len(one.validation), len(one.test)) == (36, 2, 2)
+    assert one.fingerprint == load_source(one.source, 'one').fingerprint
 
 
 def test_a_name_on_the_hub_and_its_configuration(monkeypatch):
@@ -489,15 +477,14 @@ def test_a_name_on_the_hub_and_its_configuration(monkeypatch):
     from munet_nb import load_hf
 
     asked = []
-    monkeypatch.setattr(
-        datasets,
-        'load_dataset',
-        lambda *a: asked.append(a) or datasets.DatasetDict(train=hf_rows(40)),
-    )
-    assert (
-        load_hf('owner/shades#small').name == 'owner/shades#small'
-        and load_hf('owner/shades').source == 'hf:owner/shades'
-    )
+
+    def load_dataset(*args):
+        asked.append(args)
+        return datasets.DatasetDict(train=hf_rows(40))
+
+    monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    assert load_hf('owner/shades#small').name == 'owner/shades#small'
+    assert load_task('hf:owner/shades').source == 'hf:owner/shades'
     assert asked == [('owner/shades', 'small'), ('owner/shades', None)]
 
 
@@ -512,35 +499,34 @@ def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, mo
             load_hf(tmp_path / message)
 
     refused("has the splits test: 'train' is missing", test=hf_rows(4))
+    other = "split 'test' .* does not have the image"
+    two = hf_rows(4, ('a', 'b'))
+    refused(f'{other} and the classes that train has', train=hf_rows(40), test=two)
+    text = hf_rows(4).remove_columns('image').add_column('image', ['x'] * 4)
+    refused(other, train=hf_rows(40), test=text)
+    secret = [-1] + [0, 1] * 19 + [1]
+    refused('labels from -1 to 1', train=hf_rows(40, labels=secret))
+    splits = dict(train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5))
+    refused('has the splits train, val, valid; ', **splits)
     refused(
-        "split 'test' .* does not have the image and the classes that train has",
+        'has the splits train, val, valid, holdout; .* nothing else', **splits, holdout=hf_rows(6)
+    )
+    refused(
+        'has the splits train, test, extra; ',
         train=hf_rows(40),
-        test=hf_rows(4, ('a', 'b')),
+        test=hf_rows(4),
+        extra=hf_rows(5),
     )
-    refused('labels from -1 to 1', train=hf_rows(40, labels=[-1] + [0, 1] * 19 + [1]))
-    refused(
-        "has the splits train, val, valid, holdout; .* nothing else",
-        train=hf_rows(40),
-        val=hf_rows(4),
-        valid=hf_rows(5),
-        holdout=hf_rows(6),
-    )
-    refused(
-        "has the splits train, val, valid; ", train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5)
-    )
-    refused(
-        "has the splits train, test, extra; ", train=hf_rows(40), test=hf_rows(4), extra=hf_rows(5)
-    )
-    refused(
-        "split 'test' .* does not have the image",
-        train=hf_rows(40),
-        test=hf_rows(4).remove_columns('image').add_column('image', ['x'] * 4),
-    )
-    plain = hf_rows(40)
-    refused(
-        r'no label with named classes, its features are image \(Image\), label \(Value\)',
-        train=plain.cast_column('label', datasets.Value('int64')),
-    )
+    plain = hf_rows(40).cast_column('label', datasets.Value('int64'))
+    features = r'image \(Image\), label \(Value\)'
+    refused(f'no label with named classes, its features are {features}', train=plain)
+
+
+def test_hugging_face_data_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    import datasets
+
+    from munet_nb import load_hf
+
     broken = (
         hf_rows(40)
         .cast_column('image', datasets.Image(decode=False))
@@ -548,9 +534,8 @@ def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, mo
         .cast_column('image', datasets.Image())
     )
     broken.save_to_disk(tmp_path / 'broken')
-    with pytest.raises(
-        InputError, match='image .* of train of task .broken.: is not an image that can be decoded'
-    ):
+    not_decoded = 'image .* of train of task .broken.: is not an image that can be decoded'
+    with pytest.raises(InputError, match=not_decoded):
         load_hf(tmp_path / 'broken').train[0]
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match='cannot be loaded .*save_to_disk'):
@@ -558,9 +543,8 @@ def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, mo
     with pytest.raises(InputError, match='does not exist'):
         load_hf(tmp_path / 'nothing')
     monkeypatch.setattr(datasets.config, 'HF_HUB_OFFLINE', True)
-    with pytest.raises(
-        InputError, match='owner/nothing.*cannot be loaded .*With a network connection'
-    ):
+    not_loaded = 'owner/nothing.*cannot be loaded .*With a network connection'
+    with pytest.raises(InputError, match=not_loaded):
         load_hf('owner/nothing')
 
 
@@ -569,31 +553,26 @@ def test_hugging_face_images_that_were_saved_undecoded_or_in_another_format_are_
 
     from munet_nb import load_hf
 
-    hf_rows(40).cast_column('image', datasets.Image(decode=False)).save_to_disk(
-        tmp_path / 'undecoded'
-    )
-    hf_rows(40).with_format('numpy').save_to_disk(tmp_path / 'numpy')
-    hf_rows(40).cast_column('image', datasets.Image(mode='RGB')).save_to_disk(tmp_path / 'color')
+    data = {
+        'plain': hf_rows(40),
+        'undecoded': hf_rows(40).cast_column('image', datasets.Image(decode=False)),
+        'numpy': hf_rows(40).with_format('numpy'),
+        'color': hf_rows(40).cast_column('image', datasets.Image(mode='RGB')),
+    }
+    tasks = {}
+    for name, rows in data.items():
+        rows.save_to_disk(tmp_path / name)
+        tasks[name] = load_hf(tmp_path / name)
 
     def values(t):
         return sorted(int(t.train[i][0].flat[0]) for i in range(36))
 
-    plain, undecoded, numpy, color = (
-        load_hf(rows(hf_rows(40), tmp_path / 'plain')),
-        *(load_hf(tmp_path / n) for n in ('undecoded', 'numpy', 'color')),
-    )
-    assert (
-        values(plain) == values(undecoded) == values(numpy) == values(color)
-        and len(set(values(plain))) == 36
-    )
-    assert undecoded.train[0][0].shape[-1] == 1 and color.train[0][0].shape[-1] == 3, (
-        'the mode that a data set asks for is kept'
-    )
-
-
-def rows(data, folder):
-    data.save_to_disk(folder)
-    return folder
+    assert len(set(values(tasks['plain']))) == 36
+    for task in tasks.values():
+        assert values(task) == values(tasks['plain'])
+    assert tasks['undecoded'].train[0][0].shape[-1] == 1
+    kept = 'the mode that a data set asks for is kept'
+    assert tasks['color'].train[0][0].shape[-1] == 3, kept
 
 
 def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, monkeypatch):
@@ -604,24 +583,23 @@ def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, mo
     from munet_nb import load_hf
 
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
-    opened, xopen = [], datasets.features.image.xopen
-    monkeypatch.setattr(
-        datasets.features.image,
-        'xopen',
-        lambda path, *a, **k: opened.append(path) or xopen(path, *a, **k),
-    )
-    features = datasets.Features(
-        image=datasets.Image(), label=datasets.ClassLabel(names=['a', 'b'])
-    )
+    opened = []
+    xopen = datasets.features.image.xopen
 
-    def task(folder, *paths):
-        table = pyarrow.table(
-            {
-                'image': [{'bytes': None, 'path': str(p)} for p in paths] * 20,
-                'label': [i % 2 for i in range(20 * len(paths))],
-            },
-            schema=features.arrow_schema,
-        )
+    def recorded(path, *args, **kwargs):
+        opened.append(path)
+        return xopen(path, *args, **kwargs)
+
+    monkeypatch.setattr(datasets.features.image, 'xopen', recorded)
+    label = datasets.ClassLabel(names=['a', 'b'])
+    features = datasets.Features(image=datasets.Image(), label=label)
+
+    def task(folder, path):
+        rows = {
+            'image': [{'bytes': None, 'path': str(path)}] * 20,
+            'label': [i % 2 for i in range(20)],
+        }
+        table = pyarrow.table(rows, schema=features.arrow_schema)
         pyarrow.parquet.write_table(table, folder / 'train.parquet')
         return load_hf(folder)
 
@@ -634,15 +612,9 @@ def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, mo
     with zipfile.ZipFile(tmp_path / 'good/own.zip', 'w') as z:
         z.write(tmp_path / 'good/own.png', 'own.png')
     shutil.copy(tmp_path / 'good/own.zip', tmp_path / 'secret.zip')
-    assert (
-        int(
-            task(tmp_path / 'good', f"zip://own.png::{tmp_path / 'good/own.zip'}")
-            .train[0][0]
-            .flat[0]
-        )
-        == 5
-        and len(opened) == 1
-    )
+    zipped = task(tmp_path / 'good', f"zip://own.png::{tmp_path / 'good/own.zip'}")
+    assert int(zipped.train[0][0].flat[0]) == 5
+    assert len(opened) == 1
     (tmp_path / 'bad/link.png').symlink_to(tmp_path / 'secret.png')
     monkeypatch.chdir(tmp_path / 'bad')
     for path in (
@@ -655,9 +627,8 @@ def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, mo
         'zip://x.png::https://example.org/x.zip',
         f"file://{tmp_path / 'secret.png'}::{tmp_path / 'bad/train.parquet'}",
     ):
-        with pytest.raises(
-            InputError, match="names the file .*, which does not lie in the data set's directory"
-        ):
+        outside = "names the file .*, which does not lie in the data set's directory"
+        with pytest.raises(InputError, match=outside):
             task(tmp_path / 'bad', path).train[0]
     assert len(opened) == 1, 'no page is asked for'
 
@@ -672,27 +643,24 @@ def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):
         load_hf('owner/name')
 
 
-def test_tensorflow_is_kept_from_the_accelerators_when_it_prepares_a_data_set(
-    tmp_path, monkeypatch
-):
+def test_tensorflow_is_kept_from_the_accelerators_when_it_prepares_a_data_set(monkeypatch):
     import sys
     from types import SimpleNamespace
 
-    from munet_nb.tasks.tfds import _tfds_prepared
+    from munet_nb.tasks.tfds import prepared
 
-    hidden = []
-    monkeypatch.setitem(
-        sys.modules,
-        'tensorflow',
-        SimpleNamespace(
-            config=SimpleNamespace(
-                set_visible_devices=lambda devices, kind: hidden.append((devices, kind))
-            )
-        ),
-    )
-    info = SimpleNamespace(splits={}, available_file_formats=lambda: set())
-    builder = SimpleNamespace(
-        info=info, download_and_prepare=lambda file_format: hidden.append(file_format)
-    )
-    _tfds_prepared(builder, 'x', None)
-    assert hidden == [([], 'GPU'), ([], 'TPU'), 'array_record']
+    asked = []
+
+    def hide(devices, kind):
+        asked.append((devices, kind))
+
+    tensorflow = SimpleNamespace(config=SimpleNamespace(set_visible_devices=hide))
+    monkeypatch.setitem(sys.modules, 'tensorflow', tensorflow)
+    info = SimpleNamespace(splits={}, available_file_formats=set)
+
+    def download_and_prepare(file_format):
+        asked.append(file_format)
+
+    builder = SimpleNamespace(info=info, download_and_prepare=download_and_prepare)
+    prepared(builder, 'x', None)
+    assert asked == [([], 'GPU'), ([], 'TPU'), 'array_record']

@@ -1,6 +1,7 @@
 "The engine: one result whatever the devices and the memory, memory as predicted, programs kept between processes."
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -12,18 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from munet_nb import InputError, TrainingSettings, rundir, training, vit
+from munet_nb import InputError, TrainingSettings
 from munet_nb.bench.work import Case, make_work
+from munet_nb.engine import generation
 from munet_nb.engine.devices import batch_parts, chunk_batches, memory_plan, place
 from munet_nb.engine.feeds import TaskFeed, eval_indices
 from munet_nb.engine.generation import Times, train_generation
 from munet_nb.engine.programs import Programs, shared_programs
+from munet_nb.network import layers
+from munet_nb.runs import files
 
 CASE = Case('Ti2', 32, 512, 3)  # four parts; a full block, an adapter, a top block
 
 
 def digests(trained):
-    return [{n: l.digest for n, l in t.layers.items()} for t in trained]
+    return [{name: layer.digest for name, layer in t.layers.items()} for t in trained]
+
+
+def by_work(plans):
+    "The plans with the most parameters to train first."
+
+    def trained(plan):
+        return sum(layer.n_params for layer in plan.layers if layer.trainable)
+
+    return sorted(plans, key=lambda plan: -trained(plan))
 
 
 def train(work, plans, settings=None, programs=None, **kwargs):
@@ -51,8 +64,11 @@ def work():
 
 @pytest.fixture(scope='module')
 def plans(work):
-    "A child that trains everything, of those that evolution drew one with the longest suffix, and two with the shortest, which share a trunk."
-    drawn = sorted(work.plans, key=lambda p: -sum(l.n_params for l in p.layers if l.trainable))
+    """A child that trains everything, and three of those that evolution drew.
+
+    One with the longest suffix, and two with the shortest, which share a trunk.
+    """
+    drawn = by_work(work.plans)
     return [work.everything(), drawn[0], *drawn[-2:]]
 
 
@@ -62,53 +78,49 @@ def expected(work, plans):
 
 
 DEVICES = '''
-import sys; sys.path.insert(0, {tests!r})
+import json, sys
+sys.path.insert(0, {tests!r})
 import jax, test_training as t
-from munet_nb import training
-used, original = [], training.place
-def place(*args): used.extend(original(*args)); return used
-training.place = place
+from munet_nb.engine import generation
+used, original = [], generation.place
+def place(*args):
+    used.extend(original(*args))
+    return used
+generation.place = place
 with t.make_work(t.CASE) as work:
-    drawn = sorted(work.plans, key=lambda p: -sum(l.n_params for l in p.layers if l.trainable))
-    got = t.digests(t.train(work, [work.everything(), drawn[-1]]))
-print(repr((len(jax.devices()), sorted(len(on) for on in used), len({{d for on in used for d in on}}), got)))
+    got = t.digests(t.train(work, [work.everything(), t.by_work(work.plans)[-1]]))
+widths = sorted(len(on) for on in used)
+print(json.dumps([len(jax.devices()), widths, len({{d for on in used for d in on}}), got]))
 '''
 
 
 def test_eight_devices_train_the_same_layers_as_one(expected):
-    "Children are spread, the largest is split over several devices, one above a frozen trunk is not, and every new layer has the same bytes."
-    env = {
-        **os.environ,
-        'XLA_FLAGS': os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8',
-        'JAX_PLATFORMS': 'cpu',
-    }
-    out = subprocess.run(
-        [sys.executable, '-c', DEVICES.format(tests=str(Path(__file__).parent))],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    """Children are spread, and every new layer has the same bytes.
+
+    The largest is split over several devices, one above a frozen trunk is not.
+    """
+    flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+    env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
+    code = DEVICES.format(tests=str(Path(__file__).parent))
+    out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    devices, widths, used, got = eval(out.stdout.strip().splitlines()[-1], {'__builtins__': {}})
-    assert devices == 8 and widths[0] == 1 and widths[-1] >= 2 and used >= 4, (
-        devices,
-        widths,
-        used,
-    )
+    devices, widths, used, got = json.loads(out.stdout.strip().splitlines()[-1])
+    assert devices == 8
+    assert widths[0] == 1 and widths[-1] >= 2 and used >= 4, (widths, used)
     assert got == [expected[0], expected[-1]]
 
 
 def test_a_small_budget_changes_memory_and_time_but_not_the_result(work, plans, expected):
     "Nothing resident, chunks of one batch, validation outputs computed again each time."
-    settings = replace(work.evo.config.training, device_budget=0.5)
-    feed, whole = (
-        TaskFeed(work.evo.tasks['task2'], s).train for s in (settings, work.evo.config.training)
-    )
+    roomy = work.evo.config.training
+    settings = replace(roomy, device_budget=0.5)
+    feed, whole = (TaskFeed(work.evo.tasks['task2'], s).train for s in (settings, roomy))
     chunks = [
         chunk_batches(work.evo.arch, s, CASE.image_size, f, len(plans) + 2)
-        for s, f in ((settings, feed), (work.evo.config.training, whole))
+        for s, f in ((settings, feed), (roomy, whole))
     ]
-    assert feed.resident is None and whole.resident is not None and chunks == [1, CASE.batches]
+    assert feed.resident is None and whole.resident is not None
+    assert chunks == [1, CASE.batches]
     assert digests(train(work, [plans[0], plans[-1]], settings)) == [expected[0], expected[-1]]
 
 
@@ -119,27 +131,27 @@ def test_children_alone_are_the_same_as_in_a_generation(work, plans, expected):
 def test_bfloat16_computes_otherwise_but_keeps_float32_parameters(work, plans, expected):
     trained = train(work, plans[-1:], replace(work.evo.config.training, precision='bfloat16'))
     assert digests(trained) != expected[-1:]
-    assert {a.dtype for layer in trained[0].layers.values() for a in layer.flat.values()} == {
-        np.dtype('float32')
-    }
+    arrays = [a for layer in trained[0].layers.values() for a in layer.flat.values()]
+    assert {a.dtype for a in arrays} == {np.dtype('float32')}
+
+
+def live_bytes():
+    return sum(a.nbytes for a in jax.live_arrays())
 
 
 def test_memory_is_as_predicted(work, plans):
     settings, arch = replace(work.evo.config.training, device_budget=64.0), work.evo.arch
     gc.collect()
-    before, peak = sum(a.nbytes for a in jax.live_arrays()), []
-    programs = Programs()
-    train(
-        work,
-        plans,
-        settings,
-        programs,
-        progress=lambda *_: peak.append(sum(a.nbytes for a in jax.live_arrays()) - before),
-    )
-    params = sum(l.n_params for l in plans[0].layers)
+    before, peak, programs = live_bytes(), [], Programs()
+
+    def watch(*_):
+        peak.append(live_bytes() - before)
+
+    train(work, plans, settings, programs, progress=watch)
+    params = sum(layer.n_params for layer in plans[0].layers)
     plan = memory_plan(arch, settings, CASE.image_size, len(plans), params)
-    held = [v for k, v in plan.items() if 'step' not in k]
-    assert sum(held) / 3 < max(peak) <= sum(held), (max(peak), plan)
+    held = sum(v for k, v in plan.items() if 'step' not in k)
+    assert held / 3 < max(peak) <= held, (max(peak), plan)
     temporary = max(
         program.result().memory_analysis().temp_size_in_bytes
         for key, (_, program) in programs._store.made.items()
@@ -150,46 +162,44 @@ def test_memory_is_as_predicted(work, plans):
 
 
 def test_a_generation_reads_each_layer_once(work, plans, monkeypatch):
-    read, load = [], rundir.load_layer
-    monkeypatch.setattr(
-        rundir, 'load_layer', lambda folder, digest: read.append(digest) or load(folder, digest)
-    )
+    read, load = [], files.load_layer
+
+    def counted(folder, digest):
+        read.append(digest)
+        return load(folder, digest)
+
+    monkeypatch.setattr(files, 'load_layer', counted)
     gc.collect()
     train(work, plans[1:])
-    assert sorted(read) == sorted({l.digest for p in plans[1:] for l in p.layers if l.digest})
+    needed = {layer.digest for plan in plans[1:] for layer in plan.layers if layer.digest}
+    assert sorted(read) == sorted(needed)
 
 
 def test_held_validation_outputs_are_counted_by_trunk(work):
-    "Trunks that end in the same kind of layer have outputs of the same shape, and each takes its room."
+    "Trunks that end in the same kind of layer have outputs of the same shape; each takes its room."
     settings = replace(work.evo.config.training, validation_batches=2)
-    g = training._Generation(
-        work.plans,
-        work.evo.arch,
-        work.evo.pool,
-        TaskFeed(work.evo.tasks['task2'], settings),
-        settings,
-        1,
-        work.key,
-        Programs(),
-        tuple(jax.local_devices()),
-    )
+    feed, evo = TaskFeed(work.evo.tasks['task2'], settings), work.evo
+    begun = (work.plans, evo.arch, evo.pool, feed, settings, 1, work.key, Programs(), ())
+    g = generation.begin_generation(*begun)
     index = eval_indices(len(g.feed.validation.split), settings.batch_size)
-    counted = training._held_bytes(g, len(index))
-    training._evaluate(g, index)
+    counted = generation._held_bytes(g, len(index))
+    generation._evaluate(g, index)
     g.close()
-    assert counted == sum(
-        a.nbytes for a in {id(x): x for _, _, found in g.held for _, x in found}.values()
-    )
+    held = {id(x): x for _, _, found in g.held for _, x in found}
+    assert counted == sum(a.nbytes for a in held.values())
 
 
 def test_an_awkward_number_of_rows_costs_no_memory():
-    "Four images of 577 tokens, as L/16 has them at 384 pixels: the gradient of an adapter's product is not kept in hundreds of pieces."
+    """Four images of 577 tokens, as L/16 has them at 384 pixels.
+
+    The gradient of an adapter's product is not kept in hundreds of pieces.
+    """
     x, k, g = jnp.ones((4 * 577, 1024)), jnp.ones((1024, 32)), jnp.ones((4 * 577, 32))
-    f = (
-        jax.jit(lambda x, k, g: jax.vjp(vit._narrow_product, x, k)[1](g)[1])
-        .lower(x, k, g)
-        .compile()
-    )
+
+    def gradient(x, k, g):
+        return jax.vjp(layers._narrow_product, x, k)[1](g)[1]
+
+    f = jax.jit(gradient).lower(x, k, g).compile()
     np.testing.assert_array_equal(f(x, k, g), np.full((1024, 32), 4 * 577.0))
     assert f.memory_analysis().temp_size_in_bytes < 2 * x.nbytes + g.nbytes
 
@@ -198,20 +208,16 @@ def test_placing_spreads_the_load(work):
     devices = list('abcdefgh')
     assert set(place(work.plans, 1, ['a'])) == {('a',)}
     on = place(work.plans, 8, devices)
-    assert len({d for group in on for d in group}) > 4 and all(
-        len(group) in (1, 2, 4, 8) for group in on
-    )
+    assert len({d for group in on for d in group}) > 4
+    assert all(len(group) in (1, 2, 4, 8) for group in on)
     four = [replace(work.plans[0], id=str(i)) for i in range(4)]
-    assert (
-        sorted(map(len, (g for g in place(four, 1, ['a', 'b'])))) == [1] * 4
-        and sorted(place(four, 1, ['a', 'b'])) == [('a',)] * 2 + [('b',)] * 2
-    )
+    assert sorted(place(four, 1, ['a', 'b'])) == [('a',)] * 2 + [('b',)] * 2
 
 
 def test_parts_depend_on_the_configuration_alone(work):
-    assert [
-        batch_parts(work.evo.arch, TrainingSettings(b), 32) for b in (64, 100, 256, 512, 4096)
-    ] == [1, 1, 2, 4, 8]
+    sizes = (64, 100, 256, 512, 4096)
+    parts = [batch_parts(work.evo.arch, TrainingSettings(b), 32) for b in sizes]
+    assert parts == [1, 1, 2, 4, 8]
 
 
 def test_a_pool_of_many_tasks_holds_only_what_is_in_use(work):
@@ -227,8 +233,9 @@ def test_a_pool_of_many_tasks_holds_only_what_is_in_use(work):
 
 CACHED = '''
 import jax, numpy as np
-from munet_nb.programs import Programs
-def twice(x): return jax.numpy.sort(jax.numpy.sin(x)) @ jax.numpy.cos(x)
+from munet_nb.engine.programs import Programs
+def twice(x):
+    return jax.numpy.sort(jax.numpy.sin(x)) @ jax.numpy.cos(x)
 Programs()(twice, (), np.arange(8.0, dtype=np.float32))
 '''
 
@@ -237,29 +244,18 @@ Programs()(twice, (), np.arange(8.0, dtype=np.float32))
 def test_compiled_programs_are_kept_in_the_users_cache_directory_unless_switched_off(
     tmp_path, switch
 ):
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
-    }
-    env |= {
-        'XDG_CACHE_HOME': str(tmp_path),
-        'HOME': str(tmp_path),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    } | ({} if switch else {'JAX_ENABLE_COMPILATION_CACHE': 'false'})
+    told = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
+    env = {k: v for k, v in os.environ.items() if k not in told}
+    env |= {'XDG_CACHE_HOME': str(tmp_path), 'HOME': str(tmp_path)}
+    env |= {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+    if not switch:
+        env |= {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
     for _ in range(2):
-        out = subprocess.run(
-            [sys.executable, '-c', CACHED], env=env, capture_output=True, text=True
-        )
+        run = [sys.executable, '-c', CACHED]
+        out = subprocess.run(run, env=env, capture_output=True, text=True)
         assert out.returncode == 0, out.stderr
-    kept = (
-        [p.name for p in (tmp_path / 'munet_nb').glob('*twice*cache')]
-        if (tmp_path / 'munet_nb').exists()
-        else []
-    )
-    assert len(kept) == (1 if switch else 0), (
-        'one program, compiled by the first process and read by the second'
-    )
+    kept = list((tmp_path / 'munet_nb').glob('*twice*cache'))
+    assert len(kept) == (1 if switch else 0), 'compiled by the first process, read by the second'
 
 
 def test_bad_settings_are_named():

@@ -25,7 +25,7 @@ class Source:
 
     name: str  # 'folder', as in a run's 'folder:/images/pets' and in the option --folder
     title: str  # what it is, in messages
-    load: Callable[[str, str | None], Task]  # what follows the colon, the task's name (None: its own)
+    load: Callable[[str, str | None], Task]  # text behind the colon, name or None
     form: str = ''  # what `load_task` is given: 'idx:DIR'; '': it cannot be loaded from a text
     example: str = ''  # one such text
     metavar: str = ''  # what follows the option of munet evolve; '': it has none

@@ -160,6 +160,32 @@ def prepared(
         )
     return builder
 
+# %% ../../nbs/30_tasks/04_tfds.ipynb #new
+def _absolute(data_dir: str | Path) -> str:
+    "The directory as a resumed run finds it, wherever that is started."
+    if '://' in str(data_dir):  # gs://... is no path of this machine
+        return str(data_dir)
+    return str(as_path(data_dir, 'data_dir').resolve())
+
+
+def _split(
+    builder,  # of the data set
+    of: str,  # its split
+    examples: range | None,  # of that split; None: all
+    keys: tuple[str, str],  # the features that are the image and the label
+    where: str,
+) -> LazySplit:
+    source = builder.as_data_source(of)
+    if examples is None:
+        examples = range(builder.info.splits[of].num_examples)
+    image, label = keys
+
+    def read(i):
+        example = source[examples.start + i]
+        return example[image], example[label]
+
+    return LazySplit(len(examples), read, where)
+
 # %% ../../nbs/30_tasks/04_tfds.ipynb #cell-016
 def load_tfds(
     dataset: str,  # 'cifar100', 'visual_domain_decathlon/dtd', 'mnist:3.0.1', ...
@@ -198,29 +224,3 @@ def load_tfds(
         private=private,
         source=f'tfds:{dataset}' + (f'@{data_dir}' if data_dir else ''),
     )
-
-
-def _absolute(data_dir: str | Path) -> str:
-    "The directory as a resumed run finds it, which may stand elsewhere."
-    if '://' in str(data_dir):  # gs://... is no path of this machine
-        return str(data_dir)
-    return str(as_path(data_dir, 'data_dir').resolve())
-
-
-def _split(
-    builder,  # of the data set
-    of: str,  # its split
-    examples: range | None,  # of that split; None: all
-    keys: tuple[str, str],  # the features that are the image and the label
-    where: str,
-) -> LazySplit:
-    source = builder.as_data_source(of)
-    if examples is None:
-        examples = range(builder.info.splits[of].num_examples)
-    image, label = keys
-
-    def read(i):
-        example = source[examples.start + i]
-        return example[image], example[label]
-
-    return LazySplit(len(examples), read, where)
