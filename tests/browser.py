@@ -1,4 +1,7 @@
-"""JupyterLab and a browser for tests. As a program: whether there is a browser (exit status 0) or none (1)."""
+"""JupyterLab and a browser for tests.
+
+As a program: whether there is a browser (exit status 0) or none (1).
+"""
 
 import json
 import os
@@ -12,7 +15,10 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-NO_BROWSER = 'No Chromium was found. Install one: apt-get install chromium (Debian, Ubuntu), or: playwright install chromium.'
+NO_BROWSER = (
+    'No Chromium was found. Install one: apt-get install chromium (Debian, Ubuntu), '
+    'or: playwright install chromium.'
+)
 FLAGS = [
     '--no-sandbox',
     '--disable-gpu',
@@ -32,19 +38,20 @@ SETTINGS = {
 
 def find_browser(playwright) -> str | None:
     "The path of a Chromium: the system's, else the one that Playwright manages."
-    found = next(
-        filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
-    )
-    return found or (
-        playwright.chromium.executable_path
-        if Path(playwright.chromium.executable_path).exists()
-        else None
-    )
+    for name in ('chromium', 'chromium-browser', 'google-chrome'):
+        found = shutil.which(name)
+        if found:
+            return found
+    managed = playwright.chromium.executable_path
+    return managed if Path(managed).exists() else None
 
 
 @contextmanager
 def browser():
-    "A Chromium without a window. Fails, with a sentence that tells how to get one, where there is none."
+    """A Chromium without a window.
+
+    Where there is none, it fails with a sentence that tells how to get one.
+    """
     with sync_playwright() as playwright:
         path = find_browser(playwright)
         assert path, NO_BROWSER
@@ -57,8 +64,12 @@ def browser():
 
 @contextmanager
 def lab(home: Path, theme: str = 'JupyterLab Light'):
-    "The address of a JupyterLab that serves the folder home/work, knows nobody's settings and asks no network for anything."
-    for name, values in (SETTINGS | {'apputils-extension/themes': {'theme': theme}}).items():
+    """The address of a JupyterLab that serves the folder home/work.
+
+    It knows nobody's settings and asks no network for anything.
+    """
+    settings = SETTINGS | {'apputils-extension/themes': {'theme': theme}}
+    for name, values in settings.items():
         path = home / 'settings/@jupyterlab' / f'{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
@@ -73,7 +84,8 @@ def lab(home: Path, theme: str = 'JupyterLab Light'):
     )
     env = {
         k: v for k, v in os.environ.items() if not k.startswith('JUPYTER') and k != 'MPLBACKEND'
-    } | {k: str(home / v) for k, v in dirs.items()}
+    }
+    env |= {k: str(home / v) for k, v in dirs.items()}
     options = [
         '--no-browser',
         '--allow-root',

@@ -12,17 +12,18 @@ from browser import browser, lab, wait_for
 from PIL import Image
 from playwright.sync_api import expect
 
-QUICKSTART = Path(__file__).resolve().parents[1] / 'nbs/22_quickstart.ipynb'
-PANEL = next(
-    i for i, c in enumerate(nbformat.read(QUICKSTART, 4).cells) if c.source == 'board'
-)  # the cell that shows it
+QUICKSTART = Path(__file__).resolve().parents[1] / 'nbs/guides/00_quickstart.ipynb'
+# The cell that shows the panel.
+PANEL = [c.source for c in nbformat.read(QUICKSTART, 4).cells].index('board')
 
 # From a click to what it changes on the page, in the page's own time (milliseconds).
 ACKNOWLEDGED = '''async ([button, watched, disabled]) => {
-  const find = text => [...document.querySelectorAll('.munet button')].find(b => b.textContent.trim() == text);
+  const panel = document.querySelector('.munet');
+  const buttons = () => [...document.querySelectorAll('.munet button')];
+  const find = text => buttons().find(b => b.textContent.trim() == text);
   const until = async condition => {
     for (const start = performance.now(); !condition(); await new Promise(requestAnimationFrame))
-      if (performance.now() > start + 30000) throw new Error(document.querySelector('.munet').innerText) };
+      if (performance.now() > start + 30000) throw new Error(panel.innerText) };
   await until(() => !find(button).disabled);
   const start = performance.now();
   find(button).click();
@@ -31,8 +32,9 @@ ACKNOWLEDGED = '''async ([button, watched, disabled]) => {
 # The bytes of a picture as the page has them, once it is shown.
 PICTURE = '''async image => {
   await image.decode();
+  const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
   let text = '';
-  for (const b of new Uint8Array(await (await fetch(image.src)).arrayBuffer())) text += String.fromCharCode(b);
+  for (const b of bytes) text += String.fromCharCode(b);
   return btoa(text) }'''
 
 
@@ -81,22 +83,21 @@ class Panel:
 
     def picture(self, of='.widget-tab-contents') -> bytes:
         "The picture of the tab that is looked at, or the curves. It fits into the panel."
-        image = self.root.locator(
-            f'img{of}:visible' if of == '.munet-curves' else f'{of} img:visible'
-        ).first
+        where = f'img{of}:visible' if of == '.munet-curves' else f'{of} img:visible'
+        image = self.root.locator(where).first
         found = base64.b64decode(image.evaluate(PICTURE))
-        assert (
-            found[:4] == b'\x89PNG'
-            and image.bounding_box()['width'] <= self.root.bounding_box()['width']
-        )
+        assert found[:4] == b'\x89PNG'
+        assert image.bounding_box()['width'] <= self.root.bounding_box()['width']
         return found
 
     def new_picture(self, old, of='.widget-tab-contents') -> bytes:
-        return wait_for(
-            lambda: (now := self.picture(of)) != old and now,
-            30,
-            lambda: f'{of}: the picture stayed the same',
-        )
+        "Another picture than the old one, as soon as it is there."
+
+        def another():
+            now = self.picture(of)
+            return now if now != old else None
+
+        return wait_for(another, 30, lambda: f'{of}: the picture stayed the same')
 
 
 def run_cells(page, first, last):
@@ -110,26 +111,28 @@ def run_cells(page, first, last):
         page.keyboard.press('Shift+Enter')
 
 
+def write_images(folder: Path):
+    "A task of dark and bright images, as a folder of split/class/file."
+    for split, n in (('train', 30), ('validation', 10), ('test', 10)):
+        for bright, name in enumerate(('dark', 'bright')):
+            own = folder / split / name
+            own.mkdir(parents=True)
+            for i in range(n):
+                rng = np.random.default_rng([i, bright])
+                pixels = rng.integers(128 * bright, 128 * bright + 128, (12, 12), 'uint8')
+                Image.fromarray(pixels).save(own / f'{split}{i}.png')
+
+
+TELL = 'print(f"drawing takes {board.budget.drawing / board.budget.training:.3f} of training")'
+
+
 @pytest.fixture
 def page(tmp_path):
     (tmp_path / 'work').mkdir()
     notebook = nbformat.read(QUICKSTART, 4)
-    notebook.cells.append(
-        nbformat.v4.new_code_cell(
-            'print(f"drawing takes {board.drawing / board.training:.3f} of training")'
-        )
-    )
+    notebook.cells.append(nbformat.v4.new_code_cell(TELL))
     nbformat.write(notebook, tmp_path / 'work/quickstart.ipynb')
-    for split, n in (('train', 30), ('validation', 10), ('test', 10)):
-        for bright in (0, 1):
-            folder = tmp_path / f'work/brightness/{split}/{("dark", "bright")[bright]}'
-            folder.mkdir(parents=True)
-            for i in range(n):
-                Image.fromarray(
-                    np.random.default_rng([i, bright]).integers(
-                        128 * bright, 128 * bright + 128, (12, 12), 'uint8'
-                    )
-                ).save(folder / f'{split}{i}.png')
+    write_images(tmp_path / 'work/brightness')
     with lab(tmp_path) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 1280, 'height': 900})
         page.set_default_timeout(60_000)
@@ -145,9 +148,9 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     run_cells(page, 0, PANEL + 1)
     panel = Panel(page)
     panel.ready()
-    assert [t.inner_text() for t in panel.root.locator('.lm-TabBar-tab').all()][
-        -1
-    ] == 'Journal' and re.search('trains on .*(CPU|x[0-9])', panel.root.inner_text())
+    tabs = panel.root.locator('.lm-TabBar-tab').all()
+    assert tabs[-1].inner_text() == 'Journal'
+    assert re.search('trains on .*(CPU|x[0-9])', panel.root.inner_text())
 
     # Two steps: the count falls, the curves and the architectures change.
     left, before = panel.to_go(), panel.picture()
@@ -157,7 +160,8 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     panel.new_picture(curves, '.munet-curves')
     panel.new_picture(before)
 
-    # While a generation trains, a click shows what it does within 300 ms: a pause, taken back, and again.
+    # While a generation trains, a click shows what it does within 300 ms: a pause, taken back,
+    # and again.
     panel.click('Run')
     expect(panel.button('Pause')).to_be_enabled()
     expect(panel.root.locator('.munet-message')).to_contain_text('training')
@@ -171,11 +175,9 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     assert 0 < panel.to_go() < left - 2 and 'paused' in panel.text('message')
 
     # Back to the start and forth again.
-    now, moment, slider = (
-        panel.text('moment'),
-        panel.root.locator('.munet-moment'),
-        panel.root.locator('.slider-container'),
-    )
+    now = panel.text('moment')
+    moment = panel.root.locator('.munet-moment')
+    slider = panel.root.locator('.slider-container')
 
     def height() -> int:
         return int.from_bytes(panel.picture()[20:24])  # of a PNG; what has no columns yet is low
@@ -184,9 +186,8 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     panel.root.locator('.noUi-handle').press('Home')
     expect(moment).to_have_text('start')
     wait_for(lambda: height() < tall, 30, lambda: 'at the start there is nothing to see')
-    slider.click(
-        position={'x': slider.bounding_box()['width'] - 2, 'y': slider.bounding_box()['height'] / 2}
-    )
+    box = slider.bounding_box()
+    slider.click(position={'x': box['width'] - 2, 'y': box['height'] / 2})
     expect(moment).to_have_text(now)
     wait_for(lambda: height() >= tall, 30, lambda: 'the system is back')
 
@@ -218,49 +219,40 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     page.keyboard.press('Control+s')
     wait_for(lambda: 'widget-view+json' in (tmp_path / 'work/quickstart.ipynb').read_text(), 30)
     page.reload()
-    page.locator('.jp-Notebook .jp-Cell').nth(
-        PANEL
-    ).scroll_into_view_if_needed()  # what is out of sight is not rendered
+    shown = page.locator('.jp-Notebook .jp-Cell').nth(PANEL)
+    shown.scroll_into_view_if_needed()  # what is out of sight is not rendered
     gone = page.get_by_text('run this cell to see it')
     expect(panel.button('Step').or_(gone)).to_be_visible()
     if gone.is_visible():
-        run_cells(
-            page, PANEL, PANEL + 1
-        )  # JupyterLab does not always find the panel again by itself
+        # JupyterLab does not always find the panel again by itself.
+        run_cells(page, PANEL, PANEL + 1)
     panel.button('Step').wait_for()
     assert panel.to_go() == left
     panel.step()
 
-    # The rest of the notebook: to the end, predict, save, reopen. Then the leaderboard of three tasks, sorted.
-    cells = page.locator('.jp-Notebook .jp-Cell').count()
-    run_cells(page, PANEL + 1, cells)
+    # The rest of the notebook: to the end, predict, save, reopen.
+    run_cells(page, PANEL + 1, page.locator('.jp-Notebook .jp-Cell').count())
     said = page.get_by_text(re.compile(r'^drawing takes [\d.]+ of training')).last
     said.wait_for()
     print(said.inner_text())
-    assert (
-        float(said.inner_text().split()[2]) < 0.08
-    )  # 0.05 is the aim; a drawing may cost more than the one before it told
-    assert (
-        page.locator(
-            '.jp-OutputArea-output:is([data-mime-type*="error"], [data-mime-type*="stderr"])'
-        ).count()
-        == 0
-    )
-    assert (
-        page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2
-    )  # the architectures; the images with their answers
+    # 0.05 is the aim; a drawing may cost more than the one before it told.
+    assert float(said.inner_text().split()[2]) < 0.08
+    bad = ':is([data-mime-type*="error"], [data-mime-type*="stderr"])'
+    assert page.locator(f'.jp-OutputArea-output{bad}').count() == 0
+    # The architectures; the images with their answers.
+    assert page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2
+
+    # The leaderboard of three tasks, sorted.
     panel.tab('Leaderboard')
     for column, place, rising in (('task', 0, True), ('test', 2, False), ('charged', 3, True)):
         panel.choose('sort by', column)
 
-        def cells():
+        def values(place=place):
             return [row[place].replace(',', '') for row in panel.table()]
 
-        wait_for(
-            lambda: (
-                len(found := cells()) == 3
-                and found == sorted(found, key=str if place == 0 else float, reverse=not rising)
-            ),
-            30,
-            lambda: f'{column}: {cells()}',
-        )
+        def is_sorted(place=place, rising=rising):
+            found = values()
+            in_order = sorted(found, key=float if place else str, reverse=not rising)
+            return len(found) == 3 and found == in_order
+
+        wait_for(is_sorted, 30, lambda: f'{column}: {values()}')  # noqa: B023
