@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['InputError', 'check', 'is_number', 'is_count', 'unknown', 'make', 'as_path']
 
-# %% ../nbs/00_checks.ipynb #acae54e37e7d407bbb7b55eff062a284
+# %% ../nbs/00_checks.ipynb #cell-002
 import math
 import os
 from collections.abc import Mapping
@@ -14,9 +14,12 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-# %% ../nbs/00_checks.ipynb #8dd0d8092fe74a7c96281538738b07e2
+# %% ../nbs/00_checks.ipynb #cell-005
 class InputError(ValueError):
-    "A mistake in what the user gave: a value, a file, a directory. Its message says what is wrong and what is allowed."
+    """A mistake in what the user gave: a value, a file, a directory.
+
+    Its message says what is wrong and what is allowed.
+    """
 
 
 def check(name: str, value, ok: bool, allowed: str):
@@ -24,7 +27,7 @@ def check(name: str, value, ok: bool, allowed: str):
     if not ok:
         raise InputError(f'{name} = {value!r}: must be {allowed}')
 
-
+# %% ../nbs/00_checks.ipynb #cell-008
 def is_number(value) -> bool:
     "Whether `value` is a finite int or float (a bool is not a number)."
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -34,23 +37,25 @@ def is_count(value) -> bool:
     "Whether `value` is a whole number of at least 1."
     return type(value) is int and value > 0
 
-# %% ../nbs/00_checks.ipynb #10185d26023b46108eb7d9f57d49d2b3
+# %% ../nbs/00_checks.ipynb #cell-011
 def unknown(what: str, name: str, known) -> InputError:
     "The error for a name that is not among the known ones."
     known = [str(k) for k in known]
     near = get_close_matches(str(name), known, 1)
-    return InputError(
-        f"unknown {what} {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Allowed: {', '.join(known)}"
-    )
+    hint = f', did you mean {near[0]!r}?' if near else '.'
+    return InputError(f"unknown {what} {name!r}{hint} Allowed: {', '.join(known)}")
 
-
+# %% ../nbs/00_checks.ipynb #cell-013
 @cache
-def _field_names(cls) -> frozenset[str]:
+def _field_names(cls):
     return frozenset(f.name for f in fields(cls))
 
 
 def make(cls, values: Mapping):
-    "An instance of the dataclass `cls` with these fields. Raises InputError for an unknown or a missing one."
+    """An instance of the dataclass `cls` with these fields.
+
+    Raises InputError for an unknown or a missing one.
+    """
     if not isinstance(values, Mapping):
         raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
     for name in values:
@@ -61,12 +66,15 @@ def make(cls, values: Mapping):
     except TypeError as e:
         raise InputError(f'{cls.__name__}: {e}') from None
 
-# %% ../nbs/00_checks.ipynb #7cdc8c89c7104fffa095e18ddfef8986
+# %% ../nbs/00_checks.ipynb #cell-016
 def as_path(
     text: str | Path,  # as the user gave it
     where: str,  # what it is the path of, for the message
 ) -> Path:
-    "The path that `text` says, with ~ in its place; there may be nothing yet. Raises InputError for what can be no path, and for what may not be looked at."
+    """The path that `text` says, with ~ in its place; there may be nothing yet.
+
+    Raises InputError for what can be no path, and for what may not be looked at.
+    """
     try:
         if text == '':
             raise ValueError('it is empty')
@@ -77,6 +85,7 @@ def as_path(
             pass
         return path
     except (RuntimeError, OSError, ValueError, TypeError) as e:
+        reason = getattr(e, 'strerror', None) or e
         raise InputError(
-            f"{where} {str(text)!r}: is no path that can be used ({getattr(e, 'strerror', None) or e})"
+            f'{where} {str(text)!r}: is no path that can be used ({reason})'
         ) from None

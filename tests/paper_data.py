@@ -1,4 +1,7 @@
-"The paper's data sets as TFDS mocks them: true features and classes, and true sizes unless they are to be small; the pixels and labels are random."
+"""The paper's data sets as TFDS mocks them: true features and classes.
+
+Sizes are true unless they are to be small; the pixels and labels are random.
+"""
 
 import json
 from contextlib import contextmanager
@@ -35,28 +38,35 @@ DATA = {
 }
 
 
+def _split(name: str, size: int) -> dict:
+    "What a prepared data set says of one of its splits."
+    return dict(
+        name=name,
+        numBytes='1',
+        shardLengths=[str(size)],
+        filepathTemplate='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+    )
+
+
 def _describe(folder: Path, name: str, sizes: dict):
     "What a prepared data set says of itself. Without it a mock does not know the splits."
-    b = tfds.builder(name, data_dir=folder)
-    splits = [
-        dict(
-            name=s,
-            numBytes='1',
-            shardLengths=[str(n)],
-            filepathTemplate='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
-        )
-        for s, n in sizes.items()
-    ]
-    info = dict(name=b.name, version=str(b.version), fileFormat='array_record', splits=splits) | (
-        {'configName': b.builder_config.name} if b.builder_config else {}
+    builder = tfds.builder(name, data_dir=folder)
+    info = dict(
+        name=builder.name,
+        version=str(builder.version),
+        fileFormat='array_record',
+        splits=[_split(s, n) for s, n in sizes.items()],
     )
-    Path(b.data_dir).mkdir(parents=True, exist_ok=True)
-    (Path(b.data_dir) / 'dataset_info.json').write_text(json.dumps(info))
+    if builder.builder_config:
+        info['configName'] = builder.builder_config.name
+    path = Path(builder.data_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / 'dataset_info.json').write_text(json.dumps(info))
 
 
 @contextmanager
 def mocked(folder: Path, at_most: int = 10**9):
-    "Inside, TFDS has the paper's data sets prepared in `folder`, with at most so many examples per split."
+    "Inside, TFDS has the paper's data sets in `folder`, with at most so many examples per split."
     for name, (_, sizes) in DATA.items():
         _describe(Path(folder), name, {s: min(n, at_most) for s, n in sizes.items()})
     with tfds.testing.mock_data(num_examples=at_most, data_dir=str(folder)):

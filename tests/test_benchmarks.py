@@ -1,4 +1,7 @@
-"The paper's benchmarks: every number of their presets, and their 21 data sets through TFDS's mocks."
+"""The paper's benchmarks: every number of their presets.
+
+Their 21 data sets come through TFDS's mocks.
+"""
 
 import pytest
 import tensorflow_datasets as tfds
@@ -81,28 +84,24 @@ SEARCH = dict(
     area_min=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
     aspect=(0.25, 0.5, 0.75, 1.0),
     flip=(False, True),
-    **{
-        c: (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
-        for c in ('brightness', 'contrast', 'saturation', 'hue')
-    },
+    **dict.fromkeys(
+        ('brightness', 'contrast', 'saturation', 'hue'), (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+    ),
 )
+NO_MOMENTUM_IS_MOMENTUM_0 = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @pytest.mark.parametrize('name', NUMBERS)
 def test_a_preset_has_every_number_of_the_paper(name):
-    c = Config.preset(name)
+    config = Config.preset(name)
+    parts = (config, config.training, config.defaults)
 
     def value(field):
-        return next(
-            getattr(part, field) for part in (c, c.training, c.defaults) if hasattr(part, field)
-        )
+        return next(getattr(part, field) for part in parts if hasattr(part, field))
 
     expected = COMMON | NUMBERS[name]
     assert {f: value(f) for f in expected} == expected
-    assert {k: v for k, v in c.search.items() if k != 'momentum'} == SEARCH
-    assert c.search['momentum'] == (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), (
-        "no momentum is momentum 0"
-    )
+    assert config.search == SEARCH | {'momentum': NO_MOMENTUM_IS_MOMENTUM_0}
 
 
 @pytest.mark.parametrize(
@@ -114,11 +113,12 @@ def test_a_preset_has_every_number_of_the_paper(name):
     ],
 )
 def test_a_preset_on_the_papers_root(name, variant, p, layers):
-    assert reference_params(get_arch(variant)) == p
-    assert Config.preset(name).space(get_arch(variant)).get('num_layers') == layers
-    assert Config.preset(name, auto_tune=False).space(get_arch(variant)) == (
-        {'num_layers': layers} if layers else {}
-    ), 'without auto-tuning only the number of layers is tuned'
+    arch = get_arch(variant)
+    assert reference_params(arch) == p
+    assert Config.preset(name).space(arch).get('num_layers') == layers
+    alone = {'num_layers': layers} if layers else {}
+    untuned = Config.preset(name, auto_tune=False)
+    assert untuned.space(arch) == alone, 'without auto-tuning only the number of layers is tuned'
     assert Config.preset(name, scale_factor=0.3, auto_tune=True).scale_factor == 0.3
 
 
@@ -204,16 +204,19 @@ def test_images_of_all_21_data_sets_are_read_with_their_true_shapes(benchmarks, 
         )
         for split in (t.train, t.validation, t.test):
             shape = split[0][0].shape
-            assert len(shape) == 3 and all(n == s or s is None for n, s in zip(shape, stated)), (
-                t.name,
-                shape,
-            )
+            as_stated = all(n == s or s is None for n, s in zip(shape, stated, strict=True))
+            assert as_stated, (t.name, shape)
 
 
 def test_a_fingerprint_reads_a_few_images_of_a_million(benchmarks, data):
     imagenet = benchmarks['vit'][0]
     read, seen = imagenet.train.read, []
-    imagenet.train.read = lambda i: seen.append(i) or read(i)
+
+    def watched(i):
+        seen.append(i)
+        return read(i)
+
+    imagenet.train.read = watched
     try:
         fingerprint = imagenet.fingerprint
     finally:
@@ -225,29 +228,27 @@ def test_a_fingerprint_reads_a_few_images_of_a_million(benchmarks, data):
 
 def test_a_generation_of_evolution_on_each_of_the_21_data_sets(tmp_path):
     "Their names, features and classes in one run; images are few and the root is small."
+    config = Config.preset(
+        'characters',
+        batch_size=8,
+        batches=1,
+        segments=1,
+        validation_batches=1,
+        children_per_task=2,
+        children_per_generation=2,
+        task_iterations=1,
+        device_budget=0,  # streamed, so that programs do not depend on a data set's sizes
+    )
+    root = load_root('random:Ti1')
     with mocked(tmp_path / 'data', at_most=40):
         tasks = {t.name: t for b in BENCHMARKS for t in load_benchmark(b)}
-        config = Config.preset(
-            'characters',
-            batch_size=8,
-            batches=1,
-            segments=1,
-            validation_batches=1,
-            children_per_task=2,
-            children_per_generation=2,
-            task_iterations=1,
-            device_budget=0,
-        )  # streamed, so that programs do not depend on a data set's sizes
-        with Evolution.create(
-            tmp_path / 'run', load_root('random:Ti1'), list(tasks.values()), config
-        ) as evo:
+        with Evolution.create(tmp_path / 'run', root, list(tasks.values()), config) as evo:
             for name in ALL:
-                report = evo.step()
-                assert report.record['task'] == name and len(report.record['children']) == 2
-                head = next(
-                    l for l in report.record['children'][0]['model']['chain'] if l['name'] == 'head'
-                )
-                assert head['n_params'] == 193 * DATA[name][0]
+                record = evo.step().record
+                assert record['task'] == name and len(record['children']) == 2
+                chain = record['children'][0]['model']['chain']
+                assert chain[-1]['name'] == 'head'
+                assert chain[-1]['n_params'] == 193 * DATA[name][0]
             assert evo.done and set(evo.system.models) == set(ALL)
         with Evolution.resume(tmp_path / 'run') as evo:
             assert evo.done, 'every data set was loaded again from its source'

@@ -115,6 +115,11 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def test_the_map_lists_every_notebook():
+    on_it = set(links(NBS / 'index.ipynb'))
+    assert on_it == {f'{name_of(p)}.ipynb' for p in NOTEBOOKS} - {'index.ipynb'}
+
+
 def test_figures_are_committed():
     "Chapters and guides that are about something to look at show it."
     with_figures = {
@@ -170,7 +175,7 @@ def test_exported_code_uses_no_pickle_and_no_development_tools():
         r'\bpickle\b|allow_pickle=True|\beval\(|\bexec\(|import nbdev|import fastcore|from fastcore'
         r'|execnb'
     )
-    for path in (TOP / 'munet_nb').rglob('*.py'):
+    for path in sync.exported(TOP):
         assert not re.search(forbidden, path.read_text()), path
 
 

@@ -1,7 +1,12 @@
-"The search's rules, on histories that hypothesis generates, and its statistics, against the specification. Nothing is trained."
+"""The search's rules, on histories that hypothesis generates, and its statistics.
 
+Both against the specification. Nothing is trained.
+"""
+
+import hashlib
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, make_dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,51 +16,52 @@ from toy import ARCH, REFERENCE, ToyRun, info, toy_root_model
 
 from munet_nb.checks import InputError
 from munet_nb.models.accounting import accounted_params, params_per_task, users_of_models
-from munet_nb.models.hparams import AUTO_TUNE, DATA_HPARAMS
+from munet_nb.models.hparams import AUTO_TUNE, DATA_HPARAMS, MODEL_HPARAMS, HParams
 from munet_nb.models.model import model_from_json
 from munet_nb.search.ask import ask, generations_left, next_task
-from munet_nb.search.config import Config
+from munet_nb.search.config import (
+    PRESETS,
+    Config,
+    TrainingSettings,
+    config_fields,
+    config_from_json,
+    config_to_json,
+    with_fields,
+)
 from munet_nb.search.journal import replay
-from munet_nb.search.mutation import Surroundings, mutate_child
+from munet_nb.search.mutation import OPERATORS, mutate_child, mutations, probabilities
+from munet_nb.search.plans import Surroundings
 from munet_nb.search.selection import sample_parent
 
 configs = st.builds(
-    lambda seed, s, mu, per_task, per_generation, iterations, tune, trial: Config(
-        seed=seed,
-        scale_factor=s,
-        mutation_prob=mu,
-        children_per_task=per_task,
-        children_per_generation=per_generation,
-        task_iterations=iterations,
-        auto_tune=tune,
-        seed_segments=trial,
-    ),
-    st.integers(0, 2**32 - 1),
-    st.sampled_from([1.0, 0.9, 0.3, 0.02]),
-    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    st.integers(1, 9),
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.booleans(),
-    st.integers(0, 4),
+    Config,
+    seed=st.integers(0, 2**32 - 1),
+    scale_factor=st.sampled_from([1.0, 0.9, 0.3, 0.02]),
+    mutation_prob=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    children_per_task=st.integers(1, 9),
+    children_per_generation=st.integers(1, 4),
+    task_iterations=st.integers(1, 3),
+    auto_tune=st.booleans(),
+    seed_segments=st.integers(0, 4),
 )
 
 
 @st.composite
 def histories(draw):
-    "A finished search over a few tasks, some private, one perhaps joining late; states before each record included."
+    """A finished search over a few tasks, some private, one perhaps joining late.
+
+    The states before each record are included.
+    """
     names = 'abcd'[: draw(st.integers(1, 4))]
     private = {n for n in names if draw(st.integers(0, 3)) == 0}
-    run = ToyRun(
-        draw(configs), [info(n, n in private) for n in names], salt=draw(st.integers(0, 99))
-    )
+    tasks = [info(n, n in private) for n in names]
+    run = ToyRun(draw(configs), tasks, salt=draw(st.integers(0, 99)))
     late = draw(st.integers(0, 12))
-    states, pools = [run.state], [run.pool]
+    states = [run.state]
     for i in range(1000):
         if i == late:
             run.commit({'kind': 'task_added', 'task': info('late')})
             states.append(run.state)
-            pools.append(run.pool)
         before = len(run.records)
         if not run.step():
             if i > late:
@@ -63,6 +69,22 @@ def histories(draw):
             continue
         states += [replay(run.records[:k]) for k in range(before + 1, len(run.records) + 1)]
     return run, states
+
+
+def generations(history):
+    "The state before each generation, and its record."
+    run, states = history
+    pairs = zip(states, run.records[1:])
+    return [(before, record) for before, record in pairs if record['kind'] == 'generation']
+
+
+def worth(model, state, task, config):
+    "A model's score, from the formula."
+    users = users_of_models(state.others(task))
+    charged = 0
+    for ref in model.chain:
+        charged += ref.n_params / len(users.get(ref.digest, frozenset()) | {task})
+    return max(model.evaluations) * config.scale_factor ** (charged / REFERENCE)
 
 
 @settings(max_examples=40, deadline=None)
@@ -84,132 +106,109 @@ def test_what_a_kept_model_uses_never_changes_while_other_tasks_evolve(history):
 @settings(max_examples=40, deadline=None)
 @given(histories())
 def test_children_train_only_what_no_other_task_and_no_root_uses(history):
-    run, states = history
-    for before, record in zip(states, run.records[1:]):
-        if record['kind'] != 'generation':
-            continue
-        task, others = record['task'], {d for m in before.others(record['task']) for d in m.digests}
+    for before, record in generations(history):
+        task = record['task']
+        others = {d for m in before.others(task) for d in m.digests}
+        not_its_own = others | set(before.root.digests)
         for c in record['children']:
             m = model_from_json(c['model'])
-            assert {'head'} <= set(c['trained'])
+            assert 'head' in c['trained']
             for ref in m.chain:
                 if ref.name in c['trained']:
-                    assert ref.trained_by == task and ref.digest not in others | set(
-                        before.root.digests
-                    )
+                    assert ref.trained_by == task and ref.digest not in not_its_own
                 elif ref.name != 'posembed':
                     assert ref.digest in before.alive
-            if m.parent and before.models[m.parent].task != task:
-                assert c['accepted'] == bool(m.chain), (
-                    'any score is enough for the child of another task'
-                )
+            if before.models[m.parent].task != task:
+                always = 'any score is enough for the child of another task'
+                assert c['accepted'] == bool(m.chain), always
+
+
+def expected_seeds(state, task):
+    "The seed models that are to be tried, from the specification."
+    tried = state.tried if state.task else frozenset()
+
+    def is_seed(m):
+        if m.id == 'root':
+            return True
+        kept = state.kept.get(m.task) == m.id
+        return kept and m.task != task and not state.tasks[m.task].private
+
+    newest_first = reversed(state.models.values())
+    return [m.id for m in newest_first if m.id not in tried and is_seed(m)]
 
 
 @settings(max_examples=40, deadline=None)
 @given(histories())
 def test_seeds_are_tried_first_newest_first_unmutated_and_private_models_never(history):
-    run, states = history
-    for before, record in zip(states, run.records[1:]):
-        if record['kind'] != 'generation':
-            continue
-        tried = before.tried if before.task else frozenset()
-        order = list(before.models)
-        expected = [
-            i
-            for i in reversed(order)
-            if i not in tried
-            and (
-                i == 'root'
-                or (
-                    before.kept.get(before.models[i].task) == i
-                    and before.models[i].task != record['task']
-                    and not before.tasks[before.models[i].task].private
-                )
-            )
-        ]
+    for before, record in generations(history):
+        expected = expected_seeds(before, record['task'])
         parents = [c['model']['parent'] for c in record['children']]
         n = min(len(expected), len(parents))
-        assert (
-            parents[:n] == expected[:n] == record['seeds_tried'][:n]
-            and len(record['seeds_tried']) == n
-        )
+        assert parents[:n] == expected[:n] == record['seeds_tried']
         for c in record['children'][:n]:
-            parent, m = before.models[c['model']['parent']], model_from_json(c['model'])
-            if m.chain:
-                assert {r.name for r in m.chain if r.name != 'head'} == {
-                    r.name for r in parent.chain if r.name != 'head'
-                }
-            resized = (
-                m.hparams.image_size != parent.hparams.image_size
-            )  # then an ancestor's position embedding may be this task's own
-            assert {'head'} <= set(c['trained']) <= ({'head', 'posembed'} if resized else {'head'})
-            assert all(
-                getattr(m.hparams, f) == getattr(parent.hparams, f)
-                for f in ('lr', 'momentum', 'adapter_dim', 'num_layers')
-            )
+            check_unmutated(before.models[c['model']['parent']], c)
         data = {tuple(c['model']['hparams'][f] for f in DATA_HPARAMS) for c in record['children']}
         assert len(data) == 1, 'the children of a generation share the data hyperparameters'
+
+
+def check_unmutated(parent, child):
+    m = model_from_json(child['model'])
+    if m.chain:
+        names = [{r.name for r in x.chain if r.name != 'head'} for x in (m, parent)]
+        assert names[0] == names[1]
+    # With another image size, an ancestor's position embedding may be this task's own.
+    resized = m.hparams.image_size != parent.hparams.image_size
+    may_train = {'head', 'posembed'} if resized else {'head'}
+    assert {'head'} <= set(child['trained']) <= may_train
+    for name in ('lr', 'momentum', 'adapter_dim', 'num_layers'):
+        assert getattr(m.hparams, name) == getattr(parent.hparams, name)
 
 
 @settings(max_examples=40, deadline=None)
 @given(histories())
 def test_a_child_is_accepted_if_it_beats_its_parent_and_the_best_model_is_kept(history):
     run, states = history
-
-    def value(m, before, task):
-        shared = users_of_models(before.others(task))
-        charged = sum(r.n_params / len(shared.get(r.digest, frozenset()) | {task}) for r in m.chain)
-        return max(m.evaluations) * run.config.scale_factor ** (charged / REFERENCE)
-
     for before, after, record in zip(states, states[1:], run.records[1:]):
         task = record.get('task')
+
+        def value(m):
+            return worth(m, before, task, run.config)  # noqa: B023 - called in this turn alone
+
         if record['kind'] == 'generation':
             for c in record['children']:
                 m, parent = model_from_json(c['model']), before.models[c['model']['parent']]
+                assert (m.id in after.active) == c['accepted']
                 if not m.chain:
                     assert not c['accepted'] and c['score'] == 0, 'it diverged'
-                else:
-                    assert c['score'] == pytest.approx(value(m, before, task))
-                    assert c['accepted'] == (
-                        parent.task != task or value(m, before, task) > value(parent, before, task)
-                    )
-                assert (m.id in after.active) == c['accepted']
+                    continue
+                assert c['score'] == pytest.approx(value(m))
+                better = parent.task != task or value(m) > value(parent)
+                assert c['accepted'] == better
         if record['kind'] == 'task_end' and before.active:
-            best = max(
-                before.active, key=lambda i: value(before.models[i], before, task)
-            )  # the older one of equals
+            # max takes the first of equals, which is the older one
+            best = max(before.active, key=lambda i: value(before.models[i]))
             assert record['kept'] == best == after.kept[task] and record['best']['id'] == best
 
 
 @settings(max_examples=40, deadline=None)
 @given(histories())
 def test_data_hyperparameters_start_from_the_best_model_and_stay_while_seeds_are_tried(history):
-    run, states = history
-    for before, record in zip(states, run.records[1:]):
-        if record['kind'] != 'generation':
-            continue
-        task, tried = record['task'], before.tried if before.task else frozenset()
-        active = [
-            before.models[i]
-            for i in (
-                before.active if before.task else [before.kept[task]] if task in before.kept else []
-            )
-        ]
-        shared = users_of_models(before.others(task))
-
-        def value(m):
-            return max(m.evaluations) * run.config.scale_factor ** (
-                accounted_params(m, shared) / REFERENCE
-            )
-
-        start = max(active, key=value).hparams if active else run.config.defaults
+    config = history[0].config
+    for before, record in generations(history):
+        task, active = record['task'], before.active
+        if not before.task:
+            active = [before.kept[task]] if task in before.kept else []
+        values = {i: worth(before.models[i], before, task, config) for i in active}
+        best = max(active, key=values.get) if active else None
+        start = before.models[best].hparams if best else config.defaults
         now = model_from_json(record['children'][0]['model']).hparams
-        for f in DATA_HPARAMS:
-            a, b, space = getattr(start, f), getattr(now, f), run.config.space(ARCH).get(f)
-            if not space or any(m.id not in tried for m in before.seeds(task)):
-                assert a == b
+        for name in DATA_HPARAMS:
+            old, new = getattr(start, name), getattr(now, name)
+            space = config.space(ARCH).get(name)
+            if not space or expected_seeds(before, task):
+                assert old == new
             else:
-                assert abs(space.index(a) - space.index(b)) <= 1
+                assert abs(space.index(old) - space.index(new)) <= 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -218,9 +217,9 @@ def test_bills_add_up_to_the_distinct_parameters(history):
     run, _ = history
     kept = run.state.others(None)
     if kept:
-        assert sum(accounted_params(m, users_of_models(kept)) for m in kept) == pytest.approx(
-            params_per_task(kept) * len(kept)
-        )
+        users = users_of_models(kept)
+        bills = sum(accounted_params(m, users) for m in kept)
+        assert bills == pytest.approx(params_per_task(kept) * len(kept))
 
 
 @settings(max_examples=15, deadline=None)
@@ -228,47 +227,35 @@ def test_bills_add_up_to_the_distinct_parameters(history):
 def test_every_task_gets_its_share_of_children(config):
     config = replace(config, seed_segments=0)
     run = ToyRun(config, [info(n) for n in 'abc'])
-    while run.step():
-        pass
-    per_task = Counter(
-        r['task'] for r in run.records if r['kind'] == 'generation' for _ in r['children']
-    )
+    run.finish()
+    per_task = Counter()
+    for r in run.records:
+        if r['kind'] == 'generation':
+            per_task[r['task']] += len(r['children'])
     assert per_task == dict.fromkeys('abc', config.children_per_task * config.task_iterations)
     ends = [r['task'] for r in run.records if r['kind'] == 'task_end']
-    assert ends == list('abc') * config.task_iterations, (
-        'the whole list is passed over, again and again'
-    )
+    again_and_again = list('abc') * config.task_iterations
+    assert ends == again_and_again, 'the whole list is passed over, again and again'
 
 
 def test_test_accuracy_is_never_used_to_select():
     rng = np.random.default_rng(0)
-    histories = []
+    without_test = []
     for test in (lambda r: 0.0, lambda r: float(rng.random())):
-        run = ToyRun(
-            Config(children_per_task=12, scale_factor=0.7), [info(n) for n in 'abc'], test=test
-        )
-        while run.step():
-            pass
-        histories.append([{k: v for k, v in r.items() if k != 'test'} for r in run.records])
-    assert histories[0] == histories[1]
+        config = Config(children_per_task=12, scale_factor=0.7)
+        run = ToyRun(config, [info(n) for n in 'abc'], test=test)
+        run.finish()
+        without_test.append([{k: v for k, v in r.items() if k != 'test'} for r in run.records])
+    assert without_test[0] == without_test[1]
 
 
 def test_a_late_task_catches_up_and_leaves_the_others_alone():
     run = ToyRun(Config(children_per_task=6, children_per_generation=3), [info(n) for n in 'ab'])
-    while run.step():
-        pass
+    run.finish()
     before = {t: run.state.models[i] for t, i in run.state.kept.items()}
     run.commit({'kind': 'task_added', 'task': info('c')})
-    while run.step():
-        pass
-    assert [r['task'] for r in run.records if r['kind'] == 'task_end'] == [
-        'a',
-        'b',
-        'a',
-        'b',
-        'c',
-        'c',
-    ]
+    run.finish()
+    assert [r['task'] for r in run.records if r['kind'] == 'task_end'] == list('ababcc')
     assert {t: run.state.models[run.state.kept[t]] for t in 'ab'} == before
     with pytest.raises(InputError, match='done'):
         ask(run.state, run.config, ARCH)
@@ -279,54 +266,53 @@ N = 4000
 
 
 def children_of_root(mu=0.1, tune=True):
+    "A parent that lacks the root's top block, and N mutated children of it."
     config = Config(mutation_prob=mu, auto_tune=tune)
-    root, _ = toy_root_model(config)
-    around = Surroundings(ARCH, 10, frozenset(root.digests), frozenset())
-    root = replace(
-        root,
-        hparams=replace(root.hparams, num_layers=2),
-        chain=tuple(r for r in root.chain if r.name != 'block_2'),
-    )
     deep, _ = toy_root_model(config)
-    around = replace(around, alive=frozenset(deep.digests))
-    rng = np.random.default_rng(0)
-    return root, [
-        mutate_child(
-            rng, f't:0.0.{i}', 't', [root, deep], root.hparams, config.space(ARCH), mu, around
-        )
-        for i in range(N)
-    ]
+    alive = frozenset(deep.digests)
+    around = Surroundings(ARCH, 10, alive, frozenset(), config.space(ARCH))
+    hparams = replace(deep.hparams, num_layers=2)
+    chain = tuple(r for r in deep.chain if r.name != 'block_2')
+    parent = replace(deep, hparams=hparams, chain=chain)
+    rng, chances = np.random.default_rng(0), probabilities(config)
+
+    def child(i):
+        return mutate_child(rng, f't:0.0.{i}', 't', [parent, deep], hparams, chances, around)
+
+    return parent, [child(i) for i in range(N)]
 
 
 def assert_frequency(count, p, n=N):
-    assert abs(count - n * p) < 5 * (n * p * (1 - p)) ** 0.5 + 1e-9, (
-        f'{count / n:.4f} instead of {p}'
-    )
+    far = 5 * (n * p * (1 - p)) ** 0.5 + 1e-9
+    assert abs(count - n * p) < far, f'{count / n:.4f} instead of {p}'
 
 
 def test_each_mutation_happens_with_probability_mu():
     root, children = children_of_root()
+    trained = Counter(name for c in children for name in c.changes)
+    there = Counter(layer.name for c in children for layer in c.layers)
     for name in ('embedding', 'cls', 'posembed', 'block_0'):
-        assert_frequency(sum(name in c.changes for c in children), 0.1)
+        assert_frequency(trained[name], 0.1)
     for name in ('norm', 'head'):
-        assert all(name in c.changes for c in children)
-    assert_frequency(sum(any(l.name == 'adapter_0' for l in c.layers) for c in children), 0.1)
-    assert_frequency(
-        sum(any(l.name == 'adapter_1' for l in c.layers) for c in children), 0.1 * 0.95
-    )  # gone with its block in 1 of 20
+        assert trained[name] == N
+    assert_frequency(there['adapter_0'], 0.1)
+    assert_frequency(there['adapter_1'], 0.1 * 0.95)  # gone with its block in 1 of 20
     for field, space in {**AUTO_TUNE, 'num_layers': (1, 2, 3)}.items():
         values = Counter(getattr(c.hparams, field) for c in children)
         if field in DATA_HPARAMS:
-            assert set(values) == {getattr(root.hparams, field)}, (
-                'data hyperparameters belong to the generation'
-            )
+            generation = {getattr(root.hparams, field)}
+            assert set(values) == generation, 'data hyperparameters belong to the generation'
         else:
-            i = space.index(getattr(root.hparams, field))
-            for j, v in enumerate(space):
-                p = {i - 1: 0.05, i + 1: 0.05}.get(j, 0)
-                if j == i:
-                    p = 0.9 + 0.05 * ((i == 0) + (i == len(space) - 1))  # a step past the end stays
-                assert_frequency(values[v], p)
+            check_steps(values, space, space.index(getattr(root.hparams, field)))
+
+
+def check_steps(values, space, start):
+    "One step up or down, each with probability 1/20; a step past the end stays."
+    for j, v in enumerate(space):
+        p = 0.05 if abs(j - start) == 1 else 0
+        if j == start:
+            p = 0.9 + 0.05 * ((j == 0) + (j == len(space) - 1))
+        assert_frequency(values[v], p)
 
 
 def test_data_hyperparameters_move_with_probability_mu_per_generation():
@@ -339,10 +325,9 @@ def test_data_hyperparameters_move_with_probability_mu_per_generation():
         for f in DATA_HPARAMS:
             moved[f] += getattr(child.hparams, f) != getattr(start, f)
     for f in DATA_HPARAMS:
-        i, space = AUTO_TUNE[f].index(getattr(start, f)), AUTO_TUNE[f]
-        assert_frequency(
-            moved[f], 0.1 if 0 < i < len(space) - 1 else 0.05, n
-        )  # at an end, half of the steps stay
+        space = AUTO_TUNE[f]
+        inside = 0 < space.index(getattr(start, f)) < len(space) - 1
+        assert_frequency(moved[f], 0.1 if inside else 0.05, n)  # at an end half of the steps stay
 
 
 def test_a_generation_out_of_turn_is_refused():
@@ -358,27 +343,60 @@ def test_a_generation_out_of_turn_is_refused():
 def test_independent_mutations():
     _, children = children_of_root()
     assert_frequency(sum({'embedding', 'cls'} <= set(c.changes) for c in children), 0.01)
-    assert_frequency(sum('block_0' in c.changes and c.hparams.lr != 0.01 for c in children), 0.01)
+    both = sum('block_0' in c.changes and c.hparams.lr != 0.01 for c in children)
+    assert_frequency(both, 0.01)
 
 
 def test_without_auto_tuning_only_the_depth_moves():
     root, children = children_of_root(tune=False)
     assert {replace(c.hparams, num_layers=2) for c in children} == {root.hparams}
     assert_frequency(sum(c.hparams.num_layers == 3 for c in children), 0.05)
-    back = [l for c in children for l in c.layers if l.name == 'block_2']
-    assert back and {l.digest for l in back} == {
-        toy_root_model(Config())[0].layers['block_2'].digest
-    }, 'taken back from the closest ancestor that has it'
+    back = {layer.digest for c in children for layer in c.layers if layer.name == 'block_2'}
+    roots = toy_root_model(Config())[0].layers['block_2'].digest
+    assert back == {roots}, 'taken back from the closest ancestor that has it'
 
 
 def test_mu_of_zero_and_one():
-    for mu, expected in (
-        (0.0, {'norm', 'head'}),
-        (1.0, {'embedding', 'cls', 'posembed', 'block_0', 'adapter_0', 'norm', 'head'}),
-    ):
-        _, children = children_of_root(mu)
-        for c in children[:50]:
-            assert expected <= set(c.changes) and (mu or set(c.changes) == expected)
+    always = {'norm', 'head'}
+    for c in children_of_root(0.0)[1][:50]:
+        assert set(c.changes) == always
+    for c in children_of_root(1.0)[1][:50]:
+        assert {'embedding', 'cls', 'posembed', 'block_0', 'adapter_0', *always} <= set(c.changes)
+
+
+def test_a_probability_of_its_own_or_mu():
+    assert probabilities(Config()) == {'step': 0.1, 'insert': 0.1, 'clone': 0.1}
+    config = Config(mutation_prob=0.2, cloning_prob=0.5, adapter_prob=1.0)
+    assert probabilities(config) == {'step': 0.2, 'insert': 1.0, 'clone': 0.5}
+    assert set(probabilities(Config(mutation_prob=0.0))) == set(OPERATORS)
+
+
+def test_an_operator_that_is_off_leaves_every_search_as_it_is(monkeypatch):
+    journals = []
+    for _ in range(2):
+        run = ToyRun(Config(children_per_task=12, mutation_prob=0.3), [info(n) for n in 'ab'])
+        run.finish()
+        journals.append(run.records)
+        off = replace(OPERATORS['clone'], name='off', probability='adapter_prob', or_mu=False)
+        monkeypatch.setitem(OPERATORS, 'off', off)
+    assert 'off' in OPERATORS and journals[0] == journals[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(histories())
+def test_what_the_operators_did_is_told_of_every_child(history):
+    for before, record in generations(history):
+        for c in record['children']:
+            m = model_from_json(c['model'])
+            parent = before.models[m.parent]
+            told = '; '.join(mutations(parent, m, c['trained']))
+            for name in MODEL_HPARAMS:
+                moved = getattr(m.hparams, name) != getattr(parent.hparams, name)
+                assert (f'{name} from' in told) == moved
+            for name in m.layers:
+                if name.startswith('adapter') and name not in parent.layers:
+                    assert name in told.split('inserted')[1]
+            assert 'head' not in told
 
 
 @settings(max_examples=20, deadline=None)
@@ -389,14 +407,14 @@ def test_mu_of_zero_and_one():
 )
 def test_parents_are_drawn_with_the_specified_distribution(active, n_seeds, seed):
     root, _ = toy_root_model(Config())
-    models = [
-        replace(root, id=f'm{i}', task='t', evaluations=(q,)) for i, (q, _) in enumerate(active)
-    ]
+
+    def model(i, quality):
+        return replace(root, id=f'm{i}', task='t', evaluations=(quality,))
+
+    models = [model(i, quality) for i, (quality, _) in enumerate(active)]
     seeds = [replace(root, id=f's{i}') for i in range(n_seeds)]
-    scores, offspring = (
-        {m.id: m.quality for m in models},
-        {m.id: c for m, (_, c) in zip(models, active)},
-    )
+    scores = {m.id: m.quality for m in models}
+    offspring = {m.id: children for m, (_, children) in zip(models, active)}
     exact, reach = Counter(), 1.0
     for m in sorted(models, key=lambda m: -m.quality):
         exact[m.id] += reach * 0.5 ** offspring[m.id]
@@ -410,25 +428,20 @@ def test_parents_are_drawn_with_the_specified_distribution(active, n_seeds, seed
 
 
 def test_offspring_of_the_running_generation_count_before_it_is_trained():
-    run = ToyRun(
-        Config(children_per_task=40, children_per_generation=20, mutation_prob=0.0), [info('a')]
-    )
+    config = Config(children_per_task=40, children_per_generation=20, mutation_prob=0.0)
+    run = ToyRun(config, [info('a')])
     run.step()
-    root_child = [m for m in run.state.models.values() if m.task == 'a']
+    of_the_root = [m for m in run.state.models.values() if m.task == 'a']
     run.step()
     second = Counter(c['model']['parent'] for c in run.records[2]['children'])
-    assert (
-        sum(second.values()) == 20
-        and max(second.values()) < 20
-        and len(second) >= min(4, len(root_child))
-    ), 'one model is not the parent of all'
+    assert sum(second.values()) == 20
+    assert max(second.values()) < 20, 'one model is not the parent of all'
+    assert len(second) >= min(4, len(of_the_root))
 
 
 @settings(max_examples=60, deadline=None)
 @given(histories())
-def test_a_task_iteration_spends_what_it_may_and_seeds_are_tried_alone_if_they_are_tried_shortly(
-    history,
-):
+def test_a_task_iteration_spends_what_it_may_and_short_trials_are_trained_alone(history):
     run, _ = history
     c, spent = run.config, 0
     for r in run.records:
@@ -451,11 +464,84 @@ def test_a_task_iteration_spends_what_it_may_and_seeds_are_tried_alone_if_they_a
 def test_generations_left_is_exact_unless_a_task_ends_without_a_model(config, n):
     run = ToyRun(config, [info(name, name == 'b') for name in 'abcde'[:n]])
     seen = []
-    while (
-        run.state.task
-        or min(run.state.visits.get(t, 0) for t in run.state.tasks) < config.task_iterations
-    ):
+    while next_task(run.state, run.config):
         seen.append(generations_left(run.state, config))
         run.step()
     if all(r['kept'] for r in run.records if r['kind'] == 'task_end'):
         assert seen == list(range(len(seen), 0, -1))
+
+
+@pytest.fixture
+def grown(monkeypatch):
+    "Config as a later version may have it: a new field in itself and in each of its sections."
+
+    def later(cls, *more):
+        return make_dataclass(cls.__name__, more, bases=(cls,), frozen=True)
+
+    training = later(TrainingSettings, ('rest', float, 0.0))
+    hparams = later(HParams, ('decay', float, 0.0))
+    sections = ('training', training, training()), ('defaults', hparams, hparams())
+    config = later(Config, ('added', int, 0), *sections)
+    monkeypatch.setattr('munet_nb.search.config.Config', config)
+    monkeypatch.setattr('munet_nb.models.model.HParams', hparams)
+    return config
+
+
+def as_grown(config, cls):
+    "The same configuration in the class that has more fields."
+
+    def values(value):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+
+    default = cls()
+    training = type(default.training)(**values(config.training))
+    defaults = type(default.defaults)(**values(config.defaults))
+    return cls(**values(config) | {'training': training, 'defaults': defaults})
+
+
+def digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, default=float).encode()).hexdigest()
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_a_new_field_with_a_neutral_default_changes_no_written_configuration(grown, preset):
+    config = PRESETS[preset]
+    later = as_grown(config, grown)
+    assert config_to_json(later) == config_to_json(config)
+    assert digest(config_to_json(later)) == digest(config_to_json(config))
+    read = config_from_json(config_to_json(config))
+    assert read == later and (read.added, read.training.rest, read.defaults.decay) == (0, 0, 0)
+
+
+def test_a_new_field_with_a_neutral_default_changes_no_journal(grown):
+    config = Config(children_per_task=12, mutation_prob=0.3)
+    journals = []
+    for c in (config, as_grown(config, grown)):
+        run = ToyRun(c, [info(n) for n in 'ab'])
+        run.finish()
+        journals.append(run.records)
+    assert type(run.state.root.hparams) is type(grown().defaults)
+    assert digest(journals[0]) == digest(journals[1])
+
+
+def test_a_new_field_is_written_and_read_back_where_it_is_not_the_default(grown):
+    config = with_fields(grown(), added=3, rest=0.5, decay=0.1)
+    written = json.loads(json.dumps(config_to_json(config)))
+    plain = config_to_json(Config())
+    assert written == plain | {
+        'added': 3,
+        'training': plain['training'] | {'rest': 0.5},
+        'defaults': plain['defaults'] | {'decay': 0.1},
+    }
+    assert config_from_json(written) == config
+    assert config_fields()['decay'] == 0
+    run = ToyRun(config, [info('a')])
+    run.step()
+    assert all(c['model']['hparams']['decay'] == 0.1 for c in run.records[1]['children'])
+    assert run.state.root.hparams.decay == 0.1
+
+
+def test_an_unknown_field_is_refused(grown):
+    for part in ({'magic': 1}, {'training': {'magic': 1}}, {'defaults': {'magic': 1}}):
+        with pytest.raises(InputError, match='magic'):
+            config_from_json(config_to_json(Config()) | part)

@@ -1,4 +1,4 @@
-"Searches without training: every child pretends an accuracy, and each of its new layers is a few random numbers."
+"Searches without training: a child pretends an accuracy, its new layers are random numbers."
 
 from dataclasses import asdict, replace
 from zlib import crc32
@@ -6,9 +6,10 @@ from zlib import crc32
 import numpy as np
 
 from munet_nb.models.model import Root, model_to_json, root_model
-from munet_nb.models.pool import LayerPool, make_layer
+from munet_nb.models.pool import Layer, LayerPool, make_layer
 from munet_nb.network.arch import get_arch
-from munet_nb.network.chain import Sizes, count_params, layer_names, reference_params
+from munet_nb.network.chain import count_params, layer_names, reference_params
+from munet_nb.network.kinds import Sizes
 from munet_nb.search.ask import ask, next_task, segments_left
 from munet_nb.search.config import Config
 from munet_nb.search.journal import State, TaskInfo, apply_record, replay
@@ -19,43 +20,43 @@ ARCH = get_arch('Ti3')
 REFERENCE = reference_params(ARCH)
 
 
-def toy_layer(*seed) -> object:
-    return make_layer(
-        {'w': np.random.default_rng([crc32(str(s).encode()) for s in seed]).random(2)}
-    )
+def toy_layer(*seed) -> Layer:
+    rng = np.random.default_rng([crc32(str(s).encode()) for s in seed])
+    return make_layer({'w': rng.random(2)})
 
 
 def toy_root_model(config: Config):
+    "A root, which is charged as if its layers were whole, and its layers."
     layers = {n: toy_layer('root', n) for n in layer_names(ARCH.depth)[:-1]}
     model = root_model(Root('toy', ARCH, layers), config.defaults)
-    chain = tuple(
-        replace(r, n_params=count_params(ARCH, r.name, Sizes(config.defaults.image_size)))
-        for r in model.chain
-    )
-    return replace(model, chain=chain), layers.values()
+    sizes = Sizes(config.defaults.image_size)
+
+    def whole(ref):
+        return replace(ref, n_params=count_params(ARCH, ref.name, sizes))
+
+    return replace(model, chain=tuple(map(whole, model.chain))), layers.values()
 
 
 def info(name: str, private: bool = False) -> dict:
     return asdict(TaskInfo(name, ('a', 'b'), private, '', ''))
 
 
+def pretend_child(plan, salt) -> TrainedChild:
+    "What training could have made of a plan; one child in twenty diverges."
+    rng = np.random.default_rng([crc32(plan.id.encode()), salt])
+    layers = {}
+    for layer in plan.layers:
+        if layer.trainable:
+            layers[layer.name] = toy_layer(plan.id, layer.name, salt)
+        elif layer.resize:
+            layers[layer.name] = toy_layer(layer.digest, plan.hparams.image_size)
+    if rng.random() < 0.05:
+        return TrainedChild(plan, (0.0,), {})
+    return TrainedChild(plan, tuple(rng.random(2)), layers)
+
+
 def pretend(generation, salt=0) -> list[TrainedChild]:
-    out = []
-    for p in generation.children:
-        rng = np.random.default_rng([crc32(p.id.encode()), salt])
-        layers = {l.name: toy_layer(p.id, l.name, salt) for l in p.layers if l.trainable}
-        layers |= {
-            l.name: toy_layer(l.digest, p.hparams.image_size)
-            for l in p.layers
-            if l.resize and not l.trainable
-        }
-        diverged = rng.random() < 0.05
-        out.append(
-            TrainedChild(
-                p, (0.0,) if diverged else tuple(rng.random(2)), {} if diverged else layers
-            )
-        )
-    return out
+    return [pretend_child(plan, salt) for plan in generation.children]
 
 
 class ToyRun:
@@ -63,7 +64,10 @@ class ToyRun:
 
     def __init__(self, config: Config, tasks, salt=0, test=lambda record: 0.5):
         root, layers = toy_root_model(config)
-        self.config, self.salt, self.test, self.pool = config, salt, test, LayerPool(layers)
+        self.config = config
+        self.salt = salt
+        self.test = test
+        self.pool = LayerPool(layers)
         self.records = [{'kind': 'run', 'root': model_to_json(root), 'tasks': list(tasks)}]
         self.state: State = replay(self.records)
 
@@ -79,16 +83,14 @@ class ToyRun:
         generation = ask(self.state, self.config, ARCH)
         trained = pretend(generation, self.salt)
         record = tell(self.state, self.config, REFERENCE, generation, trained)
-        self.commit(
-            record,
-            [
-                l
-                for t, c in zip(trained, record['children'])
-                if c['accepted']
-                for l in t.layers.values()
-            ],
-        )
+        accepted = [t for t, c in zip(trained, record['children']) if c['accepted']]
+        self.commit(record, [layer for t in accepted for layer in t.layers.values()])
         if segments_left(self.state, self.config) < self.config.training.segments:
             end = end_of_iteration(self.state, self.config, REFERENCE)
             self.commit({**end, 'test': self.test(end)})
         return True
+
+    def finish(self):
+        "Every generation that there is."
+        while self.step():
+            pass

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mesh_of', 'ChildInTraining', 'begin_child']
 
-# %% ../../nbs/50_engine/09_children.ipynb #bace82d3
+# %% ../../nbs/50_engine/09_children.ipynb #ae0e1034
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from ..network.arch import Arch
 from ..network.chain import chain_kinds
 from ..search.plans import ChildPlan, LayerPlan, TrainedChild
 
-# %% ../../nbs/50_engine/09_children.ipynb #534ba8bb
+# %% ../../nbs/50_engine/09_children.ipynb #aa3e2b5c
 def mesh_of(on: tuple) -> Mesh | None:
     "The mesh of a child's devices; None for a single one."
     return Mesh(np.array(on), ('parts',)) if len(on) > 1 else None
@@ -43,7 +43,7 @@ def _spread(mesh, x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     return jax.device_put(x, sharding)
 
-# %% ../../nbs/50_engine/09_children.ipynb #4a129ce6
+# %% ../../nbs/50_engine/09_children.ipynb #4b5006d8
 @dataclass(eq=False)
 class ChildInTraining:
     "A child, its values on its devices, and how well it did so far."
@@ -121,7 +121,7 @@ class ChildInTraining:
                 layers[plan.name] = make_layer(params)
         return TrainedChild(self.plan, evaluations, layers)
 
-# %% ../../nbs/50_engine/09_children.ipynb #e0be1a96
+# %% ../../nbs/50_engine/09_children.ipynb #92a34729
 def begin_child(
     plan: ChildPlan,
     params: list[Mapping],  # what each of its layers starts from

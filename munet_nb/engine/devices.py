@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PARTS', 'CHUNK_BATCHES', 'batch_parts', 'place', 'chunk_batches', 'memory_plan', 'accelerator']
 
-# %% ../../nbs/50_engine/07_devices.ipynb #2091d073
+# %% ../../nbs/50_engine/07_devices.ipynb #ea29074f
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..network.chain import chain_kinds
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan
 
-# %% ../../nbs/50_engine/07_devices.ipynb #a5d7841b
+# %% ../../nbs/50_engine/07_devices.ipynb #9e9cbc68
 MAX_PARTS = 8
 
 
@@ -39,7 +39,7 @@ def batch_parts(
         parts *= 2
     return parts
 
-# %% ../../nbs/50_engine/07_devices.ipynb #b851da20
+# %% ../../nbs/50_engine/07_devices.ipynb #32ef587f
 def _trunk_work(plan: ChildPlan) -> dict[tuple, int]:
     "The nodes of a child's trunk in the tree of trunks, each with its work."
     length = trunk_length(plan)
@@ -89,7 +89,7 @@ def place(
             load[d] += suffixes[i] / width
     return on
 
-# %% ../../nbs/50_engine/07_devices.ipynb #e6c17595
+# %% ../../nbs/50_engine/07_devices.ipynb #22286503
 CHUNK_BATCHES = 16  # at most
 
 
@@ -106,7 +106,7 @@ def chunk_batches(
     fit = settings.share(1 / 4) // (2 * settings.batch_size * per_example)
     return max(1, min(CHUNK_BATCHES, settings.batches, fit))
 
-# %% ../../nbs/50_engine/07_devices.ipynb #d620d1b0
+# %% ../../nbs/50_engine/07_devices.ipynb #7085cf98
 def memory_plan(
     arch: Arch,
     settings: TrainingSettings,
@@ -137,7 +137,7 @@ def memory_plan(
         'while a step runs: activations': at_once * step,
     }
 
-# %% ../../nbs/50_engine/07_devices.ipynb #4d0367fe
+# %% ../../nbs/50_engine/07_devices.ipynb #80c56f79
 def accelerator() -> str:
     "What JAX computes on, in words."
     devices = jax.local_devices()

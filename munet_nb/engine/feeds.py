@@ -5,66 +5,71 @@
 # %% auto #0
 __all__ = ['batch_indices', 'eval_indices', 'Chunk', 'padded_pixels', 'Feed', 'TaskFeed']
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #9a63283cbaf04dbcab1f6479b197f3a8
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-002
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
+from jaxtyping import Int32
 
 from ..checks import InputError
 from .pixels import MAX_PIXELS, Packed, Pixels, pack, to_pixels
 from ..search.config import TrainingSettings
-from ..tasks.task import Task, part
+from ..tasks.splits import part
+from ..tasks.task import Task
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #8edb47106e1a46a883d545849b8ab81b
-def batch_indices(rng: np.random.Generator, n: int, steps: int, batch_size: int) -> np.ndarray:
-    "Which examples each step trains on, (steps, batch_size) int32: consecutive pieces of shuffled passes."
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-005
+def batch_indices(
+    rng: np.random.Generator,
+    n: int,  # examples in the split
+    steps: int,  # batches
+    batch_size: int,  # examples in a batch
+) -> Int32[np.ndarray, "steps batch"]:
+    "Which examples each step trains on: consecutive pieces of shuffled passes."
     passes = math.ceil(steps * batch_size / n)
-    return (
-        np.concatenate([rng.permutation(n) for _ in range(passes)])[: steps * batch_size]
-        .reshape(steps, batch_size)
-        .astype(np.int32)
-    )
+    drawn = np.concatenate([rng.permutation(n) for _ in range(passes)])
+    return drawn[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #7623eae2785240b9bd12b16a66d81610
-def eval_indices(n: int, batch_size: int) -> np.ndarray:
-    "All n examples in batches, (batches, batch_size) int32; padding is -1."
-    index = np.arange(math.ceil(n / batch_size) * batch_size, dtype=np.int32).reshape(
-        -1, batch_size
-    )
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-008
+def eval_indices(
+    n: int,  # examples in the split
+    batch_size: int,  # examples in a batch
+) -> Int32[np.ndarray, "batches batch"]:  # -1: padding
+    "All n examples in batches, in order."
+    batches = math.ceil(n / batch_size)
+    index = np.arange(batches * batch_size, dtype=np.int32).reshape(-1, batch_size)
     return np.where(index < n, index, -1)
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #938c804e27f84196a10c8828c723f798
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-011
 @dataclass(frozen=True, eq=False)
 class Chunk:
     "Some batches of a split."
 
     first: int  # number of its first batch
     n: int  # how many of its batches count
-    place: np.ndarray  # (batches, batch_size) int32, where each example is among the pixels
-    labels: np.ndarray  # (batches, batch_size) int32, -1: padding
+    place: Int32[np.ndarray, "batches batch"]  # where each example is among the pixels
+    labels: Int32[np.ndarray, "batches batch"]  # -1: padding
     on: Callable[[jax.Device], Pixels]  # the pixels on a device
 
-
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-012
 def _pieces(index, size):
     "Pieces of `size` batches, the last one filled up with its own first batch."
     for first in range(0, len(index), size):
         piece = index[first : first + size]
-        yield (
-            first,
-            len(piece),
-            np.concatenate([piece, np.repeat(piece[:1], size - len(piece), axis=0)]),
-        )
+        filling = np.repeat(piece[:1], size - len(piece), axis=0)
+        yield first, len(piece), np.concatenate([piece, filling])
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #b43b363d81ae4b689946ece5c682cd59
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-016
 class _InOrder:
     "The examples of a split in the order of an index, as Grain reads them."
 
     def __init__(self, split, index):
-        self.split, self.index = split, np.maximum(index.ravel(), 0)
+        self.split = split
+        self.index = np.maximum(index.ravel(), 0)
 
     def __len__(self):
         return len(self.index)
@@ -81,54 +86,61 @@ def _read_ahead(split, index, count, make) -> Iterator:
     import grain  # slow to import, so only where it is used
 
     threads = min(32, 4 * (os.cpu_count() or 1))
-    examples = grain.MapDataset.source(_InOrder(split, index)).to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(count, 512))
-    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=min(count, 512))
+    examples = grain.MapDataset.source(_InOrder(split, index)).to_iter_dataset(options)
     packs = examples.batch(count, batch_fn=make)
     return iter(grain.experimental.ThreadPrefetchIterDataset(packs, prefetch_buffer_size=1))
 
-
-def padded_pixels(packed: Packed, examples: int) -> Pixels:
-    "Packed images with room for `examples`, the number of pixels rounded up."
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-018
+def padded_pixels(
+    packed: Packed,
+    examples: int,  # images to make room for
+) -> Pixels:  # NumPy arrays: (power of two, channels) of pixels, (examples,) of the others
+    "Packed images with room for `examples`, the number of pixels rounded up to a power of two."
     rows = 1 << (len(packed.pixels) - 1).bit_length()
 
     def fill(a, n):
         return np.concatenate([a, np.zeros((n - len(a), *a.shape[1:]), a.dtype)])
 
-    return Pixels(
-        fill(packed.pixels, rows),
-        *(fill(a, examples) for a in (packed.start, packed.height, packed.width)),
-    )
+    rest = (packed.start, packed.height, packed.width)
+    return Pixels(fill(packed.pixels, rows), *(fill(a, examples) for a in rest))
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #8a65eabff63a45729fe45fb5ade58bdc
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-022
 class Feed:
-    "Images of a split on the devices: resident if they fit the budget (bytes), else streamed."
+    """Images of a split on the devices: resident if they fit the budget, else streamed.
 
-    def __init__(self, split, budget: float, classes: int):
-        self.split, self.classes, self.resident, self.bytes_per_example, self._on = (
-            split,
-            classes,
-            None,
-            0,
-            {},
-        )
+    Raises InputError if a label is not one of the classes, when it is read.
+    """
+
+    def __init__(
+        self,
+        split,
+        budget: float,  # bytes of a device that the split may take
+        classes: int,
+    ):
+        self.split = split
+        self.classes = classes
+        self.resident = None  # Pixels, if they fit
+        self.bytes_per_example = 0  # of a chunk that is streamed
+        self._on = {}  # device -> the resident pixels
         if split.nbytes <= min(budget, MAX_PIXELS):
             packed = self._pack([split[i] for i in range(len(split))])
-            self.resident, self.labels = to_pixels(packed), packed.labels
-        else:
-            self.channels = max(
-                split[int(i)][0].shape[-1] for i in np.linspace(0, len(split) - 1, 64)
-            )
-            self.bytes_per_example = (
-                2 * split.nbytes // len(split)
-            )  # room is made for up to twice as many pixels
+            self.resident = to_pixels(packed)
+            self.labels = packed.labels
+            return
+        sample = np.linspace(0, len(split) - 1, 64)
+        self.channels = max(split[int(i)][0].shape[-1] for i in sample)
+        # room is made for up to twice as many pixels
+        self.bytes_per_example = 2 * split.nbytes // len(split)
 
     def _pack(self, examples, channels=0):
         packed = pack(examples, channels)
-        low, high = packed.labels.min(), packed.labels.max()
+        low = packed.labels.min()
+        high = packed.labels.max()
         if low < 0 or high >= self.classes:
             raise InputError(
-                f'{self.split.where}: labels from {low} to {high}: must lie in 0..{self.classes - 1}, one per class'
+                f'{self.split.where}: labels from {low} to {high}: '
+                f'must lie in 0..{self.classes - 1}, one per class'
             )
         return packed
 
@@ -139,47 +151,43 @@ class Feed:
 
     def chunks(
         self,
-        index: np.ndarray,  # (batches, batch_size) examples of the split, -1: padding
+        index: Int32[np.ndarray, "batches batch"],  # examples of the split, -1: padding
         size: int,  # batches per chunk
     ) -> Iterator[Chunk]:
-        "Cut batches into chunks. Raises InputError if a label is not one of the classes."
+        """Cut batches into chunks.
+
+        Raises InputError if a label is not one of the classes.
+        """
         pieces = list(_pieces(index, size))
         if self.resident is not None:
-            for first, n, piece in pieces:
-                yield Chunk(
-                    first,
-                    n,
-                    np.maximum(piece, 0),
-                    np.where(piece < 0, -1, self.labels[piece]),
-                    self._resident_on,
-                )
-            return
-        count = size * index.shape[1]
-        packs = _read_ahead(
-            self.split,
-            np.concatenate([p for _, _, p in pieces]),
-            count,
-            lambda examples: self._pack(examples, self.channels),
-        )
-        for (first, n, piece), packed in zip(pieces, packs, strict=True):
-            pixels, place = (
-                padded_pixels(packed, count),
-                np.arange(count, dtype=np.int32).reshape(piece.shape),
-            )
-            yield Chunk(
-                first,
-                n,
-                place,
-                np.where(piece < 0, -1, packed.labels.reshape(piece.shape)),
-                lambda device, pixels=pixels: jax.device_put(pixels, device),
-            )
+            return self._resident_chunks(pieces)
+        return self._streamed_chunks(pieces, size * index.shape[1])
 
-# %% ../../nbs/50_engine/02_feeds.ipynb #4dd4641cc4064e0191573fe9c69df29b
+    def _resident_chunks(self, pieces):
+        for first, n, piece in pieces:
+            labels = np.where(piece < 0, -1, self.labels[piece])
+            yield Chunk(first, n, np.maximum(piece, 0), labels, self._resident_on)
+
+    def _streamed_chunks(self, pieces, count):
+        index = np.concatenate([piece for _, _, piece in pieces])
+        packs = _read_ahead(self.split, index, count, partial(self._pack, channels=self.channels))
+        for (first, n, piece), packed in zip(pieces, packs, strict=True):
+            pixels = padded_pixels(packed, count)
+            place = np.arange(count, dtype=np.int32).reshape(piece.shape)
+            labels = np.where(piece < 0, -1, packed.labels.reshape(piece.shape))
+            yield Chunk(first, n, place, labels, partial(jax.device_put, pixels))
+
+# %% ../../nbs/50_engine/02_feeds.ipynb #cell-027
 class TaskFeed:
-    "The images that training a task needs: its training split, and its validation split up to the cap."
+    """The images that training a task needs.
+
+    They are its training split, and its validation split up to the cap.
+    """
 
     def __init__(self, task: Task, settings: TrainingSettings):
-        self.name, self.classes = task.name, len(task.classes)
+        self.name = task.name
+        self.classes = len(task.classes)
         self.train = Feed(task.train, settings.share(3 / 8), self.classes)
         n = min(len(task.validation), settings.validation_batches * settings.batch_size)
-        self.validation = Feed(part(task.validation, range(n)), settings.share(1 / 8), self.classes)
+        validation = part(task.validation, range(n))
+        self.validation = Feed(validation, settings.share(1 / 8), self.classes)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Times', 'GenerationInTraining', 'begin_generation', 'plan_generation', 'train_generation']
 
-# %% ../../nbs/50_engine/10_generation.ipynb #19775c14
+# %% ../../nbs/50_engine/10_generation.ipynb #efad0fe7
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from ..network.arch import Arch
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan, TrainedChild
 
-# %% ../../nbs/50_engine/10_generation.ipynb #3fe2d56c
+# %% ../../nbs/50_engine/10_generation.ipynb #08122d4a
 @dataclass
 class Times:
     "Seconds spent, but for compiling, which `Programs` counts."
@@ -37,7 +37,7 @@ class Times:
     training: float = 0.0
     evaluating: float = 0.0
 
-# %% ../../nbs/50_engine/10_generation.ipynb #aee2289e
+# %% ../../nbs/50_engine/10_generation.ipynb #a8c08d9a
 @dataclass(eq=False)
 class GenerationInTraining:
     "Children in training, with all that they share."
@@ -111,7 +111,7 @@ class GenerationInTraining:
             found += self.outputs(self.programs, device, load(device), chunk.n)
         return sorted(found, key=lambda pair: -self.children[pair[0]].work)
 
-# %% ../../nbs/50_engine/10_generation.ipynb #27a74fdf
+# %% ../../nbs/50_engine/10_generation.ipynb #50482abe
 def _threads(devices, trees) -> dict:
     cores = 1
     if len(devices) == 1 and devices[0].platform == 'cpu':
@@ -172,7 +172,7 @@ def begin_generation(
         arch, feed, settings, key, programs, children, trees, sources, _threads(devices, trees), *chunks
     )
 
-# %% ../../nbs/50_engine/10_generation.ipynb #da4937d1
+# %% ../../nbs/50_engine/10_generation.ipynb #be0cae84
 def _images(g: GenerationInTraining, batches: int) -> jax.ShapeDtypeStruct:
     shape = (batches, g.settings.batch_size, g.image_size, g.image_size, 3)
     return jax.ShapeDtypeStruct(shape, g.settings.precision)
@@ -206,7 +206,7 @@ def _compile(g: GenerationInTraining):
         _plan_evaluation(g, device)
     g.programs.compile_planned()
 
-# %% ../../nbs/50_engine/10_generation.ipynb #084ceb2b
+# %% ../../nbs/50_engine/10_generation.ipynb #4ded1baa
 def _train_child(
     child: ChildInTraining, programs, x, labels, step: int, n: int, earlier: Future | None
 ):
@@ -237,7 +237,7 @@ def _train(
     for job in last.values():
         job.result()
 
-# %% ../../nbs/50_engine/10_generation.ipynb #84ed1da0
+# %% ../../nbs/50_engine/10_generation.ipynb #5a047bda
 def _ends(node: Branch) -> list[int]:
     "One child of each trunk."
     return node.children[:1] + [n for onward in node.onward.values() for n in _ends(onward)]
@@ -286,7 +286,7 @@ def _evaluate(
             totals[number] = so_far + int(correct), good and bool(finite)
     return totals
 
-# %% ../../nbs/50_engine/10_generation.ipynb #90f2d273
+# %% ../../nbs/50_engine/10_generation.ipynb #665d1cff
 def plan_generation(
     plans: Sequence[ChildPlan],
     arch: Arch,

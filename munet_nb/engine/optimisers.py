@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIMISERS', 'Tuning', 'tuning', 'zero_momentum', 'sgd_step', 'Optimiser']
 
-# %% ../../nbs/50_engine/04_optimisers.ipynb #18aeefe3
+# %% ../../nbs/50_engine/04_optimisers.ipynb #87cfc551
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..models.hparams import HParams
 
-# %% ../../nbs/50_engine/04_optimisers.ipynb #64993e96
+# %% ../../nbs/50_engine/04_optimisers.ipynb #da096947
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tuning:
@@ -35,7 +35,7 @@ def tuning(
     "What a child's steps are told."
     return Tuning(rates, np.float32(hparams.momentum), np.bool_(hparams.nesterov))
 
-# %% ../../nbs/50_engine/04_optimisers.ipynb #39252765
+# %% ../../nbs/50_engine/04_optimisers.ipynb #5e5af937
 def zero_momentum(
     params: PyTree[Float[Array, '...']],
 ) -> PyTree[np.ndarray]:
@@ -58,7 +58,7 @@ def sgd_step(
     updates = jax.tree.map(lambda u, g: jnp.where(nesterov, g + momentum * u, u), updates, grads)
     return jax.tree.map(lambda p, u: p - rate * u, params, updates), trace.trace
 
-# %% ../../nbs/50_engine/04_optimisers.ipynb #6c2e6440
+# %% ../../nbs/50_engine/04_optimisers.ipynb #b3116473
 @dataclass(frozen=True)
 class Optimiser:
     "A way to train the layers of a child."

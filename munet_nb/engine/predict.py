@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREDICT_BATCH', 'PREDICT_PIXELS', 'feed_accuracy', 'accuracy', 'probabilities']
 
-# %% ../../nbs/50_engine/11_predict.ipynb #6270c74a
+# %% ../../nbs/50_engine/11_predict.ipynb #59ad1d18
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
@@ -22,7 +22,7 @@ from ..network.chain import apply_chain, chain_kinds
 from ..network.kinds import kind_of
 from ..search.config import TrainingSettings
 
-# %% ../../nbs/50_engine/11_predict.ipynb #a107f44f
+# %% ../../nbs/50_engine/11_predict.ipynb #8af165cc
 def feed_accuracy(
     feed: Feed,
     arch: Arch,
@@ -62,7 +62,7 @@ def accuracy(
 def _classes(names, params) -> int:
     return kind_of(names[-1]).sizes(params[-1])['classes']
 
-# %% ../../nbs/50_engine/11_predict.ipynb #46fd26ba
+# %% ../../nbs/50_engine/11_predict.ipynb #12750779
 PREDICT_BATCH = 64  # images
 PREDICT_PIXELS = 2**26  # of a group, about
 

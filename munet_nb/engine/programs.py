@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'use_compilation_cache', 'Programs', 'shared_programs']
 
-# %% ../../nbs/50_engine/03_programs.ipynb #acae54e37e7d407bbb7b55eff062a284
+# %% ../../nbs/50_engine/03_programs.ipynb #cell-002
 import os
 import threading
 import time
@@ -17,12 +17,12 @@ from functools import partial
 import jax
 import platformdirs
 
-# %% ../../nbs/50_engine/03_programs.ipynb #72eea5119410473aa328ad9291626812
+# %% ../../nbs/50_engine/03_programs.ipynb #cell-005
 CACHE_BYTES = 2 * 2**30
 
 
 def use_compilation_cache():
-    "Have JAX keep compiled programs in the user's cache directory, unless it was told where or not to."
+    "Have JAX keep compiled programs in the user's cache directory, unless told where or not to."
     if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:
         return
     jax.config.update('jax_compilation_cache_dir', platformdirs.user_cache_dir('munet_nb', False))
@@ -30,31 +30,34 @@ def use_compilation_cache():
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
-# %% ../../nbs/50_engine/03_programs.ipynb #10185d26023b46108eb7d9f57d49d2b3
-_OPTIONS = {'cpu': {'xla_backend_optimization_level': 1}}  # of the compiler, by platform
+# %% ../../nbs/50_engine/03_programs.ipynb #cell-007
+def _key(fn, static, args, on):
+    leaves, tree = jax.tree.flatten(args)
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return fn, static, tree, shapes, on
 
 
 def _struct(leaf, on):
-    sharding = (
-        jax.sharding.SingleDeviceSharding(on[0])
-        if len(on) == 1
-        else getattr(leaf, 'sharding', None)
-    )
+    "The shape of an array, as a program takes it that runs on these devices."
+    sharding = getattr(leaf, 'sharding', None)
+    if len(on) == 1:
+        sharding = jax.sharding.SingleDeviceSharding(on[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-
-def _key(fn, static, args, on):
-    leaves, tree = jax.tree.flatten(args)
-    return fn, static, tree, tuple((l.shape, l.dtype) for l in leaves), on
-
-
+# %% ../../nbs/50_engine/03_programs.ipynb #cell-010
 class _Store:
-    "What is compiled or being compiled: by key, the shapes of the result and the program to come. Threads share it."
+    """What is compiled or being compiled. Threads share it.
+
+    `made` holds, by key, the shapes of the result and the program to come (a future).
+    """
 
     def __init__(self, limit: int):
-        self.limit, self.made, self.lock = limit, OrderedDict(), threading.Lock()
+        self.limit = limit
+        self.made = OrderedDict()
+        self.lock = threading.Lock()
 
     def find(self, key):
+        "What is made for a key, or None; it counts as used."
         with self.lock:
             if key in self.made and self.made[key][1].cancelled():
                 del self.made[key]
@@ -63,38 +66,55 @@ class _Store:
             return self.made.get(key)
 
     def compile(self, planned: dict, compile_one: Callable):
-        "Compile what nobody has begun, in parallel. Ctrl-C cancels what was not begun; what failed or was cancelled is forgotten."
+        """Compile what nobody has begun, in parallel.
+
+        Ctrl-C cancels what was not begun; what failed or was cancelled is forgotten.
+        Raises what the compiler raised.
+        """
         pool = ThreadPoolExecutor(os.cpu_count())
         with self.lock:
             new = {
-                k: pool.submit(compile_one, k, t) for k, t in planned.items() if k not in self.made
+                key: pool.submit(compile_one, key, traced)
+                for key, traced in planned.items()
+                if key not in self.made
             }
-            self.made.update({k: (planned[k].out_info, f) for k, f in new.items()})
+            for key, future in new.items():
+                self.made[key] = (planned[key].out_info, future)
             while len(self.made) > max(self.limit, len(new)):
                 self.made.popitem(last=False)
         try:
             wait(new.values())
         finally:
             pool.shutdown(cancel_futures=True)
-            with self.lock:
-                for k, f in new.items():
-                    if (f.cancelled() or f.exception()) and self.made.get(k, (None, None))[1] is f:
-                        del self.made[k]
-        for f in new.values():
-            f.result()  # raises what the compiler raised
+            self._forget_failed(new)
+        for future in new.values():
+            future.result()  # raises what the compiler raised
 
-# %% ../../nbs/50_engine/03_programs.ipynb #8763a12b2bbd4a93a75aff182afb95dc
+    def _forget_failed(self, new):
+        with self.lock:
+            for key, future in new.items():
+                failed = future.cancelled() or future.exception()
+                _, present = self.made.get(key, (None, None))
+                if failed and present is future:
+                    del self.made[key]
+
+# %% ../../nbs/50_engine/03_programs.ipynb #cell-012
+_OPTIONS = {'cpu': {'xla_backend_optimization_level': 1}}  # of the compiler, by platform
+
+
 class Programs:
     "Compiled programs, by function, static arguments, shapes and devices."
 
-    def __init__(self, limit: int = 256):
+    def __init__(
+        self,
+        limit: int = 256,  # programs to keep
+    ):
         use_compilation_cache()
-        self.seconds, self.compilations = 0.0, Counter()  # spent compiling; how often, by function
-        self._store, self._planned, self._lock = (
-            _Store(limit),
-            defaultdict(dict),
-            threading.Lock(),
-        )  # _planned: thread -> key -> what it planned
+        self.seconds = 0.0  # spent compiling
+        self.compilations = Counter()  # how often, by name of the function
+        self._store = _Store(limit)
+        self._planned = defaultdict(dict)  # thread -> key -> what it planned
+        self._lock = threading.Lock()
 
     def __len__(self):
         return len(self._store.made)
@@ -102,29 +122,33 @@ class Programs:
     def plan(
         self,
         fn: Callable,
-        static: tuple,
-        *args,  # arrays or their shapes
+        static: tuple,  # its first arguments
+        *args,  # pytrees of arrays or of their shapes
         on: tuple = (),  # devices; none: the default one
     ):
-        "The shapes of fn(*static, *args). If it is not compiled yet, it will be by `compile_planned`."
+        """The shapes of fn(*static, *args), a pytree.
+
+        If it is not compiled yet, it will be by `compile_planned`.
+        """
         on = on or (jax.devices()[0],)
-        key, planned = _key(fn, static, args, on), self._planned[threading.get_ident()]
+        key = _key(fn, static, args, on)
+        planned = self._planned[threading.get_ident()]
         if made := self._store.find(key):
             return made[0]
         if key not in planned:
             started = time.perf_counter()
-            planned[key] = jax.jit(partial(fn, *static)).trace(
-                *jax.tree.map(lambda l: _struct(l, on), args)
-            )
+            structs = jax.tree.map(lambda leaf: _struct(leaf, on), args)
+            planned[key] = jax.jit(partial(fn, *static)).trace(*structs)
             with self._lock:
                 self.seconds += time.perf_counter() - started
         return planned[key].out_info
 
     def compile_one(self, key, traced):
         "Lower and compile one traced program, and count it."
-        program = traced.lower().compile(_OPTIONS.get(key[-1][0].platform))  # key[-1]: its devices
+        fn, *_, on = key
+        program = traced.lower().compile(_OPTIONS.get(on[0].platform))
         with self._lock:
-            self.compilations[key[0].__name__] += 1
+            self.compilations[fn.__name__] += 1
         return program
 
     def compile_planned(self):
@@ -134,7 +158,13 @@ class Programs:
         with self._lock:
             self.seconds += time.perf_counter() - started
 
-    def __call__(self, fn: Callable, static: tuple, *args, on: tuple = ()):
+    def __call__(
+        self,
+        fn: Callable,
+        static: tuple,  # its first arguments
+        *args,  # pytrees of arrays
+        on: tuple = (),  # devices; none: the default one
+    ):
         "fn(*static, *args) on these devices, compiled if need be."
         key = _key(fn, static, args, on or (jax.devices()[0],))
         while True:
@@ -147,7 +177,7 @@ class Programs:
             self.plan(fn, static, *args, on=on)
             self.compile_planned()
 
-# %% ../../nbs/50_engine/03_programs.ipynb #7cdc8c89c7104fffa095e18ddfef8986
+# %% ../../nbs/50_engine/03_programs.ipynb #cell-021
 _shared = {}  # settings -> programs: compiled code belongs to the process, as JAX's own does
 
 

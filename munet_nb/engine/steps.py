@@ -6,7 +6,7 @@
 __all__ = ['learning_rates', 'load_train', 'load_eval', 'run_layer', 'Structure', 'Fit', 'Fixed', 'Batches', 'join_layers',
            'train_steps', 'count_correct', 'evaluate_chain']
 
-# %% ../../nbs/50_engine/05_steps.ipynb #c1d68d63
+# %% ../../nbs/50_engine/05_steps.ipynb #f139872f
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from ..models.hparams import HParams
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer
 
-# %% ../../nbs/50_engine/05_steps.ipynb #7eec66a2
+# %% ../../nbs/50_engine/05_steps.ipynb #47188495
 def learning_rates(
     hparams: HParams,
     batches: int,  # per segment
@@ -42,14 +42,14 @@ def learning_rates(
     falling = hparams.lr * 0.5 * (1 + np.cos(np.pi * (t - warmup) / (period - warmup)))
     return np.where(t < warmup, rising, falling).astype(np.float32)
 
-# %% ../../nbs/50_engine/05_steps.ipynb #9e607ec3
+# %% ../../nbs/50_engine/05_steps.ipynb #eddcf11f
 def _over_batches(n, x, f):
     "f on each of the first n batches of x (chunk, batch, ...); the rest of the result is zero."
     out = jax.eval_shape(f, 0, x[0])
     empty = jnp.zeros((len(x), *out.shape), out.dtype)
     return jax.lax.fori_loop(0, n, lambda i, made: made.at[i].set(f(i, x[i])), empty)
 
-# %% ../../nbs/50_engine/05_steps.ipynb #8131932f
+# %% ../../nbs/50_engine/05_steps.ipynb #9c3936de
 def load_train(
     size: int,  # of the images, pixels
     precision: str,
@@ -79,7 +79,7 @@ def load_eval(
     "Resized batches."
     return _over_batches(n, index, lambda i, images: resize(pixels, images, size).astype(precision))
 
-# %% ../../nbs/50_engine/05_steps.ipynb #5d359bef
+# %% ../../nbs/50_engine/05_steps.ipynb #85264b8b
 def run_layer(
     arch: Arch,
     kind: str,
@@ -90,7 +90,7 @@ def run_layer(
     "One frozen layer over the batches of a chunk."
     return _over_batches(n, x, lambda i, xi: apply_layer(arch, kind, params, xi))
 
-# %% ../../nbs/50_engine/05_steps.ipynb #93cbcbce
+# %% ../../nbs/50_engine/05_steps.ipynb #7ecd0bfc
 def _only_if(condition, tree):
     return jax.tree.map(lambda a: jnp.where(condition, a, 0), tree)
 
@@ -137,7 +137,7 @@ def _sum_of_parts(part, parts: int, mesh: Mesh | None, like, n):
         return _sum_here(compute, length, like)
     return _sum_around(compute, length, parts, mesh, like)
 
-# %% ../../nbs/50_engine/05_steps.ipynb #1f6695ee
+# %% ../../nbs/50_engine/05_steps.ipynb #19bfc1e2
 @dataclass(frozen=True)
 class Structure:
     "What the program that trains a suffix is compiled for."
@@ -177,7 +177,7 @@ class Batches:
     labels: Int[Array, 'chunk batch']
     n: Int[Array, '']  # batches that count
 
-# %% ../../nbs/50_engine/05_steps.ipynb #7b850c73
+# %% ../../nbs/50_engine/05_steps.ipynb #c2cea4b3
 def join_layers(
     trained: Sequence[bool],  # of each layer of a suffix
     trainable: Sequence,  # parameters of those that are
@@ -205,7 +205,7 @@ def _gradient(structure: Structure, params, fixed: Fixed, x, labels, n):
 
     return jax.tree.map(lambda g: g / parts, _sum_of_parts(part, parts, mesh, params, n))
 
-# %% ../../nbs/50_engine/05_steps.ipynb #dce48cf7
+# %% ../../nbs/50_engine/05_steps.ipynb #0b3599e9
 def _steps(structure: Structure, fit: Fit, fixed: Fixed, batches: Batches, tuning: Tuning) -> Fit:
     update = OPTIMISERS[structure.optimiser].update
 
@@ -239,7 +239,7 @@ def train_steps(
         )
     return steps(fit, fixed, batches, tuning)
 
-# %% ../../nbs/50_engine/05_steps.ipynb #666cae96
+# %% ../../nbs/50_engine/05_steps.ipynb #d2674a68
 def count_correct(
     arch: Arch,
     kind: str,  # of the last layer

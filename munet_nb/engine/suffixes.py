@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MASKED_WORK', 'child_key', 'start_params', 'use_masks', 'suffix_start', 'Slot', 'own_slots', 'uniform_slots']
 
-# %% ../../nbs/50_engine/08_suffixes.ipynb #4ac5a753
+# %% ../../nbs/50_engine/08_suffixes.ipynb #806cfdf0
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -24,7 +24,7 @@ from ..network.kinds import KINDS, Sizes, kind_of
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan, LayerPlan
 
-# %% ../../nbs/50_engine/08_suffixes.ipynb #cbd20dc5
+# %% ../../nbs/50_engine/08_suffixes.ipynb #ec62a598
 def child_key(key: PRNGKeyArray, plan: ChildPlan) -> PRNGKeyArray:
     "The key of a child's fresh layers, given the generation's."
     return jax.random.fold_in(key, crc32(plan.id.encode()))
@@ -46,7 +46,7 @@ def start_params(
     sizes = Sizes(hparams.image_size, classes, hparams.adapter_dim)
     return init_layer(layer_key(key, plan.name), arch, plan.name, sizes)
 
-# %% ../../nbs/50_engine/08_suffixes.ipynb #dfd40cd3
+# %% ../../nbs/50_engine/08_suffixes.ipynb #1ec773cc
 # Floating-point operations that take about as long as compiling a program.
 MASKED_WORK = {'cpu': 3e11}
 _MASKED_WORK_ELSEWHERE = 3e13  # unmeasured
@@ -66,7 +66,7 @@ def use_masks(
     work = MASKED_WORK.get(jax.default_backend(), _MASKED_WORK_ELSEWHERE)
     return 2 * frozen * tokens <= work
 
-# %% ../../nbs/50_engine/08_suffixes.ipynb #14e1823d
+# %% ../../nbs/50_engine/08_suffixes.ipynb #4e7bd29a
 def suffix_start(
     plan: ChildPlan,
     masked: bool,  # see `use_masks`
@@ -82,7 +82,7 @@ def suffix_start(
         start -= 1
     return start
 
-# %% ../../nbs/50_engine/08_suffixes.ipynb #faeade98
+# %% ../../nbs/50_engine/08_suffixes.ipynb #9310cd15
 @dataclass(frozen=True, eq=False)
 class Slot:
     "A layer of a suffix as its program has it."
@@ -107,7 +107,7 @@ def own_slots(
     "A suffix as it is, for a program of its own."
     return [Slot(*row, p) for *row, p in zip(kinds, params, layers, params, strict=True)]
 
-# %% ../../nbs/50_engine/08_suffixes.ipynb #c2df4c0a
+# %% ../../nbs/50_engine/08_suffixes.ipynb #6e533e01
 # Sizes in which layers differ: the least that a common program has, and what fills up a bias.
 _COMMON = {'adapter_dim': (128, 0), 'classes': (64, -1e9)}
 

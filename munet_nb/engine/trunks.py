@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layer_source', 'trunk_length', 'Branch', 'trunk_tree', 'walk']
 
-# %% ../../nbs/50_engine/06_trunks.ipynb #2ae90067
+# %% ../../nbs/50_engine/06_trunks.ipynb #0dc5e9e4
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from functools import partial
 from ..network.chain import chain_kinds
 from ..search.plans import ChildPlan, LayerPlan
 
-# %% ../../nbs/50_engine/06_trunks.ipynb #07ba9f3a
+# %% ../../nbs/50_engine/06_trunks.ipynb #77be6e3f
 def layer_source(
     plan: LayerPlan,
     image_size: int,  # of the child, pixels
@@ -26,7 +26,7 @@ def trunk_length(plan: ChildPlan) -> int:
     "Number of frozen layers below the first trained one."
     return next(i for i, layer in enumerate(plan.layers) if layer.trainable)
 
-# %% ../../nbs/50_engine/06_trunks.ipynb #e2d31da2
+# %% ../../nbs/50_engine/06_trunks.ipynb #17f6b532
 @dataclass
 class Branch:
     "A node in the tree of trunks."
@@ -52,7 +52,7 @@ def trunk_tree(
         node.children.append(number)
     return root
 
-# %% ../../nbs/50_engine/06_trunks.ipynb #58178d2c
+# %% ../../nbs/50_engine/06_trunks.ipynb #004b5600
 def walk(
     node: Branch,
     x,  # what goes in at this node

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIDE', 'INK', 'Face', 'find_faces', 'glyph', 'blurred', 'look', 'find_designs', 'written', 'draw']
 
-# %% ../../nbs/making/00_glyphs.ipynb #acae54e37e7d407bbb7b55eff062a284
+# %% ../../nbs/making/00_glyphs.ipynb #cell-002
 import logging
 import re
 from collections import defaultdict
@@ -15,11 +15,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from fontTools.ttLib import TTCollection, TTFont, TTLibError
 from PIL import Image, ImageFont
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-# %% ../../nbs/making/00_glyphs.ipynb #72eea5119410473aa328ad9291626812
+from ..checks import InputError
+
+# %% ../../nbs/making/00_glyphs.ipynb #cell-005
+_STYLES = (
+    'bold|italic|oblique|light|medium|thin|black|regular|condensed|ui|book|semi|extra|demi'
+)
+
+
 @dataclass(frozen=True)
 class Face:
     "One style of a typeface."
@@ -32,52 +38,57 @@ class Face:
     @property
     def design(self) -> str:
         "The family's name without words for weight and width."
-        return (
-            re.sub(
-                r'[\s\-]*\b(bold|italic|oblique|light|medium|thin|black|regular|condensed|ui|book|semi|extra|demi).*',
-                '',
-                self.family,
-                flags=re.I,
-            )
-            or self.family
-        )
+        name = re.sub(rf'[\s\-]*\b({_STYLES}).*', '', self.family, flags=re.I)
+        return name or self.family
+
+# %% ../../nbs/making/00_glyphs.ipynb #cell-006
+def _tt_lib():
+    "The module of fonttools that reads typefaces."
+    try:
+        from fontTools import ttLib
+    except ImportError:
+        raise InputError(
+            'typefaces: need the library fonttools: pip install "munet_nb[glyphs]"'
+        ) from None
+    return ttLib
 
 
 def find_faces(folder: str | Path) -> Iterator[Face]:
-    "The faces of all TrueType and OpenType files below a folder, in order of their paths. A file that cannot be read is passed over."
+    """The faces of all TrueType and OpenType files below a folder, in order of their paths.
+
+    A file that cannot be read is passed over. Raises InputError without fonttools.
+    """
+    lib = _tt_lib()
+    unreadable = (lib.TTLibError, OSError, KeyError, AssertionError, UnicodeDecodeError)
     logging.getLogger('fontTools').setLevel(logging.ERROR)
     for path in sorted(Path(folder).rglob('*')):
-        if path.suffix.lower() not in ('.ttf', '.otf', '.ttc') or path.is_symlink():
+        kind = path.suffix.lower()
+        if kind not in ('.ttf', '.otf', '.ttc') or path.is_symlink():
             continue
         try:
-            for number, font in enumerate(
-                TTCollection(path, lazy=True).fonts
-                if path.suffix.lower() == '.ttc'
-                else [TTFont(path, lazy=True)]
-            ):
-                yield Face(
-                    path,
-                    number,
-                    font['name'].getBestFamilyName() or path.stem,
-                    frozenset(font.getBestCmap() or ()),
-                )
-        except (TTLibError, OSError, KeyError, AssertionError, UnicodeDecodeError):
+            if kind == '.ttc':
+                fonts = lib.TTCollection(path, lazy=True).fonts
+            else:
+                fonts = [lib.TTFont(path, lazy=True)]
+            for number, font in enumerate(fonts):
+                family = font['name'].getBestFamilyName() or path.stem
+                yield Face(path, number, family, frozenset(font.getBestCmap() or ()))
+        except unreadable:
             continue
 
-# %% ../../nbs/making/00_glyphs.ipynb #7623eae2785240b9bd12b16a66d81610
-SIDE, INK = 56, 40
+# %% ../../nbs/making/00_glyphs.ipynb #cell-011
+SIDE, INK = 56, 40  # pixels: of an image, and of a glyph's longer side
 
 
 @lru_cache(maxsize=2048)
 def _font(face: Face):
-    return ImageFont.truetype(
-        str(face.path), 72, index=face.number, layout_engine=ImageFont.Layout.BASIC
-    )
+    layout = ImageFont.Layout.BASIC
+    return ImageFont.truetype(str(face.path), 72, index=face.number, layout_engine=layout)
 
 
 @lru_cache(maxsize=2**17)
 def glyph(face: Face, character: str) -> np.ndarray | None:  # (56, 56) float32 in [0, 1]
-    "A character in white on black; None if there is nothing to draw, or the face cannot be drawn."
+    "A character, white on black; None if there is nothing to draw, or the face cannot be drawn."
     try:
         mask = _font(face).getmask(character, 'L')
     except OSError:
@@ -86,14 +97,13 @@ def glyph(face: Face, character: str) -> np.ndarray | None:  # (56, 56) float32 
     if im is None or not im.getbbox():
         return None
     im = im.crop(im.getbbox())
-    im = im.resize(
-        [max(1, round(s * INK / max(im.size))) for s in im.size], Image.Resampling.BILINEAR
-    )
+    size = [max(1, round(s * INK / max(im.size))) for s in im.size]
+    im = im.resize(size, Image.Resampling.BILINEAR)
     out = Image.new('L', (SIDE, SIDE))
     out.paste(im, tuple((SIDE - s) // 2 for s in im.size))
     return np.asarray(out, np.float32) / 255
 
-# %% ../../nbs/making/00_glyphs.ipynb #938c804e27f84196a10c8828c723f798
+# %% ../../nbs/making/00_glyphs.ipynb #cell-014
 def blurred(g: np.ndarray) -> np.ndarray:
     "A glyph as a unit vector of 196 numbers without mean: products of two are correlations."
     v = gaussian_filter(g, 2.0)[::4, ::4].ravel()
@@ -104,24 +114,20 @@ def look(
     face: Face,
     classes: Sequence[str],  # each a string of characters
 ) -> np.ndarray | None:  # (characters, 196)
-    "What a face's characters look like; None if it lacks one, or draws more than one in twenty like one of another class."
-    characters, of = (
-        [c for cls in classes for c in cls],
-        np.repeat(np.arange(len(classes)), [len(cls) for cls in classes]),
-    )
+    "What a face's characters look like; None if it lacks one, or draws too many of them alike."
+    characters = [c for cls in classes for c in cls]
+    of = np.repeat(np.arange(len(classes)), [len(cls) for cls in classes])
     if not {ord(c) for c in characters} <= face.characters:
         return None
     drawn = [glyph(face, c) for c in characters]
     if any(g is None for g in drawn):
         return None
     rows = np.array([blurred(g) for g in drawn])
-    return (
-        None
-        if (np.where(of[:, None] == of, 0, rows @ rows.T).max(1) > 0.9999).mean() > 0.05
-        else rows
-    )
+    to_other_classes = np.where(of[:, None] == of, 0, rows @ rows.T).max(1)
+    alike = (to_other_classes > 0.9999).mean()
+    return None if alike > 0.05 else rows
 
-# %% ../../nbs/making/00_glyphs.ipynb #504fb2a444614c0babb325280ed9130a
+# %% ../../nbs/making/00_glyphs.ipynb #cell-018
 def _alike(a, b):
     "Whether two designs are alike, given the looks of their faces."
     pairs = ((x * y).sum(1) for x in a for y in b)
@@ -129,14 +135,20 @@ def _alike(a, b):
 
 
 def _recognised(rows, others):
-    return (np.max([rows @ o.T for o in others], 0).argmax(1) == np.arange(len(rows))).mean()
+    "The share of a face's characters that are most like the same character of the others."
+    nearest = np.max([rows @ o.T for o in others], 0).argmax(1)
+    return (nearest == np.arange(len(rows))).mean()
 
 
-def find_designs(faces: Collection[Face], classes: Sequence[str]) -> dict[str, list[Face]]:
+def find_designs(
+    faces: Collection[Face],
+    classes: Sequence[str],  # each a string of characters
+) -> dict[str, list[Face]]:  # by the name of their first face's design
     "Faces that have all classes, by design."
     looks, families = {}, defaultdict(list)
     for face in faces:
-        if (rows := look(face, classes)) is not None:
+        rows = look(face, classes)
+        if rows is not None:
             looks[face] = rows
             families[face.design].append(face)
     designs: list[list[Face]] = []
@@ -145,20 +157,14 @@ def find_designs(faces: Collection[Face], classes: Sequence[str]) -> dict[str, l
         designs = [d for d in designs if d not in same] + [sum(same, []) + found]
 
     def good(d):
-        return (
-            _recognised(
-                looks[d[0]], [looks[f] for other in designs if other is not d for f in other]
-            )
-            >= 0.2
-        )
+        others = [looks[f] for other in designs if other is not d for f in other]
+        return _recognised(looks[d[0]], others) >= 0.2
 
-    return {
-        d[0].design: d
-        for d in sorted(designs, key=lambda d: d[0].design)
-        if len(designs) > 1 and good(d)
-    }
+    if len(designs) < 2:
+        return {}
+    return {d[0].design: d for d in sorted(designs, key=lambda d: d[0].design) if good(d)}
 
-# %% ../../nbs/making/00_glyphs.ipynb #8a65eabff63a45729fe45fb5ade58bdc
+# %% ../../nbs/making/00_glyphs.ipynb #cell-021
 def _weights():
     t, w = np.linspace(0, 4, SIDE), np.zeros((SIDE, 5))
     for i, x in enumerate(t):
@@ -169,23 +175,22 @@ def _weights():
     return w
 
 
-_GRID = _weights()  # how much each of five points moves each row
+_GRID = _weights()  # (56, 5): how much each of five points moves each row
 
 
 def _moved(rng, ink):
-    angle, shear, scale, aspect = (
-        np.deg2rad(rng.uniform(-14, 14)),
-        rng.uniform(-0.25, 0.25),
-        rng.uniform(0.75, 1.08),
-        np.exp(rng.uniform(-0.09, 0.09)),
-    )
+    "The ink (56, 56), turned, slanted, scaled, shifted and bent."
+    angle = np.deg2rad(rng.uniform(-14, 14))
+    shear = rng.uniform(-0.25, 0.25)
+    scale = rng.uniform(0.75, 1.08)
+    aspect = np.exp(rng.uniform(-0.09, 0.09))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     back = np.linalg.inv(turn @ [[1, 0], [shear, 1]] @ np.diag([scale * aspect, scale / aspect]))
     bent = [_GRID @ rng.normal(0, 2.4, (5, 5)) @ _GRID.T for _ in range(2)]
-    place = (
-        np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 - rng.uniform(-3.6, 3.6, 2)[:, None, None] + bent
-    )
-    return map_coordinates(ink, np.einsum('ij,jyx->iyx', back, place) + (SIDE - 1) / 2, order=1)
+    middle = (SIDE - 1) / 2
+    shift = rng.uniform(-3.6, 3.6, 2)[:, None, None]
+    at = np.mgrid[:SIDE, :SIDE] - middle - shift + bent
+    return map_coordinates(ink, np.einsum('ij,jyx->iyx', back, at) + middle, order=1)
 
 
 def written(
@@ -198,19 +203,20 @@ def written(
     small = _moved(rng, ink).reshape(28, 2, 28, 2).mean((1, 3)) * rng.uniform(0.8, 1)
     return (np.round(np.clip(small, 0, 1) * 15) * 17).astype(np.uint8)
 
-# %% ../../nbs/making/00_glyphs.ipynb #3ed186c9a28b402fb0bc4494df01f08d
+# %% ../../nbs/making/00_glyphs.ipynb #cell-025
 def draw(
     rng: np.random.Generator,
     n: int,
-    classes: Sequence[str],
+    classes: Sequence[str],  # each a string of characters
     designs: Sequence[Mapping[str, Sequence[Face]]],  # of each class
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, 28, 28) uint8, (n,) int64
     "n written characters and their classes."
-    images, labels = np.zeros((n, 28, 28), np.uint8), np.arange(n) % len(classes)
+    images = np.zeros((n, 28, 28), np.uint8)
+    labels = np.arange(n) % len(classes)
     for i, k in enumerate(labels):
-        found = designs[k]
-        faces = found[list(found)[rng.integers(len(found))]]
-        images[i] = written(
-            rng, glyph(faces[rng.integers(len(faces))], classes[k][rng.integers(len(classes[k]))])
-        )
+        names = list(designs[k])
+        faces = designs[k][names[rng.integers(len(names))]]
+        face = faces[rng.integers(len(faces))]
+        character = classes[k][rng.integers(len(classes[k]))]
+        images[i] = written(rng, glyph(face, character))
     return images, labels

@@ -13,7 +13,7 @@ def grown_fields(
     value,  # an instance of a dataclass
     first: frozenset[str],  # the fields that its first format had
 ) -> dict[str, object]:
-    "The fields to write of `value`, in order: those of the first format, and others unless default."
+    "The fields to write of `value`, in order: the first format's, and later ones unless default."
 
     def is_default(f):
         default = f.default_factory() if f.default is MISSING else f.default

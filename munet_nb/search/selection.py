@@ -5,36 +5,42 @@
 # %% auto #0
 __all__ = ['score', 'ranked', 'sample_parent']
 
-# %% ../../nbs/40_search/03_selection.ipynb #acae54e37e7d407bbb7b55eff062a284
+# %% ../../nbs/40_search/03_selection.ipynb #cell-002
 from collections.abc import Mapping, Sequence
 
-import numpy as np
+from numpy.random import Generator
 
 from ..checks import check
 from ..models.accounting import accounted_params
 from ..models.model import Model
 from ..models.pool import Users
 
-# %% ../../nbs/40_search/03_selection.ipynb #72eea5119410473aa328ad9291626812
+# %% ../../nbs/40_search/03_selection.ipynb #cell-005
 def score(
     model: Model,
     users: Users,  # layer -> tasks whose kept models use it
     scale_factor: float,  # s in (0, 1]; 1 is no size penalty
     reference: int,  # P, the root model's reference count
-) -> float:
-    "Scale-controlled score: quality * s^(accounted parameters / P) (section 4.3 of the paper). Raises InputError for s or a quality out of range."
+) -> float:  # in [0, 1]
+    """Scale-controlled score: quality * s^(accounted parameters / P).
+
+    Section 4.3 of the paper. Raises InputError for s or a quality out of range.
+    """
     check('scale_factor', scale_factor, 0 < scale_factor <= 1, 'a number in (0, 1]')
     check(f'quality of {model.id}', model.quality, 0 <= model.quality <= 1, 'an accuracy in [0, 1]')
     return model.quality * scale_factor ** (accounted_params(model, users) / reference)
 
-# %% ../../nbs/40_search/03_selection.ipynb #938c804e27f84196a10c8828c723f798
-def ranked(active: Sequence[Model], scores: Mapping[str, float]) -> list[Model]:
+# %% ../../nbs/40_search/03_selection.ipynb #cell-012
+def ranked(
+    active: Sequence[Model],
+    scores: Mapping[str, float],  # of each of them, by id
+) -> list[Model]:
     "The models by falling score; of equal ones the older first."
     return sorted(active, key=lambda m: -scores[m.id])
 
-
+# %% ../../nbs/40_search/03_selection.ipynb #cell-014
 def sample_parent(
-    rng: np.random.Generator,
+    rng: Generator,
     active: Sequence[Model],  # the active population
     seeds: Sequence[Model],  # the seed models
     scores: Mapping[str, float],  # score of each active model, by id

@@ -1,0 +1,204 @@
+"The house is a book: what its imports must be, read off the modules themselves."
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import sync
+
+TOP = Path(__file__).resolve().parents[1]
+PACKAGE = 'munet_nb'
+CHAPTERS = (
+    'checks', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'runs', 'pictures',
+    'bench', 'options', 'cli',
+)
+APART = 'making'  # of packaged data: it uses the chapters, and they do not use it
+MAY_DRAW = ('pictures', APART)
+MAY_DRAW_INSIDE = ('munet_nb.bench.results',)  # in functions alone, so that it loads without
+
+
+@dataclass(frozen=True)
+class Import:
+    "One name that a module imports."
+
+    module: str  # 'munet_nb.search.ask', 'numpy'
+    name: str | None  # 'ask'; None: the module itself
+    line: int
+    inside: bool  # a function or a class
+
+    @property
+    def full(self) -> str:
+        "The imported module, if it is one of ours that the name says."
+        longer = f'{self.module}.{self.name}'
+        return longer if longer in modules() else self.module
+
+
+def name_of(path: Path) -> str:
+    "'munet_nb.search.ask' for munet_nb/search/ask.py, 'munet_nb.search' for its __init__.py."
+    parts = path.relative_to(TOP).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    "Every module of the package and its file, the generated index left out."
+    paths = sorted((TOP / PACKAGE).rglob('*.py'))
+    return {name_of(p): p for p in paths if p.name != '_modidx.py'}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text())
+
+
+def base_of(module: str, node: ast.ImportFrom) -> str:
+    "The module that a `from ... import` names, its dots resolved."
+    if not node.level:
+        return node.module
+    package = module.split('.')
+    if modules()[module].name != '__init__.py':
+        package = package[:-1]
+    package = package[: len(package) - (node.level - 1)]
+    return '.'.join([*package, *([node.module] if node.module else [])])
+
+
+@cache
+def imports(module: str) -> tuple[Import, ...]:
+    "All that a module imports, inside its functions too."
+    tree = tree_of(module)
+    outside, found = set(tree.body), []
+    for node in ast.walk(tree):
+        inside = node not in outside
+        if isinstance(node, ast.Import):
+            found += [Import(a.name, None, node.lineno, inside) for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = base_of(module, node)
+            found += [Import(base, a.name, node.lineno, inside) for a in node.names]
+    return tuple(found)
+
+
+def is_ours(name: str) -> bool:
+    return name.split('.')[0] == PACKAGE
+
+
+def chapter_of(module: str) -> str | None:
+    "'search' for 'munet_nb.search.ask'; None for the package's face."
+    return (module.split('.') + [None])[1]
+
+
+@cache
+def notebook_of(module: str) -> str | None:
+    "'40_search/05_ask' for 'munet_nb.search.ask'; None for the face of a package."
+    found = re.search(r'File to edit: [./]*nbs/(.+)\.ipynb', modules()[module].read_text())
+    return found and found[1]
+
+
+EXPORTED = [name_of(p) for p in sync.exported(TOP) if p.name != '_modidx.py']
+
+
+def ours(module: str) -> set[str]:
+    "The modules of the package that a module imports."
+    return {i.full for i in imports(module) if is_ours(i.full)} - {module}
+
+
+def test_every_module_belongs_to_a_chapter_and_is_exported_from_a_notebook_of_it():
+    assert len(EXPORTED) > 40
+    for module in EXPORTED:
+        chapter, notebook = chapter_of(module), notebook_of(module)
+        assert chapter in (*CHAPTERS, APART), f'{module}: no chapter is called {chapter}'
+        assert notebook, f'{module}: does not say which notebook it comes from'
+        told = re.sub(r'^\d+_', '', notebook.split('/')[0])
+        assert told == chapter, f'{module}: comes from {notebook}, a notebook of another chapter'
+
+
+def test_the_numbers_of_the_notebooks_are_the_order_of_the_chapters():
+    first = {}
+    for module in EXPORTED:
+        if chapter_of(module) != APART:
+            first.setdefault(chapter_of(module), notebook_of(module).split('/')[0])
+    assert sorted(first, key=first.get) == [c for c in CHAPTERS if c in first]
+    assert set(CHAPTERS) - set(first) <= {'options'}
+    numbers = [re.match(r'(.*/)?\d+', notebook_of(m))[0] for m in EXPORTED]
+    twice = {n for n in numbers if numbers.count(n) > 1}
+    assert not twice, f'two notebooks have the number {twice}'
+
+
+@pytest.mark.parametrize('module', EXPORTED)
+def test_nothing_imports_upward(module):
+    "Neither between chapters nor inside one, where a notebook's number is the order."
+    here = chapter_of(module)
+    for other in sorted(ours(module)):
+        there = chapter_of(other)
+        if here == APART:
+            continue
+        assert there != APART, f'{module} imports {other}, which only makes packaged data'
+        assert there, f'{module} imports the face of the package, which stands after everything'
+        if there != here:
+            after = CHAPTERS.index(there) > CHAPTERS.index(here)
+            assert not after, f'{module} imports {other}, of a later chapter'
+            continue
+        assert notebook_of(other), f'{module} imports {other}, the face of its own chapter'
+        mine, its = notebook_of(module), notebook_of(other)
+        assert its < mine, f'{module} ({mine}) imports {other} ({its}), which comes after it'
+
+
+@pytest.mark.parametrize('face', sorted(set(modules()) - set(EXPORTED) - {PACKAGE}))
+def test_the_face_of_a_chapter_shows_that_chapter_alone(face):
+    for other in sorted(ours(face)):
+        assert chapter_of(other) == chapter_of(face), f'{face} imports {other}'
+
+
+def private(name: str | None) -> bool:
+    return bool(name) and name.startswith('_') and not name.endswith('__')
+
+
+@pytest.mark.parametrize('module', sorted(modules()))
+def test_no_private_name_crosses_a_module(module):
+    bound = set()  # names that are modules of ours here
+    for i in imports(module):
+        if not is_ours(i.module):
+            continue
+        said = f'{module}, line {i.line}, imports {i.name} of {i.module}'
+        assert not private(i.name), said
+        if i.name and i.full != i.module:
+            bound.add(i.name)
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            reaches = node.value.id in bound and private(node.attr)
+            said = f'{module}, line {node.lineno}, uses {node.attr} of {node.value.id}'
+            assert not reaches, said
+
+
+@pytest.mark.parametrize('module', [m for m in EXPORTED if chapter_of(m) == 'search'])
+def test_the_search_knows_no_arrays_and_no_device(module):
+    "Of other packages it has numpy's generators alone; of ours, what it is built on."
+    for i in imports(module):
+        said = f'{module}, line {i.line}, imports {i.full}'
+        if is_ours(i.full):
+            assert chapter_of(i.full) in ('checks', 'network', 'models', 'search'), said
+        else:
+            standard = i.module.split('.')[0] in sys.stdlib_module_names
+            assert standard or i.module == 'numpy.random', said
+
+
+@pytest.mark.parametrize('module', sorted(modules()))
+def test_only_pictures_draw(module):
+    for i in imports(module):
+        if i.module.split('.')[0] == 'matplotlib' and chapter_of(module) not in MAY_DRAW:
+            allowed = i.inside and module in MAY_DRAW_INSIDE
+            assert allowed, f'{module}, line {i.line}, imports {i.module}, which only pictures may'
+
+
+def test_imports_are_read_right():
+    "What the rules above stand on."
+    plans = 'munet_nb.search.plans'
+    assert {'munet_nb.models.pool', 'munet_nb.network.kinds'} <= ours(plans)
+    assert Import('munet_nb.network.arch', 'Arch', 1, False).full == 'munet_nb.network.arch'
+    assert Import('munet_nb.engine', 'steps', 1, False).full == 'munet_nb.engine.steps'
+    dots = ast.parse('from ..engine import steps; from .arch import _x').body
+    assert [base_of(plans, n) for n in dots] == ['munet_nb.engine', 'munet_nb.search.arch']
+    assert private('_x') and not private('__version__')
