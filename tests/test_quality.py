@@ -1,4 +1,7 @@
-"The comparison of methods: a tiny run of the benchmark as it was committed, and `munet bench quality` as a user meets it."
+"""The comparison of methods: a tiny run of the benchmark as it was committed.
+
+And `munet bench quality` as a user meets it.
+"""
 
 import json
 import sys
@@ -8,18 +11,14 @@ from pathlib import Path
 import pytest
 
 from munet_nb import Config, Evolution, load_benchmark, load_root
-from munet_nb.bench.comparison import Bench
-from munet_nb.bench.protocol import (
-    ABLATIONS,
-    COMPARISONS,
-    Comparison,
-    check_method,
-    evolution_config,
-)
+from munet_nb.bench.folder import Bench
+from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, Comparison, check_method
+from munet_nb.bench.protocol import evolution_config
 from munet_nb.bench.records import read_records
 from munet_nb.cli import main
 
 GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
+RESULTS = Path(__file__).parents[1] / 'nbs' / 'results'
 
 
 def golden_run(path) -> list[dict]:
@@ -41,8 +40,15 @@ def golden_run(path) -> list[dict]:
         return json.loads(json.dumps(evo.records))
 
 
+def read_golden() -> list[dict]:
+    return [json.loads(line) for line in GOLDEN.read_text().splitlines()]
+
+
 def differences(a, b, where='journal'):
-    "Where two journals differ, accuracies but by rounding; digests of trained parameters may differ from machine to machine."
+    """Where two journals differ, accuracies but by rounding.
+
+    Digests of trained parameters may differ from machine to machine.
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         if a.keys() != b.keys():
             yield f'{where}: {a.keys() ^ b.keys()}'
@@ -62,15 +68,13 @@ def differences(a, b, where='journal'):
 
 
 def test_a_tiny_run_of_the_benchmark_gives_the_committed_journal(tmp_path):
-    golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
-    assert not list(differences(golden, golden_run(tmp_path / 'run')))
+    assert not list(differences(read_golden(), golden_run(tmp_path / 'run')))
 
 
 def test_a_different_journal_would_be_noticed():
-    golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
-    other = json.loads(GOLDEN.read_text().splitlines()[1])
+    golden, (first, other, *rest) = read_golden(), read_golden()
     other['children'][0]['model']['parent'] = 'somebody else'
-    assert list(differences(golden, [golden[0], other, *golden[2:]]))
+    assert list(differences(golden, [first, other, *rest]))
 
 
 @pytest.fixture
@@ -85,59 +89,43 @@ def tiny(monkeypatch, tmp_path):
         children_per_generation=2,
         task_iterations=1,
     )
-    monkeypatch.setitem(
-        COMPARISONS,
-        'quick',
-        Comparison(
-            'demo',
-            'random:Ti1',
-            config,
-            (0.05,),
-            ('munet_1', 'norm_head'),
-            (0,),
-            ('digits', 'parity'),
-        ),
+    comparison = Comparison(
+        benchmark='demo',
+        root='random:Ti1',
+        config=config,
+        rates=(0.05,),
+        methods=('munet_1', 'norm_head'),
+        seeds=(0,),
+        tasks=('digits', 'parity'),
     )
+    monkeypatch.setitem(COMPARISONS, 'quick', comparison)
     return tmp_path / 'quality'
 
 
+def bench_quality(folder, *args):
+    return main(['bench', 'quality', '--quick', '--out', str(folder), *args])
+
+
 def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsys):
-    assert main(['bench', 'quality', '--quick', '--out', str(tiny)]) == 0
+    assert bench_quality(tiny) == 0
     out = capsys.readouterr().out
-    assert 'munet_1' in out and 'norm_head' in out and 'parameters per task' in out
+    for said in ('munet_1', 'norm_head', 'parameters per task'):
+        assert said in out
+    assert (tiny / 'quality.png').exists()
     records = {r['method']: r for r in read_records(tiny)}
-    assert records.keys() == {'munet_1', 'norm_head'} and (tiny / 'quality.png').exists()
+    assert records.keys() == {'munet_1', 'norm_head'}
     for r in records.values():
-        assert (
-            r['seed'] == 0
-            and r['versions']['jax']
-            and r['config']['training']['batches'] == 4
-            and r['seconds'] > 0
-            and f"--method {r['method']} " in r['command']
-        )
+        assert r['seed'] == 0
+        assert r['versions']['jax']
+        assert r['config']['training']['batches'] == 4
+        assert r['seconds'] > 0
+        assert f'--method {r["method"]} ' in r['command']
         for t in r['tasks'].values():
-            assert (
-                {'validation', 'test', 'examples', 'lineage_examples'} <= t.keys()
-                and 0 <= t['test'] <= 1
-                and t['examples'] == 2 * 4 * 32
-            )
+            assert {'validation', 'test', 'examples', 'lineage_examples'} <= t.keys()
+            assert 0 <= t['test'] <= 1
+            assert t['examples'] == 2 * 4 * 32
     before = (tiny / 'munet_1-0.json').read_bytes()
-    assert (
-        main(
-            [
-                'bench',
-                'quality',
-                '--quick',
-                '--out',
-                str(tiny),
-                '--method',
-                'munet_1',
-                '--method',
-                'norm_head',
-            ]
-        )
-        == 0
-    )
+    assert bench_quality(tiny, '--method', 'munet_1', '--method', 'norm_head') == 0
     assert (tiny / 'munet_1-0.json').read_bytes() == before
 
 
@@ -152,7 +140,7 @@ def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsy
     ],
 )
 def test_a_mistake_is_one_line_and_runs_nothing(tiny, bad, capsys):
-    assert main(['bench', 'quality', '--quick', '--out', str(tiny), *bad]) == 2
+    assert bench_quality(tiny, *bad) == 2
     err = capsys.readouterr().err
     assert err.startswith('munet: ') and err.count('\n') == 1
     assert not list(tiny.glob('*.json'))
@@ -161,12 +149,10 @@ def test_a_mistake_is_one_line_and_runs_nothing(tiny, bad, capsys):
 def test_the_protocol_lists_methods_that_exist_and_configurations_that_differ_as_they_say():
     c = COMPARISONS['characters8']
     base = evolution_config('munet_1', c.config)
-    assert base.scale_factor == 1 and evolution_config('munet_0.3', c.config) == replace(
-        base, scale_factor=0.3
-    )
-    assert evolution_config(ABLATIONS[0], c.config) == replace(
-        base, seed_segments=0, mutation_prob=0.1, cloning_prob=0.0
-    )
+    assert base.scale_factor == 1
+    assert evolution_config('munet_0.3', c.config) == replace(base, scale_factor=0.3)
+    paper = replace(base, seed_segments=0, mutation_prob=0.1, cloning_prob=0.0)
+    assert evolution_config(ABLATIONS[0], c.config) == paper
     for method in (*c.methods, *ABLATIONS):
         check_method(method, c, 3)
 
@@ -174,14 +160,12 @@ def test_the_protocol_lists_methods_that_exist_and_configurations_that_differ_as
 @pytest.mark.parametrize('name', COMPARISONS)
 def test_the_committed_records_are_of_the_comparison_as_it_is(name, tmp_path):
     setting = Bench(COMPARISONS[name], tmp_path).setting
-    assert {
-        r['setting'] for r in read_records(Path(__file__).parent.parent / 'nbs/results' / name)
-    } == {setting}
+    assert {r['setting'] for r in read_records(RESULTS / name)} == {setting}
 
 
 if __name__ == '__main__':  # write the golden journal anew: python tests/test_quality.py FOLDER
-    # What changes this journal changes the demo's system too: the figures and the picture that the README tells of `munet demo` are then to be made again.
+    # What changes this journal changes the demo's system too: the figures and the picture that
+    # the README tells of `munet demo` are then to be made again.
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(
-        ''.join(json.dumps(r, sort_keys=True) + '\n' for r in golden_run(sys.argv[1]))
-    )
+    lines = [json.dumps(r, sort_keys=True) + '\n' for r in golden_run(sys.argv[1])]
+    GOLDEN.write_text(''.join(lines))
