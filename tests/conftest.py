@@ -1,4 +1,4 @@
-"Compiled programs are kept for the length of the test session: the tests start many searches of the same structures."
+"Compiled programs are kept for the test session: many searches have the same structures."
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"Every notebook runs top to bottom, and reads as a document: no errors, times, devices or paths in its outputs."
+"Every notebook runs top to bottom, and reads as a document."
 
 import ast
 import atexit

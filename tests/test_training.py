@@ -1,4 +1,4 @@
-"The engine: one result whatever the devices and the memory, memory as predicted, programs kept between processes."
+"The engine: one result whatever the devices, memory as predicted, programs kept."
 
 import gc
 import json
