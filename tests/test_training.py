@@ -15,10 +15,10 @@ import pytest
 
 from munet_nb import InputError, TrainingSettings
 from munet_nb.bench.work import Case, make_work
-from munet_nb.engine import generation
+from munet_nb.engine import generation, training
 from munet_nb.engine.devices import batch_parts, chunk_batches, memory_plan, place
 from munet_nb.engine.feeds import TaskFeed, eval_indices
-from munet_nb.engine.generation import Times, train_generation
+from munet_nb.engine.training import Times, train_generation
 from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.network import layers
 from munet_nb.runs import files
@@ -81,7 +81,7 @@ DEVICES = '''
 import json, sys
 sys.path.insert(0, {tests!r})
 import jax, test_training as t
-from munet_nb.engine import generation
+from munet_nb.engine import generation, training
 used, original = [], generation.place
 def place(*args):
     used.extend(original(*args))
@@ -182,8 +182,8 @@ def test_held_validation_outputs_are_counted_by_trunk(work):
     begun = (work.plans, evo.arch, evo.pool, feed, settings, 1, work.key, Programs(), ())
     g = generation.begin_generation(*begun)
     index = eval_indices(len(g.feed.validation.split), settings.batch_size)
-    counted = generation._held_bytes(g, len(index))
-    generation._evaluate(g, index)
+    counted = training._held_bytes(g, len(index))
+    training._evaluate(g, index)
     g.close()
     held = {id(x): x for _, _, found in g.held for _, x in found}
     assert counted == sum(a.nbytes for a in held.values())

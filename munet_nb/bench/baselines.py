@@ -19,7 +19,7 @@ import numpy as np
 
 from ..checks import InputError
 from ..engine.feeds import TaskFeed
-from ..engine.generation import Times, train_generation
+from ..engine.training import Times, train_generation
 from ..engine.programs import Programs
 from ..models.hparams import HParams
 from ..models.model import Model, Root, root_model

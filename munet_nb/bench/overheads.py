@@ -20,7 +20,7 @@ import numpy as np
 from .ceiling import seconds_of
 from .work import CASES, SEGMENTS, Pretended, Work, work_root, work_tasks
 from ..engine.feeds import TaskFeed
-from ..engine.generation import Times, plan_generation, train_generation
+from ..engine.training import Times, plan_generation, train_generation
 from ..engine.programs import Programs
 from ..network.arch import get_arch
 from ..search.ask import next_task

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..engine.augment import augment, augment_args
 from ..engine.feeds import TaskFeed, batch_indices, eval_indices
-from ..engine.generation import Times, train_generation
+from ..engine.training import Times, train_generation
 from ..engine.pixels import resize
 from ..engine.programs import Programs
 from ..engine.suffixes import child_key, start_params

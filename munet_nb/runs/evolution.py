@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..checks import InputError, unknown
 from ..engine.feeds import TaskFeed
-from ..engine.generation import Times, train_generation
+from ..engine.training import Times, train_generation
 from ..engine.predict import accuracy
 from ..engine.programs import Programs, shared_programs
 from ..models.model import Model, Root
