@@ -25,7 +25,8 @@ from ..engine.devices import chunk_batches
 from ..engine.feeds import TaskFeed, batch_indices
 from ..engine.optimisers import OPTIMISERS, Tuning, tuning
 from ..engine.predict import feed_accuracy
-from ..engine.steps import learning_rates, load_train
+from ..engine.chunks import load_train
+from ..engine.steps import learning_rates
 from ..models.model import Root
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer, chain_kinds, init_layer, layer_key

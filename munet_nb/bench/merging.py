@@ -21,7 +21,7 @@ from .baselines import Fit, Recipe, Trainer
 from .forms import form_size
 from ..engine.feeds import TaskFeed, batch_indices
 from ..engine.predict import feed_accuracy
-from ..engine.steps import load_eval
+from ..engine.chunks import load_eval
 from ..models.model import Root
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer, chain_kinds
