@@ -70,38 +70,53 @@ def definitions(cell):
     if not text.startswith('#| export'):
         return []
     found = [n for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    return [n for n in found if not n.name.startswith('_')]
+    return [n.name for n in found if not n.name.startswith('_')]
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
-def test_reads_as_a_document(path):
-    nb = json.loads(path.read_text())
+def faults_of_layout(path):
+    "What keeps a notebook from being a document."
     first = sync.source(cells(path, 'markdown')[0])
-    assert first.startswith('# ') and '\n> ' in first, 'a title and a subtitle'
-    assert 'widgets' not in nb['metadata']
+    if not (first.startswith('# ') and '\n> ' in first):
+        yield 'it has no title and subtitle'
+    if 'widgets' in json.loads(path.read_text())['metadata']:
+        yield 'it holds widget state'
     for c in cells(path, 'code'):
-        text = sync.source(c)
-        together = [n.name for n in definitions(c)]
-        assert len(together) <= 4, f'a cell holds one definition or a tight group: {together}'
-        long = [line for line in text.splitlines() if len(line) > 110]
-        assert not long, f'a line of more than 110 columns: {long[0]}'
+        text, together = sync.source(c), definitions(c)
+        if len(together) > 4:
+            yield f'a cell holds one definition or a tight group: {together}'
+        for line in text.splitlines():
+            if len(line) > 110:
+                yield f'a line of more than 110 columns: {line}'
         for o in c['outputs']:
-            assert o['output_type'] != 'error'
-            assert sync.WIDGET not in o.get('data', {})
             shown = {k: v for k, v in o.get('data', o).items() if not k.startswith('image/')}
-            found = re.search(MACHINE, json.dumps(shown))
-            assert not found, f'an output tells of the machine: {found and found[0]}'
+            if o['output_type'] == 'error' or sync.WIDGET in shown:
+                yield 'an output is an error or a widget'
+            if found := re.search(MACHINE, json.dumps(shown)):
+                yield f'an output tells of the machine: {found[0]}'
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
-def test_prose_comes_in_pieces(path):
+def test_notebooks_read_as_documents():
+    faults = [f'{name_of(p)}: {fault}' for p in NOTEBOOKS for fault in faults_of_layout(p)]
+    assert not faults, '\n'.join(faults)
+
+
+def paragraphs(text):
+    return re.split(r'\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )', text)
+
+
+def test_prose_comes_in_pieces():
     "A paragraph of more than 120 words is a list or a table that was not made yet."
-    for c in cells(path, 'markdown'):
-        for paragraph in re.split(r'\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )', sync.source(c)):
-            words = len(paragraph.split())
-            assert words <= 120 or paragraph.lstrip().startswith('|'), (
-                f'{words} words in one piece: {paragraph[:100]} ...'
-            )
+    pages = {name_of(p): [sync.source(c) for c in cells(p, 'markdown')] for p in NOTEBOOKS}
+    for name in ('README.md', 'CONTRIBUTING.md'):
+        pages[name] = [(TOP / name).read_text()]
+    walls = [
+        f'{name}: {len(piece.split())} words in one piece: {piece[:80]} ...'
+        for name, texts in pages.items()
+        for text in texts
+        for piece in paragraphs(text)
+        if len(piece.split()) > 120 and not piece.lstrip().startswith('|')
+    ]
+    assert not walls, '\n'.join(walls)
 
 
 def links(path):
@@ -109,10 +124,14 @@ def links(path):
         yield from re.findall(r'\]\((?!http|#|attachment:)([^)#]+)', sync.source(c))
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
-def test_links_lead_somewhere(path):
-    for target in links(path):
-        assert (path.parent / target).exists(), target
+def test_links_lead_somewhere():
+    dead = [
+        f'{name_of(path)}: {target}'
+        for path in NOTEBOOKS
+        for target in links(path)
+        if not (path.parent / target).exists()
+    ]
+    assert not dead, '\n'.join(dead)
 
 
 def test_the_map_lists_every_notebook():
