@@ -25,14 +25,6 @@ from ..network.arch import Arch
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan, TrainedChild
 
-# %% ../../nbs/50_engine/12_training.ipynb #5ebf3322
-@dataclass
-class Times:
-    "Seconds spent, but for compiling, which `Programs` counts."
-
-    training: float = 0.0
-    evaluating: float = 0.0
-
 # %% ../../nbs/50_engine/12_training.ipynb #f7451ac2
 def _images(g: GenerationInTraining, batches: int) -> jax.ShapeDtypeStruct:
     shape = (batches, g.settings.batch_size, g.image_size, g.image_size, 3)
@@ -153,6 +145,14 @@ def _evaluate(
             so_far, good = totals[number]
             totals[number] = so_far + int(correct), good and bool(finite)
     return totals
+
+# %% ../../nbs/50_engine/12_training.ipynb #5ebf3322
+@dataclass
+class Times:
+    "Seconds spent, but for compiling, which `Programs` counts."
+
+    training: float = 0.0
+    evaluating: float = 0.0
 
 # %% ../../nbs/50_engine/12_training.ipynb #4974a5c6
 def plan_generation(

@@ -23,9 +23,8 @@ class Training:
     title: str
     children: int
     segments: int  # that each child is trained
-    evaluations: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # child -> its validation accuracy after each segment so far
+    # child -> its validation accuracy after each segment so far
+    evaluations: dict[int, list[float]] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)  # seconds of the clock
 
     @property
