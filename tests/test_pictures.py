@@ -1,14 +1,12 @@
 "Every picture of every moment: of nothing yet, of many tasks, of long names, on a dark page."
 
-from dataclasses import asdict
-
 import pytest
 
 from munet_nb import pictures
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import LayerRef, Model, model_to_json
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES
-from munet_nb.search.journal import TaskInfo
+from munet_nb.search.journal import TaskInfo, info_to_json
 
 DRAW = [*PICTURES.values(), *(draw for _, draw in OTHER_PICTURES.values())]
 
@@ -31,7 +29,7 @@ def plain(task) -> Model:
 
 def records_of(*models) -> list[dict]:
     "The journal of a run with one generation of one child per task, which is kept."
-    tasks = [asdict(TaskInfo(m.task, ('x', 'y'), False, '', '')) for m in models]
+    tasks = [info_to_json(TaskInfo(m.task, ('x', 'y'), False, '', '')) for m in models]
     records = [{'kind': 'run', 'root': model_to_json(ROOT), 'tasks': tasks}]
     for m in models:
         common = {'task': m.task, 'iteration': 0}

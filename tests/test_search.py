@@ -14,10 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import ARCH, REFERENCE, ToyRun, info, toy_root_model
 
+from munet_nb.bench.folder import setting_digest
+from munet_nb.bench.protocol import COMPARISONS, Comparison
 from munet_nb.checks import InputError
 from munet_nb.models.accounting import accounted_params, params_per_task, users_of_models
 from munet_nb.models.hparams import AUTO_TUNE, DATA_HPARAMS, MODEL_HPARAMS, HParams
 from munet_nb.models.model import model_from_json
+from munet_nb.pictures.hyperparameters import plot_hyperparameters, plot_tuned_values
+from munet_nb.roots.load import load_root
+from munet_nb.runs.report import GenerationReport
+from munet_nb.runs.rundir import RunDir, example_run
+from munet_nb.runs.start import first_record
 from munet_nb.search.ask import ask, generations_left, next_task
 from munet_nb.search.config import (
     PRESETS,
@@ -28,10 +35,11 @@ from munet_nb.search.config import (
     config_to_json,
     with_fields,
 )
-from munet_nb.search.journal import replay
+from munet_nb.search.journal import TaskInfo, info_to_json, replay
 from munet_nb.search.mutation import OPERATORS, mutate_child, mutations, probabilities
 from munet_nb.search.plans import Surroundings
 from munet_nb.search.selection import sample_parent
+from munet_nb.tasks.task import task_from_arrays
 
 configs = st.builds(
     Config,
@@ -390,7 +398,7 @@ def test_what_the_operators_did_is_told_of_every_child(history):
             m = model_from_json(c['model'])
             parent = before.models[m.parent]
             told = '; '.join(mutations(parent, m, c['trained']))
-            for name in MODEL_HPARAMS:
+            for name in MODEL_HPARAMS + DATA_HPARAMS:
                 moved = getattr(m.hparams, name) != getattr(parent.hparams, name)
                 assert (f'{name} from' in told) == moved
             for name in m.layers:
@@ -539,6 +547,53 @@ def test_a_new_field_is_written_and_read_back_where_it_is_not_the_default(grown)
     run.step()
     assert all(c['model']['hparams']['decay'] == 0.1 for c in run.records[1]['children'])
     assert run.state.root.hparams.decay == 0.1
+
+
+def test_a_section_that_is_not_written_has_its_defaults():
+    written = config_to_json(Config(seed=3))
+    for name in ('training', 'defaults', 'search'):
+        assert config_from_json({k: v for k, v in written.items() if k != name}) == Config(seed=3)
+
+
+def test_a_new_field_of_what_is_known_of_a_task_changes_no_first_record(grown, monkeypatch):
+    images = np.zeros((20, 8, 8, 3), 'uint8')
+    tasks = [task_from_arrays('a', (images, np.arange(20) % 2))]
+    config = Config(auto_tune=False)
+    records = [first_record(load_root('random:Ti3'), tasks, config)]
+    later = make_dataclass('TaskInfo', [('added', int, 0)], bases=(TaskInfo,), frozen=True)
+    monkeypatch.setattr('munet_nb.runs.start.TaskInfo', later)
+    monkeypatch.setattr('munet_nb.search.journal.TaskInfo', later)
+    records.append(first_record(load_root('random:Ti3'), tasks, as_grown(config, grown)))
+    assert digest(records[0]) == digest(records[1])
+    (read,) = replay(records[:1]).tasks.values()
+    assert read.added == 0
+    assert info_to_json(replace(read, added=2)) == info_to_json(read) | {'added': 2}
+
+
+@pytest.mark.parametrize('name', COMPARISONS)
+def test_a_new_field_with_a_neutral_default_changes_no_setting(grown, name):
+    comparison = COMPARISONS[name]
+    cls = make_dataclass('Comparison', [('added', int, 0)], bases=(Comparison,), frozen=True)
+    values = {f.name: getattr(comparison, f.name) for f in fields(comparison)}
+    later = cls(**values | {'config': as_grown(comparison.config, grown)})
+    assert setting_digest(later, {}) == setting_digest(comparison, {})
+    assert setting_digest(replace(later, added=1), {}) != setting_digest(comparison, {})
+
+
+def test_a_run_written_before_a_hyperparameter_existed_can_be_drawn_and_told():
+    records = RunDir(example_run()).records()
+    old = json.loads(json.dumps(records))
+    models = [old[0]['root']]
+    models += [c['model'] for r in old if r['kind'] == 'generation' for c in r['children']]
+    for model in models:
+        del model['hparams']['hue']
+    for run in (records, old):
+        plot_tuned_values(run).draw_without_rendering()
+        plot_hyperparameters(run).draw_without_rendering()
+    first, generation = old[:1], old[1]
+    assert GenerationReport(generation, replay(first)).table().equals(
+        GenerationReport(records[1], replay(records[:1])).table()
+    )
 
 
 def test_an_unknown_field_is_refused(grown):

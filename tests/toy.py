@@ -1,6 +1,6 @@
 "Searches without training: a child pretends an accuracy, its new layers are random numbers."
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -12,7 +12,7 @@ from munet_nb.network.chain import count_params, layer_names, reference_params
 from munet_nb.network.kinds import Sizes
 from munet_nb.search.ask import ask, next_task, segments_left
 from munet_nb.search.config import Config
-from munet_nb.search.journal import State, TaskInfo, apply_record, replay
+from munet_nb.search.journal import State, TaskInfo, apply_record, info_to_json, replay
 from munet_nb.search.plans import TrainedChild
 from munet_nb.search.tell import end_of_iteration, tell
 
@@ -38,7 +38,7 @@ def toy_root_model(config: Config):
 
 
 def info(name: str, private: bool = False) -> dict:
-    return asdict(TaskInfo(name, ('a', 'b'), private, '', ''))
+    return info_to_json(TaskInfo(name, ('a', 'b'), private, '', ''))
 
 
 def pretend_child(plan, salt) -> TrainedChild:

@@ -17,6 +17,7 @@ from .protocol import Comparison
 from .records import only_once, read_json, write_json
 from ..checks import InputError
 from ..engine.programs import shared_programs
+from ..models.growth import grown_fields
 from ..models.model import Root
 from ..roots.load import load_root
 from ..search.config import Config, config_to_json, with_fields
@@ -24,20 +25,20 @@ from ..tasks.benchmarks import load_benchmark
 from ..tasks.task import Task
 
 # %% ../../nbs/90_bench/07_folder.ipynb #cell-005
+_FIRST = frozenset({'benchmark', 'root', 'config', 'rates', 'methods', 'seeds', 'tasks'})
+
+
 def setting_digest(
     comparison: Comparison,
     tasks: dict[str, Task],  # by name
 ) -> str:
     "What every record of a comparison carries: a hash of its data, its root and its configuration."
-    setting = {
-        'benchmark': comparison.benchmark,
-        'root': comparison.root,
+    setting = grown_fields(comparison, _FIRST) | {
         'tasks': {n: t.fingerprint for n, t in tasks.items()},
-        'rates': comparison.rates,
         'config': config_to_json(comparison.config),
     }
-    if comparison.layers:
-        setting['layers'] = comparison.layers
+    for which_runs in ('methods', 'seeds'):
+        del setting[which_runs]
     return sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/90_bench/07_folder.ipynb #cell-007

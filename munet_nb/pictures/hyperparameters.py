@@ -8,12 +8,12 @@ __all__ = ['hyperparameter_table', 'plot_hyperparameters', 'plot_tuned_values']
 # %% ../../nbs/80_pictures/09_hyperparameters.ipynb #3f0af32eb9d20ee249af47bd0b4f4238
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..models.model import Model
+from ..models.model import Model, model_from_json
 from .axes import few_ticks, nothing_yet
 from .canvas import LIGHT, Picture, Theme, small_multiples, task_colors
 from .canvas import task_legend
@@ -114,8 +114,9 @@ def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pictu
     colors = task_colors(list(state.tasks))
     kept = kept_models(state)
     children = children_by_task(records, state)
-    hparams = [c['model']['hparams'] for found in children.values() for _, c in found]
-    values = {name: [h[name] for h in hparams] for name in asdict(state.root.hparams)}
+    models = [model_from_json(c['model']) for found in children.values() for _, c in found]
+    names = [f.name for f in fields(state.root.hparams)]
+    values = {name: [getattr(m.hparams, name) for m in models] for name in names}
     moved = [name for name, tried in values.items() if len(set(tried)) > 1]
     fig, axs = small_multiples(max(len(moved), 1), theme, task_legend(colors, kept))
     if not moved:

@@ -8,7 +8,7 @@ __all__ = ['Evolution']
 # %% ../../nbs/70_runs/07_evolution.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..checks import InputError, unknown
@@ -28,7 +28,8 @@ from .start import first_record, task_info, tasks_of_run
 from .system import System, layers_of
 from ..search.ask import Generation, ask, generations_left, next_task, rng_for, segments_left
 from ..search.config import Config, with_fields
-from ..search.journal import CHANGEABLE, apply_record, kept_models, open_records
+from ..search.journal import CHANGEABLE, apply_record, info_to_json, kept_models
+from ..search.journal import open_records
 from ..search.plans import TrainedChild
 from ..search.tell import end_of_iteration, tell
 from ..tasks.task import Task, check_tasks
@@ -201,7 +202,7 @@ class Evolution:
         check_tasks([task])
         if task.name in self.state.tasks:
             raise InputError(f'task {task.name!r}: the system has a task of that name already')
-        self._commit({'kind': 'task_added', 'task': asdict(task_info(task))})
+        self._commit({'kind': 'task_added', 'task': info_to_json(task_info(task))})
         self.tasks = {**self.tasks, task.name: task}
 
     def close(self):

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..models.model import model_from_json
 from ..search.journal import State
+from ..search.mutation import mutations
 
 # %% ../../nbs/70_runs/02_report.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 @dataclass(frozen=True)
@@ -39,17 +41,16 @@ class GenerationReport:
         )
 
     def table(self) -> pd.DataFrame:
-        "One row per child: its parent, what it trained, which hyperparameters moved, how it did."
+        "One row per child: its parent, what it trained, what the operators did, how it did."
         rows = {}
         for child in self.record['children']:
-            model = child['model']
-            before = self.state.models[model['parent']].hparams
-            moved = [f'{k} {v}' for k, v in model['hparams'].items() if v != getattr(before, k)]
-            rows[model['id']] = {
-                'parent': model['parent'],
+            model = model_from_json(child['model'])
+            told = mutations(self.state.models[model.parent], model, child['trained'])
+            rows[model.id] = {
+                'parent': model.parent,
                 'trained': ', '.join(child['trained']),
-                'moved': ', '.join(moved),
-                'quality': max(model['evaluations']),
+                'mutations': '; '.join(told),
+                'quality': model.quality,
                 'score': child['score'],
                 'charged': round(child['accounted']),
                 'accepted': child['accepted'],

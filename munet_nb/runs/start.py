@@ -7,14 +7,14 @@ __all__ = ['task_info', 'first_record', 'tasks_of_run']
 
 # %% ../../nbs/70_runs/04_start.ipynb #c81e728d9d4c2f636f067f89cc14862c
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..checks import InputError, check, unknown
 from ..models.model import Root, model_to_json, root_model
 from ..network.kinds import n_tokens
 from ..search.config import Config, config_to_json
-from ..search.journal import FORMAT, State, TaskInfo
+from ..search.journal import FORMAT, State, TaskInfo, info_to_json
 from ..tasks.sources import if_gone, load_source
 from ..tasks.task import Task, check_tasks
 
@@ -44,7 +44,7 @@ def first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
         'root_name': root.name,
         'root': model_to_json(root_model(root, config.defaults)),
         'config': config_to_json(config),
-        'tasks': [asdict(task_info(t)) for t in check_tasks(tasks)],
+        'tasks': [info_to_json(task_info(t)) for t in check_tasks(tasks)],
     }
 
 # %% ../../nbs/70_runs/04_start.ipynb #c20ad4d76fe97759aa27a0c99bff6710

@@ -195,7 +195,8 @@ def config_from_json(d: Mapping) -> Config:
 
     Raises InputError for an unknown field or a value out of range.
     """
-    return make(Config, {**d, **{name: make(cls, d[name]) for name, cls in _sections().items()}})
+    sections = {name: make(cls, d[name]) for name, cls in _sections().items() if name in d}
+    return make(Config, {**d, **sections})
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-022
 def _without(space: Mapping[str, tuple], *names: str) -> dict[str, tuple]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'CHANGEABLE', 'FORMAT', 'TaskInfo', 'State', 'kept_models', 'apply_record', 'replay',
-    'open_first', 'open_records',
+    'CHANGEABLE', 'FORMAT', 'TaskInfo', 'info_to_json', 'State', 'kept_models', 'apply_record',
+    'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..checks import InputError, make, unknown
+from ..models.growth import grown_fields
 from ..models.model import Model, model_from_json
 from ..models.pool import Digest
 from ..network.arch import Arch, get_arch
@@ -28,6 +29,15 @@ class TaskInfo:
     private: bool  # whether its models are kept from the other tasks
     fingerprint: str  # of the data, see Task
     source: str  # how to load it again
+
+# %% ../../nbs/40_search/04_journal.ipynb #cell-005b
+_INFO_FIRST = frozenset({'name', 'classes', 'private', 'fingerprint', 'source'})
+
+
+def info_to_json(info: TaskInfo) -> dict:
+    "What a journal tells of a task, as plain values: the first fields, later ones unless default."
+    return grown_fields(info, _INFO_FIRST)
+
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ __all__ = [
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-002
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from numpy.random import Generator
 
@@ -56,7 +56,8 @@ def _step(rng, draft, probability, around):
 
 
 def _stepped(before, after):
-    pairs = ((n, getattr(before.hparams, n), getattr(after.hparams, n)) for n in MODEL_HPARAMS)
+    names = [f.name for f in fields(after.hparams)]  # those of the data too, which a generation moved
+    pairs = ((n, getattr(before.hparams, n), getattr(after.hparams, n)) for n in names)
     return [f'{name} from {old} to {new}' for name, old, new in pairs if old != new]
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-013
