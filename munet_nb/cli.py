@@ -15,11 +15,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .bench.comparison import Bench, Stopped, run_bench
+from .bench.comparison import Stopped, run_bench
+from .bench.folder import Bench
 from .bench.protocol import COMPARISONS
 from .bench.records import read_records
 from .bench.results import plot_quality, quality_table, task_table
-from .bench.speed import WAYS, measure_speed, show_speed
+from .bench.speed import measure_speed, show_speed
+from .bench.turns import WAYS
 from .bench.work import CASES
 from .checks import InputError
 from .options import add_config, add_moved, add_sources
@@ -61,7 +63,7 @@ def _print_next(evo: Evolution):
     task = shlex.quote(next(iter(evo.system.models)))
     print(f'\nNext: munet predict {run} --task {task} IMAGE...')
     print(f'      munet report {run}')
-    print(f'or, in Python: from munet_nb import System; System.open({str(evo.path)!r})')
+    print(f'or, in Python: import munet_nb as mu; mu.System.open({str(evo.path)!r})')
 
 
 def _run(evo: Evolution):

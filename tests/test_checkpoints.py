@@ -40,6 +40,7 @@ from munet_nb.network.chain import (
     count_params,
     init_chain,
     layer_names,
+    root_names,
 )
 from munet_nb.network.kinds import Sizes
 from munet_nb.roots import export as export_module
@@ -82,7 +83,7 @@ def digests(root):
 
 
 def our_logits(root, head, images):
-    kinds = chain_kinds([*root.layers, 'head'])
+    kinds = chain_kinds(layer_names(root.arch.depth))
     params = [layer.params for layer in root.layers.values()] + [head]
     run = jax.jit(lambda params, x: apply_chain(root.arch, kinds, params, x))
     return np.asarray(run(params, images))
@@ -110,7 +111,7 @@ def images_of(size, n=2, seed=0):
 def random_arrays(format, arch, image_size, seed=0):
     "The arrays of a root model in a file, by name."
     rng = np.random.default_rng(seed)
-    names = layer_names(arch.depth)[:-1]
+    names = root_names(arch)
     return {
         key: rng.normal(size=a.shape).astype('float32')
         for c in counterparts(format, arch, names, Sizes(image_size))
@@ -875,7 +876,7 @@ def changed(system, change):
     "The system with another chain for its one task: `change` gives layers by name."
     ((task, model),) = system.models.items()
     layers = change({r.name: system._pool[r.digest] for r in model.chain})
-    names = sorted(layers, key=[*layer_names(2, (0, 1))].index)
+    names = sorted(layers, key=[*layer_names(2, adapter=(0, 1))].index)
     refs = (LayerRef(n, layers[n].digest, layers[n].n_params, task) for n in names)
     model = replace(model, chain=tuple(refs))
     state = replace(system._state, models={**system._state.models, model.id: model})

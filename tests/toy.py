@@ -8,7 +8,7 @@ import numpy as np
 from munet_nb.models.model import Root, model_to_json, root_model
 from munet_nb.models.pool import Layer, LayerPool, make_layer
 from munet_nb.network.arch import get_arch
-from munet_nb.network.chain import count_params, layer_names, reference_params
+from munet_nb.network.chain import count_params, reference_params, root_names
 from munet_nb.network.kinds import Sizes
 from munet_nb.search.ask import ask, next_task, segments_left
 from munet_nb.search.config import Config
@@ -27,7 +27,7 @@ def toy_layer(*seed) -> Layer:
 
 def toy_root_model(config: Config):
     "A root, which is charged as if its layers were whole, and its layers."
-    layers = {n: toy_layer('root', n) for n in layer_names(ARCH.depth)[:-1]}
+    layers = {n: toy_layer('root', n) for n in root_names(ARCH)}
     model = root_model(Root('toy', ARCH, layers), config.defaults)
     sizes = Sizes(config.defaults.image_size)
 

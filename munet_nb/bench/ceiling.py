@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from .work import SEGMENTS, Work
 from ..engine.trunks import Branch, layer_source, trunk_length, trunk_tree
+from ..models.hparams import sizes_of
 from ..network.arch import Arch, grid_side
 from ..network.chain import chain_kinds
 from ..network.kinds import Sizes, n_tokens
@@ -61,32 +62,22 @@ def products(
     return _PRODUCTS[kind](arch, sizes) if kind in _PRODUCTS else (0, 0)
 
 # %% ../../nbs/90_bench/14_ceiling.ipynb #cell-009
-def _sizes_of(work: Work, n_params: int) -> Sizes:
-    "The sizes that the cost of a layer hangs on; those of an adapter are told by its parameters."
-    width = work.evo.arch.width
-    adapter_dim = (n_params - 3 * width) // (2 * width + 1)
-    return Sizes(work.case.image_size, work.feed.classes, adapter_dim)
-
-
-def _cost(work: Work, kind: str, n_params: int) -> tuple[int, int]:
-    return products(work.evo.arch, kind, _sizes_of(work, n_params))
-
-
-def _trunk_products(work: Work, node: Branch, n_params: dict) -> int:
-    "Multiplications of a tree of trunks for one image; n_params by source."
+def _trunk_products(arch: Arch, node: Branch, sizes: dict) -> int:
+    "Multiplications of a tree of trunks for one image; sizes by source."
     total = 0
     for (kind, source), onward in node.onward.items():
-        total += sum(_cost(work, kind, n_params[source])) + _trunk_products(work, onward, n_params)
+        total += sum(products(arch, kind, sizes[source])) + _trunk_products(arch, onward, sizes)
     return total
 
 
 def _suffix_products(work: Work, plan: ChildPlan) -> tuple[int, int]:
     "Multiplications of a child's own layers for one image, forward and backward."
+    arch, sizes = work.evo.arch, sizes_of(plan.hparams, work.feed.classes)
     forward = backward = 0
     kinds, start = chain_kinds(layer.name for layer in plan.layers), trunk_length(plan)
     for i in range(start, len(kinds)):
         layer = plan.layers[i]
-        weights, attention = _cost(work, kinds[i], layer.n_params)
+        weights, attention = products(arch, kinds[i], sizes)
         forward += weights + attention
         backward += weights * (layer.trainable + (i > start)) + 2 * attention
     return forward, backward
@@ -95,14 +86,17 @@ def _suffix_products(work: Work, plan: ChildPlan) -> tuple[int, int]:
 def generation_flop(work: Work, plans: Sequence[ChildPlan]) -> float:
     "Floating-point operations of a generation that computes nothing twice."
     case = work.case
-    layers = [layer for plan in plans for layer in plan.layers]
-    n_params = {layer_source(layer, case.image_size): layer.n_params for layer in layers}
+    sizes = {
+        layer_source(layer, case.image_size): sizes_of(plan.hparams, work.feed.classes)
+        for plan in plans
+        for layer in plan.layers
+    }
     suffixes = [_suffix_products(work, plan) for plan in plans]
     forward = sum(f for f, _ in suffixes)
     backward = sum(b for _, b in suffixes)
     trained = SEGMENTS * case.batches * case.batch_size
     evaluated = len(work.feed.validation.split)
-    shared = _trunk_products(work, trunk_tree(plans), n_params)
+    shared = _trunk_products(work.evo.arch, trunk_tree(plans), sizes)
     train, evaluate = shared + forward + backward, shared + SEGMENTS * forward
     return 2 * (trained * train + evaluated * evaluate)
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from .ceiling import seconds_of
-from .work import CASES, SEGMENTS, Pretended, Work, work_root, work_tasks
+from .work import CASES, Pretended, Work, case_config, work_root, work_tasks
 from ..engine.feeds import TaskFeed
 from ..engine.training import Times, plan_generation, train_generation
 from ..engine.programs import Programs
@@ -97,18 +97,8 @@ def count_programs(
 
 # %% ../../nbs/90_bench/16_overheads.ipynb #cell-013
 def _growing_config() -> Config:
-    case = CASES['Ti3']
-    return Config.preset(
-        'characters',
-        children_per_task=2,
-        children_per_generation=2,
-        task_iterations=1,
-        batch_size=case.batch_size,
-        batches=case.batches,
-        segments=SEGMENTS,
-        validation_batches=1,
-        auto_tune=False,
-    )
+    two = dict(children_per_task=2, children_per_generation=2)
+    return case_config(CASES['Ti3'], auto_tune=False, **two)
 
 
 def _grow(evo: Pretended, n: int, tick: Callable):

@@ -22,6 +22,7 @@ from .records import kept_fits, load_layers, only_once, read_json, save_fit
 from .rivals import fit_test, train_rival, tune_lr
 from ..checks import InputError
 from ..engine.feeds import TaskFeed
+from ..network.chain import layer_names
 from ..search.config import Config, config_to_json, with_fields
 
 # %% ../../nbs/90_bench/08_rival_runs.ipynb #cell-005
@@ -146,7 +147,7 @@ def _merge_unit(bench: Bench, method: str, seed: int) -> dict:
                 f'{path.parent}: the model of {task!r} is missing; '
                 f'delete {record} and {units} to train it again'
             )
-    names = (*bench.root.layers, 'head')
+    names = layer_names(bench.root.arch.depth)
     fits = [Fit(single[t]['validation'], load_layers(paths[t], names), {}) for t in bench.tasks]
     feeds = [TaskFeed(t, config.training) for t in bench.tasks.values()]
     trainer = Trainer(bench.root, bench.programs, lambda: bench.progress(0))

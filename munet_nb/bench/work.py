@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SEGMENTS', 'CASES', 'Case', 'Pretended', 'work_tasks', 'work_root', 'Work', 'make_work',
+    'SEGMENTS', 'CASES', 'Case', 'Pretended', 'work_tasks', 'work_root', 'Work', 'case_config',
+    'make_work',
 ]
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-002
@@ -28,14 +29,15 @@ from ..engine.suffixes import child_key, start_params
 from ..models.model import Root
 from ..models.pool import make_layer
 from ..network.arch import Arch, get_arch
-from ..network.chain import init_chain, layer_names
+from ..network.chain import init_chain, root_names
 from ..network.kinds import Sizes
 from ..runs.evolution import Evolution
 from ..search.config import Config
-from ..search.mutation import Surroundings, seed_child
-from ..search.plans import ChildPlan, TrainedChild
+from ..search.mutation import seed_child
+from ..search.plans import ChildPlan, Surroundings, TrainedChild
 from ..tasks.benchmarks import load_benchmark
-from ..tasks.task import Task, part
+from ..tasks.splits import part
+from ..tasks.task import Task
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-005
 SEGMENTS = 2
@@ -90,7 +92,7 @@ def work_root(
     size: int,  # of the images, pixels
 ) -> Root:
     "A root with random parameters."
-    params = init_chain(jax.random.key(0), arch, layer_names(arch.depth)[:-1], Sizes(size))
+    params = init_chain(jax.random.key(0), arch, root_names(arch), Sizes(size))
     return Root(f'random:{arch.name}', arch, {n: make_layer(p) for n, p in params.items()})
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-010
@@ -155,18 +157,25 @@ class Work:
         return replace(child, layers=layers)
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-011
-def _work_config(case: Case) -> Config:
-    config = Config.preset(
+def case_config(
+    case: Case,
+    **values,  # of other fields
+) -> Config:
+    "The paper's characters search with trainings of the size that a case says."
+    return Config.preset(
         'characters',
-        seed=1,
-        children_per_task=16,
         task_iterations=1,
         batch_size=case.batch_size,
         batches=case.batches,
         segments=SEGMENTS,
         validation_batches=1,
         image_size=case.image_size,
+        **values,
     )
+
+
+def _work_config(case: Case) -> Config:
+    config = case_config(case, seed=1, children_per_task=16)
     # The image size is part of the case.
     return replace(config, search={k: v for k, v in config.search.items() if k != 'image_size'})
 

@@ -19,7 +19,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import PRNGKeyArray
 
 from .trunks import trunk_length
-from ..models.hparams import HParams
+from ..models.hparams import HParams, sizes_of
 from ..models.pool import Digest, Layer
 from ..network.arch import Arch
 from ..network.chain import init_layer, layer_key, layer_shapes, resize_posembed
@@ -46,8 +46,7 @@ def start_params(
         return resize_posembed(arch, pool[plan.digest].params, hparams.image_size)
     if plan.digest:
         return pool[plan.digest].params
-    sizes = Sizes(hparams.image_size, classes, hparams.adapter_dim)
-    return init_layer(layer_key(key, plan.name), arch, plan.name, sizes)
+    return init_layer(layer_key(key, plan.name), arch, plan.name, sizes_of(hparams, classes))
 
 # %% ../../nbs/50_engine/09_suffixes.ipynb #1ec773cc
 # Floating-point operations that take about as long as compiling a program.

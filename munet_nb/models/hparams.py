@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'SCHEDULES', 'DATA_HPARAMS', 'MODEL_HPARAMS', 'SearchSpace', 'AUTO_TUNE', 'HParams',
-    'with_data_hparams', 'step_in', 'check_space', 'hparams_to_json',
+    'with_data_hparams', 'sizes_of', 'step_in', 'check_space', 'hparams_to_json',
 ]
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-002
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checks import check, is_count, is_number, make
 from .growth import grown_fields
+from ..network.kinds import Sizes
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-005
 SCHEDULES = ('constant', 'cosine', 'restarts')
@@ -85,6 +86,15 @@ def with_data_hparams(
 ) -> HParams:
     "`hparams` with the data hyperparameters of `data`."
     return replace(hparams, **{name: getattr(data, name) for name in DATA_HPARAMS})
+
+# %% ../../nbs/20_models/02_hparams.ipynb #cell-010b
+def sizes_of(
+    hparams: HParams,
+    classes: int,  # of the task
+) -> Sizes:
+    "What the shapes of the layers of a model with these hyperparameters depend on."
+    return Sizes(hparams.image_size, classes, hparams.adapter_dim)
+
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-012
 def step_in(rng: np.random.Generator, values: Sequence, current):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'layer_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'init_layer', 'layer_shapes',
-    'count_params', 'reference_params', 'layer_key', 'init_chain', 'resize_posembed',
+    'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'init_layer',
+    'layer_shapes', 'count_params', 'reference_params', 'layer_key', 'init_chain', 'resize_posembed',
 ]
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-002
@@ -27,15 +27,13 @@ from .kinds import KINDS, TOP, Sizes, chain_order, kind_of, layer_kind
 # %% ../../nbs/10_network/03_chain.ipynb #cell-005
 def layer_names(
     num_layers: int,  # blocks, counted from the bottom
-    adapters: Iterable[int] = (),  # blocks that have an adapter before them
-    **others: Iterable[int],  # blocks that have a layer of another kind before them, by kind
+    **put_in: Iterable[int],  # the blocks that have a layer before them, by its kind: adapter=[1]
 ) -> tuple[str, ...]:
     """The names of a model's layers, in the order in which they are applied.
 
     Raises InputError for an unknown kind.
     """
-    before = {'adapter': adapters, **others}
-    before = {kind_of(kind).name: set(blocks) for kind, blocks in before.items()}
+    before = {kind_of(kind).name: set(blocks) for kind, blocks in put_in.items()}
     names = []
     for kind in KINDS.values():
         if kind.place in ('bottom', 'top'):
@@ -46,6 +44,12 @@ def layer_names(
             blocks = [i for i in blocks if i in before.get(kind.name, ())]
         names += [f'{kind.name}_{i}' for i in blocks]
     return tuple(sorted(names, key=chain_order))
+
+# %% ../../nbs/10_network/03_chain.ipynb #cell-006b
+def root_names(arch: Arch) -> tuple[str, ...]:
+    "The names of a root model's layers: all that another task may inherit."
+    return tuple(name for name in layer_names(arch.depth) if kind_of(name).inherited)
+
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-008
 def chain_kinds(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from ..checks import InputError
+from ..checks import InputError, check
 from .arch import Arch, grid_side
 from .layers import Adapter, Block, ClsToken, Embedding, Head, Norm
 from .layers import PositionEmbedding
@@ -51,6 +51,11 @@ class LayerKind:
     inherited: bool = True  # whether the model of another task may hand it on
     always_cloned: bool = False  # whether every mutated child trains its own copy
     height: float = 0.5  # of its box in a picture, a block's is 1
+    drawn_size: str | None = None  # hyperparameter that its width in a picture tells; None: fixed
+
+    def __post_init__(self):
+        allowed = f"one of {', '.join(_PLACES)}"
+        check(f'place of {self.name!r}', self.place, self.place in _PLACES, allowed)
 
 # %% ../../nbs/10_network/02_kinds.ipynb #cell-010
 def _block(arch, class_token_only):
@@ -87,6 +92,7 @@ _ROWS = (
         sizes=lambda params: {'adapter_dim': params['down']['bias'].shape[0]},
         source='fresh',
         height=0.55,
+        drawn_size='adapter_dim',
     ),
     LayerKind(
         name='block',

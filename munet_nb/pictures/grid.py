@@ -32,7 +32,8 @@ def hidden_units(
     hparams: HParams,  # of its model
 ) -> int | None:
     "How many hidden units a layer has that a model can have in several sizes; of others, None."
-    return getattr(hparams, f'{kind_of(name).name}_dim', None)
+    size = kind_of(name).drawn_size
+    return None if size is None else getattr(hparams, size)
 
 
 def _box_width(hidden: int | None) -> float:

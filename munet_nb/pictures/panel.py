@@ -112,6 +112,7 @@ class Dashboard:
         records = self.evo.records if self.evo else self._run_dir.records()
         _, config = open_first(records[0])
         history = History(records)
+        # Only to refuse changes to values that no configuration can have, before a panel is shown.
         with_fields(config, **history.at(len(records)).state.changes)
         return history
 

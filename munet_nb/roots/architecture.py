@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..checks import InputError
 from ..network.arch import VARIANTS, Arch
+from ..network.kinds import KINDS
 from .counterparts import name_in
 from .formats import FORMATS, Format
 from .origin import Origin, named_arch
@@ -87,7 +88,8 @@ def find_arch(path: Path, origin: Origin, shapes: Mapping[str, tuple[int, ...]])
     if depth > variant.depth:
         raise InputError(f'{path}: has more than the {variant.depth} blocks of {variant.name}')
     distilled = bool(format.distillation) and origin.prefix + format.distillation in shapes
-    patches = tokens - 1 - distilled
+    added = sum(kind.tokens for kind in KINDS.values())
+    patches = tokens - added - distilled
     grid = round(max(patches, 1) ** 0.5)
     if not 1 <= grid <= 128 or grid**2 != patches:
         raise InputError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..checks import InputError, as_path, check, is_count
 from ..network.arch import Arch, cut_arch
-from ..network.chain import layer_names
+from ..network.chain import root_names
 from ..network.kinds import Sizes
 from .architecture import Found, check_told, find_arch, find_format
 from .counterparts import Counterpart, counterparts, name_in, to_ours
@@ -45,7 +45,7 @@ class _Open:
     @property
     def counterparts(self) -> list[Counterpart]:
         "What it should have for each parameter of a root model."
-        names = layer_names(self.found.arch.depth)[:-1]
+        names = root_names(self.found.arch)
         sizes = Sizes(self.found.image_size)
         return counterparts(self.origin.format, self.found.arch, names, sizes)
 
@@ -135,7 +135,7 @@ def _layers(file: _Open, arch: Arch) -> dict[str, dict[str, np.ndarray]]:
             a = np.delete(a, 1, axis=1)
         return a
 
-    layers = {name: {} for name in layer_names(arch.depth)[:-1]}
+    layers = {name: {} for name in root_names(arch)}
     for c in file.counterparts:
         if c.layer in layers:
             layers[c.layer][c.path] = to_ours(c, [get(file.origin.prefix + k) for k in c.keys])

@@ -20,7 +20,7 @@ from ..checks import InputError, as_path, check, is_count
 from ..models.model import Root
 from ..models.pool import make_layer
 from ..network.arch import Arch, cut_arch, get_arch
-from ..network.chain import init_chain, layer_names, resize_posembed
+from ..network.chain import init_chain, resize_posembed, root_names
 from ..network.kinds import Sizes
 from .checkpoint import read_checkpoint
 from .fetch import augreg_file, fetch_checkpoint, is_download
@@ -119,10 +119,8 @@ def load_root(
 
 
 def _random(arch, seed, image_size):
-    names = layer_names(arch.depth)[:-1]
-    return init_chain(jax.random.key(seed), arch, names, Sizes(image_size))
+    return init_chain(jax.random.key(seed), arch, root_names(arch), Sizes(image_size))
 
 
 def _root(spec, arch, params):
-    names = layer_names(arch.depth)[:-1]
-    return Root(spec, arch, {name: make_layer(params[name]) for name in names})
+    return Root(spec, arch, {name: make_layer(params[name]) for name in root_names(arch)})

@@ -12,7 +12,7 @@ __all__ = [
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..models.hparams import HParams, SearchSpace
+from ..models.hparams import HParams, SearchSpace, sizes_of
 from ..models.model import LayerRef, Model
 from ..models.pool import Digest, Layer
 from ..network.arch import Arch
@@ -146,13 +146,12 @@ def plan_child(
 
     Raises ValueError if one of them has no source.
     """
-    h = draft.hparams
-    sizes = Sizes(h.image_size, around.classes, h.adapter_dim)
+    sizes = sizes_of(draft.hparams, around.classes)
 
     def planned(name):
         return plan_layer(name, task, lineage, sizes, name in draft.cloned, around)
 
-    return ChildPlan(id, task, lineage[0].id, h, tuple(map(planned, draft.names)))
+    return ChildPlan(id, task, lineage[0].id, draft.hparams, tuple(map(planned, draft.names)))
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-030
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checks import InputError, as_path, check
+from ..checks import InputError, as_path, check, unknown
 from .benchmarks import load_benchmark
 from .folders import load_folder, load_idx
 from .hub import load_hf
@@ -29,7 +29,6 @@ class Source:
     title: str  # what it is, in messages
     load: Callable[[str, str | None], Task]  # text behind the colon, name or None
     form: str = ''  # what `load_task` is given: 'idx:DIR'; '': it cannot be loaded from a text
-    example: str = ''  # one such text
     metavar: str = ''  # what follows the option of munet evolve; '': it has none
     help: str = ''  # of the option of munet evolve
     moved_help: str = ''  # of the option of munet resume; '': it has none
@@ -87,14 +86,12 @@ _ROWS = (
         'a task of a benchmark',
         _from_benchmark,
         form='benchmark:NAME/TASK',
-        example='benchmark:demo/mnist',
     ),
     Source(
         'folder',
         'an image folder',
         load_folder,
         form='DIR',
-        example='images/pets',
         metavar='[NAME=]DIR',
         help='a task from an image folder: split/class/file or class/file',
         moved_help='where the image folder of a task is now, if it was moved',
@@ -105,10 +102,9 @@ _ROWS = (
         'IDX files',
         load_idx,
         form='idx:DIR',
-        example='idx:data/mnist',
         metavar='[NAME=]DIR',
         help="a task from IDX files, MNIST's format",
-        moved_help='the same for IDX files',
+        moved_help='where the IDX files of a task are now, if they were moved',
         again=resume_with_option,
     ),
     Source(
@@ -116,7 +112,6 @@ _ROWS = (
         'TensorFlow Datasets',
         _from_tfds,
         form='tfds:NAME',
-        example='tfds:cifar100',
         metavar='NAME',
         help='a task from TensorFlow Datasets',
         again=_resume_with_data_dir,
@@ -126,10 +121,9 @@ _ROWS = (
         'Hugging Face',
         load_hf,
         form='hf:DATA',
-        example='hf:owner/name',
         metavar='[NAME=]DATA',
         help='a task from a Hugging Face data set: owner/name, owner/name#config or a directory',
-        moved_help='the same for a directory of a Hugging Face data set',
+        moved_help='where the Hugging Face directory of a task is now, if it was moved',
         again=resume_with_option,
     ),
 )
@@ -146,8 +140,10 @@ def load_source(
     Raises InputError if that cannot be done.
     """
     kind, _, text = source.partition(':')
-    row = SOURCES.get(kind, SOURCES['arrays'])
-    return row.load(text, name)
+    kind = kind or 'arrays'
+    if kind not in SOURCES:
+        raise unknown('source of tasks', kind, SOURCES)
+    return SOURCES[kind].load(text, name)
 
 # %% ../../nbs/30_tasks/07_sources.ipynb #cell-017
 def if_gone(
