@@ -56,7 +56,7 @@ def _step(rng, draft, probability, around):
 
 
 def _stepped(before, after):
-    names = [f.name for f in fields(after.hparams)]  # those of the data too, which a generation moved
+    names = [f.name for f in fields(after.hparams)]  # a generation moved those of the data
     pairs = ((n, getattr(before.hparams, n), getattr(after.hparams, n)) for n in names)
     return [f'{name} from {old} to {new}' for name, old, new in pairs if old != new]
 
