@@ -107,9 +107,10 @@ def _tokens_added(kind):
 
 
 def _input_shape(arch, kind, image_size):
+    side = grid_side(arch, image_size)
     if not _kinds_below(kind):
         return 1, image_size, image_size, 3
-    return 1, grid_side(arch, image_size) ** 2 + _tokens_added(kind), arch.width
+    return 1, side**2 + _tokens_added(kind), arch.width
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
@@ -119,7 +120,10 @@ def _init(key, arch, kind, sizes):
 
 
 def init_layer(key: Key[Array, ''], arch: Arch, name: str, sizes: Sizes) -> dict:
-    "Freshly drawn parameters of one layer, a nested dict of float32 arrays."
+    """Freshly drawn parameters of one layer, a nested dict of float32 arrays.
+
+    Raises InputError as `grid_side`.
+    """
     return jax.tree.map(np.asarray, _init(key, arch, layer_kind(name), sizes))
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-016
