@@ -19,8 +19,9 @@ import numpy as np
 
 from ..checks import InputError
 from ..engine.feeds import TaskFeed
-from ..engine.training import Times, train_generation
+from ..engine.generation import Engine
 from ..engine.programs import Programs
+from ..engine.training import Times, train_generation
 from ..models.hparams import HParams
 from ..models.model import Model, Root, root_model
 from ..models.pool import LayerPool
@@ -160,18 +161,13 @@ def fit_baseline(trainer: Trainer, method: str, feed: TaskFeed, recipe: Recipe) 
         method, f'{task}:{method}', task, feed.classes, model, root.arch, hparams
     )
     rng, key = recipe.draws(task)
-    (trained,) = train_generation(
-        [plan],
-        root.arch,
-        LayerPool(root.layers.values()),
-        feed,
-        recipe.settings,
-        rng,
-        key,
-        trainer.programs,
-        Times(),
-        lambda *_: trainer.progress(),
-    )
+    pool = LayerPool(root.layers.values())
+    engine = Engine(root.arch, pool, feed, recipe.settings, trainer.programs)
+
+    def progress(child, segment, accuracy):
+        trainer.progress()
+
+    (trained,) = train_generation(engine, [plan], rng, key, Times(), progress)
     layers = {}
     if trained.layers:
         found = {**root.layers, **trained.layers}

@@ -21,12 +21,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from .baselines import Fit, Recipe, Trainer
 from .forms import Form
 from ..engine.augment import augment_args
+from ..engine.chunks import load_train
 from ..engine.devices import chunk_batches
 from ..engine.feeds import TaskFeed, batch_indices
-from ..engine.optimisers import OPTIMISERS, Tuning, tuning
-from ..engine.predict import feed_accuracy
-from ..engine.chunks import load_train
+from ..engine.optimisers import OPTIMISERS, StepRates, optimiser_of, step_rates
+from ..engine.predict import Network, feed_accuracy
 from ..engine.steps import learning_rates
+from ..models.hparams import HParams
 from ..models.model import Root
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer, chain_kinds, init_layer, layer_key
@@ -44,6 +45,7 @@ class FormModel:
     form: Form = _static()
     arch: Arch = _static()
     names: tuple[str, ...] = _static()  # of the layers, the head being the last
+    optimiser: str = _static()  # a row of OPTIMISERS
     frozen: PyTree[Float[Array, '...']]
 
 
@@ -67,18 +69,16 @@ class FormState:
     optimiser: PyTree[Array]
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-007
-_SGD = OPTIMISERS['sgd']
-
-
 def fit_steps(
     model: FormModel,
     state: FormState,
     batches: FormBatches,
-    tuning: Tuning,  # one rate per batch of the chunk
+    told: StepRates,  # one rate per batch of the chunk
 ) -> FormState:
     "The first n steps of a chunk."
     form, arch, names = model.form, model.arch, model.names
     kinds = chain_kinds(names)
+    update = OPTIMISERS[model.optimiser].update
 
     def loss(trained, i):
         trunk, heads = form.model(trained, model.frozen)
@@ -94,7 +94,7 @@ def fit_steps(
 
     def step(i, carry):
         grads = jax.grad(loss)(carry[0], i)
-        return _SGD.update(grads, *carry, tuning.rates[i], tuning)
+        return update(grads, *carry, told.rates[i], told)
 
     done = jax.lax.fori_loop(0, batches.n, step, (state.trained, state.optimiser))
     return FormState(*done)
@@ -147,19 +147,13 @@ class _Fitting:
     def evaluate(self, trained) -> list[float]:
         "Validation accuracy of every task."
         trunk, heads = self.chain(trained)
-        names = self.model.names
+        arch, names, size = self.model.arch, self.model.names, self.recipe.hparams.image_size
+        settings, programs = self.recipe.settings, self.trainer.programs
         below = [trunk[n] for n in names[:-1]]
+        networks = [Network(arch, names, [*below, head], size) for head in heads]
         return [
-            feed_accuracy(
-                feed.validation,
-                self.model.arch,
-                names,
-                [*below, head],
-                self.recipe.hparams.image_size,
-                self.recipe.settings,
-                self.trainer.programs,
-            )
-            for feed, head in zip(self.feeds, heads)
+            feed_accuracy(feed.validation, network, settings, programs)
+            for feed, network in zip(self.feeds, networks)
         ]
 
     def fits(self, qualities: Sequence[float], trained) -> list[Fit]:
@@ -178,18 +172,19 @@ def start_form(
     form: Form,
     root: Root,
     feeds: Sequence[TaskFeed],
-    image_size: int,
+    hparams: HParams,
     key: jax.Array,  # of the fresh parameters
 ) -> tuple[FormModel, dict]:
     "A form before training: its model, and what is trained of it."
 
     def head(feed):
-        sizes = Sizes(image_size, feed.classes)
+        sizes = Sizes(hparams.image_size, feed.classes)
         return init_layer(layer_key(key, feed.name), root.arch, 'head', sizes)
 
     trunk = {n: layer.params for n, layer in root.layers.items()}
     trained, frozen = form.start(key, trunk, [head(f) for f in feeds])
-    return FormModel(form, root.arch, (*root.layers, 'head'), frozen), trained
+    names = (*root.layers, 'head')
+    return FormModel(form, root.arch, names, optimiser_of(hparams).name, frozen), trained
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-012
 def fit_form(
@@ -206,11 +201,11 @@ def fit_form(
     indices = [
         batch_indices(rng, len(f.train.split), steps, settings.batch_size) for f in feeds
     ]
-    model, trained = start_form(form, trainer.root, feeds, hparams.image_size, key)
+    model, trained = start_form(form, trainer.root, feeds, hparams, key)
     fitting = _Fitting(trainer, recipe, feeds, model, key)
     rates = learning_rates(hparams, batches, settings.segments)
     penalised = (np.arange(steps) >= hparams.warmup_ratio * steps).astype(np.float32)
-    state = FormState(trained, _SGD.init(trained))
+    state = FormState(trained, optimiser_of(hparams).init(trained))
     best, best_trained = None, None
     for first in range(0, steps, batches):
         segment = [index[first : first + batches] for index in indices]
@@ -220,8 +215,8 @@ def fit_form(
                 return np.pad(a[step : step + n], (0, length - n))
 
             chunk = FormBatches(images, labels, of_chunk(penalised), np.int32(n))
-            tuned = tuning(hparams, of_chunk(rates))
-            state = trainer.programs(fit_steps, (), model, state, chunk, tuned)
+            told = step_rates(hparams, of_chunk(rates))
+            state = trainer.programs(fit_steps, (), model, state, chunk, told)
         found = fitting.evaluate(state.trained)
         trainer.progress()
         if np.mean(found) > (np.mean(best) if best else 0):

@@ -19,9 +19,9 @@ import optax
 
 from .baselines import Fit, Recipe, Trainer
 from .forms import form_size
-from ..engine.feeds import TaskFeed, batch_indices
-from ..engine.predict import feed_accuracy
 from ..engine.chunks import load_eval
+from ..engine.feeds import TaskFeed, batch_indices
+from ..engine.predict import Network, feed_accuracy
 from ..models.model import Root
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer, chain_kinds
@@ -162,23 +162,16 @@ def merge_fits(
 ) -> list[Fit]:
     "One trunk out of models that were fine-tuned for a task each."
     merger = Merger.of(trainer.root, fits)
-    names = merger.names
+    arch, names, size = merger.arch, merger.names, recipe.hparams.image_size
 
     def judged(weights):
         trunk = trainer.programs(merge, (), merger.trunk, merger.vectors, weights)
         trainer.progress()
         below = [trunk[n] for n in names[:-1]]
+        networks = [Network(arch, names, [*below, head], size) for head in merger.heads]
         accuracies = [
-            feed_accuracy(
-                feed.validation,
-                merger.arch,
-                names,
-                [*below, head],
-                recipe.hparams.image_size,
-                recipe.settings,
-                trainer.programs,
-            )
-            for feed, head in zip(feeds, merger.heads)
+            feed_accuracy(feed.validation, network, recipe.settings, trainer.programs)
+            for feed, network in zip(feeds, networks)
         ]
         return accuracies, trunk
 

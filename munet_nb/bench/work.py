@@ -21,10 +21,11 @@ import numpy as np
 
 from ..engine.augment import augment, augment_args
 from ..engine.feeds import TaskFeed, batch_indices, eval_indices
-from ..engine.training import Times, train_generation
+from ..engine.generation import Engine
 from ..engine.pixels import resize
 from ..engine.programs import Programs
 from ..engine.suffixes import child_key, start_params
+from ..engine.training import Times, train_generation
 from ..models.model import Root
 from ..models.pool import make_layer
 from ..network.arch import Arch, get_arch
@@ -106,17 +107,10 @@ class Work:
 
     def munet(self, plans: Sequence[ChildPlan], programs: Programs) -> list[tuple[float, ...]]:
         "Train children with this engine. Returns their evaluations."
-        trained = train_generation(
-            plans,
-            self.evo.arch,
-            self.evo.pool,
-            self.feed,
-            self.evo.config.training,
-            np.random.default_rng(0),
-            self.key,
-            programs,
-            Times(),
-        )
+        evo = self.evo
+        engine = Engine(evo.arch, evo.pool, self.feed, evo.config.training, programs)
+        rng = np.random.default_rng(0)
+        trained = train_generation(engine, plans, rng, self.key, Times())
         return [t.evaluations for t in trained]
 
     def batches(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[np.ndarray, np.ndarray]]:

@@ -118,14 +118,13 @@ def memory_plan(
     children: int,  # of a generation
     params: int,  # of one child
     at_once: int = 1,  # children that are trained at the same time on a device
-    optimiser: str = 'sgd',  # a row of OPTIMISERS
 ) -> dict[str, int]:
     """Bytes that a generation takes on a device at most, by purpose.
 
     With all its children on this device and all their layers trained, each with a program of its
     own (see `use_masks`).
     """
-    state = OPTIMISERS[optimiser].state_bytes
+    state = max(row.state_bytes for row in OPTIMISERS.values())
     parts = batch_parts(arch, settings, image_size)
     tokens = n_tokens(arch, image_size)
     per_token = 9 * arch.width + 3 * arch.mlp + 3 * arch.heads * tokens

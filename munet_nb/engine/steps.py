@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int, PyTree
 
-from .optimisers import OPTIMISERS, Tuning
+from .optimisers import OPTIMISERS, StepRates
 from ..models.hparams import HParams
 from ..network.arch import Arch
 from ..network.chain import apply_chain
@@ -96,9 +96,9 @@ class Structure:
     arch: Arch
     kinds: tuple[str, ...]  # of its layers
     trained: tuple[bool, ...]  # whether each gets a gradient
+    optimiser: str  # a row of OPTIMISERS
     parts: int = 1  # in which the gradient of a batch is computed
     mesh: Mesh | None = None  # of the devices that share the parts; None: one device
-    optimiser: str = 'sgd'  # a row of OPTIMISERS
 
 
 @jax.tree_util.register_dataclass
@@ -157,14 +157,14 @@ def _gradient(structure: Structure, params, fixed: Fixed, x, labels, n):
     return jax.tree.map(lambda g: g / parts, _sum_of_parts(part, parts, mesh, params, n))
 
 # %% ../../nbs/50_engine/06_steps.ipynb #49bb1663
-def _steps(structure: Structure, fit: Fit, fixed: Fixed, batches: Batches, tuning: Tuning) -> Fit:
+def _steps(structure: Structure, fit: Fit, fixed: Fixed, batches: Batches, told: StepRates) -> Fit:
     update = OPTIMISERS[structure.optimiser].update
 
     def step(i, fit):
         x, labels = batches.x[i], batches.labels[i]
         grads = _gradient(structure, fit.params, fixed, x, labels, batches.n)
         grads = [_only_if(mask, g) for mask, g in zip(fixed.masks, grads, strict=True)]
-        return Fit(*update(grads, fit.params, fit.state, tuning.rates[i], tuning))
+        return Fit(*update(grads, fit.params, fit.state, told.rates[i], told))
 
     return jax.lax.fori_loop(0, batches.n, step, fit)
 
@@ -174,7 +174,7 @@ def train_steps(
     fit: Fit,
     fixed: Fixed,
     batches: Batches,
-    tuning: Tuning,  # one rate per batch of the chunk
+    told: StepRates,  # one rate per batch of the chunk
 ) -> Fit:
     """The first n steps of a chunk.
 
@@ -188,4 +188,4 @@ def train_steps(
         steps = jax.shard_map(
             steps, mesh=structure.mesh, in_specs=given, out_specs=whole, check_vma=False
         )
-    return steps(fit, fixed, batches, tuning)
+    return steps(fit, fixed, batches, told)
