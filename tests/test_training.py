@@ -18,8 +18,9 @@ from munet_nb.bench.work import Case, make_work
 from munet_nb.engine import generation, training
 from munet_nb.engine.devices import batch_parts, chunk_batches, memory_plan, place
 from munet_nb.engine.feeds import TaskFeed, eval_indices
-from munet_nb.engine.training import Times, train_generation
+from munet_nb.engine.generation import Engine
 from munet_nb.engine.programs import Programs, shared_programs
+from munet_nb.engine.training import Times, train_generation
 from munet_nb.network import layers
 from munet_nb.runs import files
 
@@ -42,18 +43,10 @@ def by_work(plans):
 def train(work, plans, settings=None, programs=None, **kwargs):
     settings = settings or work.evo.config.training
     feed = TaskFeed(work.evo.tasks['task2'], settings)
-    return train_generation(
-        plans,
-        work.evo.arch,
-        work.evo.pool,
-        feed,
-        settings,
-        np.random.default_rng(0),
-        work.key,
-        shared_programs() if programs is None else programs,
-        Times(),
-        **kwargs,
-    )
+    programs = shared_programs() if programs is None else programs
+    engine = Engine(work.evo.arch, work.evo.pool, feed, settings, programs)
+    rng = np.random.default_rng(0)
+    return train_generation(engine, plans, rng, work.key, Times(), **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -179,9 +172,9 @@ def test_held_validation_outputs_are_counted_by_trunk(work):
     "Trunks that end in the same kind of layer have outputs of the same shape; each takes its room."
     settings = replace(work.evo.config.training, validation_batches=2)
     feed, evo = TaskFeed(work.evo.tasks['task2'], settings), work.evo
-    begun = (work.plans, evo.arch, evo.pool, feed, settings, 1, work.key, Programs(), ())
-    g = generation.begin_generation(*begun)
-    index = eval_indices(len(g.feed.validation.split), settings.batch_size)
+    engine = Engine(evo.arch, evo.pool, feed, settings, Programs())
+    g = generation.begin_generation(engine, work.plans, 1, work.key)
+    index = eval_indices(len(feed.validation.split), settings.batch_size)
     counted = training._held_bytes(g, len(index))
     training._evaluate(g, index)
     g.close()

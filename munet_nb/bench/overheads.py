@@ -20,8 +20,9 @@ import numpy as np
 from .ceiling import seconds_of
 from .work import CASES, Pretended, Work, case_config, work_root, work_tasks
 from ..engine.feeds import TaskFeed
-from ..engine.training import Times, plan_generation, train_generation
+from ..engine.generation import Engine
 from ..engine.programs import Programs
+from ..engine.training import Times, plan_generation, train_generation
 from ..network.arch import get_arch
 from ..search.ask import next_task
 from ..search.config import Config
@@ -88,8 +89,8 @@ def count_programs(
     with _pretended(4, config) as evo:
         for _ in range(generations):
             feed = TaskFeed(evo.tasks[next_task(evo.state, config)], config.training)
-            plans = evo.ask().children
-            plan_generation(plans, evo.arch, evo.pool, feed, config.training, programs)
+            engine = Engine(evo.arch, evo.pool, feed, config.training, programs)
+            plan_generation(engine, evo.ask().children)
             counts.append(sum(programs.compilations.values()))
             evo.step()
             tick('programs')
@@ -116,17 +117,9 @@ def _one_generation(evo: Pretended, feed: TaskFeed, plans: Sequence, turn: int, 
     children = tuple(
         replace(plan, id=c.id, task=c.task) for plan, c in zip(plans, generation.children)
     )
-    trained = train_generation(
-        children,
-        evo.arch,
-        evo.pool,
-        feed,
-        evo.config.training,
-        np.random.default_rng(turn),
-        jax.random.key(turn),
-        programs,
-        Times(),
-    )
+    engine = Engine(evo.arch, evo.pool, feed, evo.config.training, programs)
+    rng, key = np.random.default_rng(turn), jax.random.key(turn)
+    trained = train_generation(engine, children, rng, key, Times())
     evo.tell(replace(generation, children=children, seeds_tried=()), trained)
 
 # %% ../../nbs/90_bench/16_overheads.ipynb #cell-014

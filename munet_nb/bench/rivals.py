@@ -19,7 +19,7 @@ from .forms import Form, Joint, Lora, Taps
 from .merging import MERGING
 from ..checks import InputError
 from ..engine.feeds import TaskFeed
-from ..engine.predict import accuracy
+from ..engine.predict import Network, accuracy
 from ..search.config import Config
 from ..tasks.task import Task
 
@@ -123,6 +123,5 @@ def train_rival(
 def fit_test(trainer: Trainer, fit: Fit, task: Task, config: Config) -> float:
     "Test accuracy of a fit."
     names, params = list(fit.layers), list(fit.layers.values())
-    size, settings = config.defaults.image_size, config.training
-    arch = trainer.root.arch
-    return accuracy(task.test, arch, names, params, size, settings, trainer.programs)
+    network = Network(trainer.root.arch, names, params, config.defaults.image_size)
+    return accuracy(task.test, network, config.training, trainer.programs)

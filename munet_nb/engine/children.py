@@ -15,10 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int
 
-from .optimisers import OPTIMISERS, tuning
-from .steps import Batches, Fit, Fixed, Structure
 from .chunks import evaluate_chain
-from .steps import join_layers, train_steps
+from .optimisers import optimiser_of, step_rates
+from .steps import Batches, Fit, Fixed, Structure, join_layers, train_steps
 from .suffixes import Slot, own_slots, suffix_start, uniform_slots
 from ..models.pool import make_layer
 from ..network.arch import Arch
@@ -79,7 +78,7 @@ class ChildInTraining:
         rates[:n] = self.rates[step : step + n]
         mesh = self.structure.mesh
         batches = Batches(_spread(mesh, x), _spread(mesh, labels), np.int32(n))
-        told = tuning(self.plan.hparams, rates)
+        told = step_rates(self.plan.hparams, rates)
         static = (self.structure,)
         return call(train_steps, static, self.fit, self.fixed, batches, told, on=self.on)
 
@@ -128,11 +127,11 @@ def begin_child(
     params: list[Mapping],  # what each of its layers starts from
     rates: Float32[np.ndarray, ' steps'],
     arch: Arch,
+    *,
     parts: int,  # in which the gradient of a batch is computed
     on: tuple,  # its devices
     masked: bool,  # see `use_masks`
     frozen: Callable[[LayerPlan, Mapping, object], Mapping],  # a frozen layer, put on devices
-    optimiser: str = 'sgd',
 ) -> ChildInTraining:
     "A child with its values on its devices, before the first step."
     start = suffix_start(plan, masked)
@@ -146,7 +145,9 @@ def begin_child(
     still = [s for s, t in zip(slots, trained) if not t]
     masks = [np.bool_(s.plan is not None and s.plan.trainable) for s in moving]
     trainable = jax.device_put([s.params for s in moving], where)
-    state = jax.device_put(OPTIMISERS[optimiser].init(trainable), where)
+    optimiser = optimiser_of(plan.hparams)
+    state = jax.device_put(optimiser.init(trainable), where)
+    own = tuple(s.kind for s in slots)
     return ChildInTraining(
         plan=plan,
         rates=rates,
@@ -154,7 +155,7 @@ def begin_child(
         start=start,
         params=params,
         slots=slots,
-        structure=Structure(arch, tuple(s.kind for s in slots), trained, parts, mesh, optimiser),
+        structure=Structure(arch, own, trained, optimiser.name, parts, mesh),
         fixed=Fixed([frozen(s.plan, s.params, where) for s in still], masks),
         fit=Fit(trainable, state),
     )

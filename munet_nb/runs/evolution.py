@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ..checks import InputError, unknown
 from ..engine.feeds import TaskFeed
-from ..engine.training import Times, train_generation
+from ..engine.generation import Engine
 from ..engine.predict import accuracy
 from ..engine.programs import Programs, shared_programs
+from ..engine.training import Times, no_progress, train_generation
 from ..models.model import Model, Root
 from ..models.pool import Layer, LayerPool
 from ..network.chain import reference_params
@@ -25,7 +26,7 @@ from .interrupts import interrupt_later
 from .report import GenerationReport
 from .rundir import RunWriter
 from .start import first_record, task_info, tasks_of_run
-from .system import System, layers_of
+from .system import System, network_of
 from ..search.ask import Generation, ask, generations_left, next_task, rng_for, segments_left
 from ..search.config import Config, with_fields
 from ..search.journal import CHANGEABLE, apply_record, info_to_json, kept_models
@@ -35,10 +36,6 @@ from ..search.tell import end_of_iteration, tell
 from ..tasks.task import Task, check_tasks
 
 # %% ../../nbs/70_runs/07_evolution.ipynb #e4da3b7fbbce2345d7772b0674a318d5
-def _silent(child: int, segment: int, accuracy: float):
-    "Progress that nobody watches."
-
-
 class Evolution:
     "A search in progress, and the system it has made so far; from `create` or `resume`."
 
@@ -140,24 +137,17 @@ class Evolution:
     def train(
         self,
         generation: Generation,
-        progress: Callable[[int, int, float], None] = _silent,  # child, segment, accuracy
+        progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
     ) -> list[TrainedChild]:
         "Train a generation."
         if self._feed is None or self._feed.name != generation.task:
             self._feed = TaskFeed(self.tasks[generation.task], self.config.training)
+        settings = replace(self.config.training, segments=generation.segments)
+        engine = Engine(self.arch, self.pool, self._feed, settings, self.programs)
         where = (generation.task, generation.iteration, generation.number)
-        return train_generation(
-            generation.children,
-            self.arch,
-            self.pool,
-            self._feed,
-            replace(self.config.training, segments=generation.segments),
-            rng_for(self.config, *where, 1),
-            key_for(self.config, *where),
-            self.programs,
-            self.times,
-            progress,
-        )
+        rng = rng_for(self.config, *where, 1)
+        key = key_for(self.config, *where)
+        return train_generation(engine, generation.children, rng, key, self.times, progress)
 
     def tell(self, generation: Generation, trained: Sequence[TrainedChild]) -> GenerationReport:
         "Accept or reject the trained children, save what is new, end the task iteration if over."
@@ -169,7 +159,7 @@ class Evolution:
 
     def step(
         self,
-        progress: Callable[[int, int, float], None] = _silent,  # child, segment, accuracy
+        progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
     ) -> GenerationReport:
         "One generation: ask, train, tell. Raises InputError if the search is done."
         generation = self.ask()
@@ -242,14 +232,9 @@ class Evolution:
         "Accuracy of a kept model on its task's test split, by which nothing is selected."
         started = time.perf_counter()
         compiled = self.programs.seconds
-        result = accuracy(
-            self.tasks[model.task].test,
-            self.arch,
-            *layers_of(model, self.pool),
-            model.hparams.image_size,
-            self.config.training,
-            self.programs,
-        )
+        test = self.tasks[model.task].test
+        network = network_of(model, self.arch, self.pool)
+        result = accuracy(test, network, self.config.training, self.programs)
         compiling = self.programs.seconds - compiled
         self.times.evaluating += time.perf_counter() - started - compiling
         return result
