@@ -33,11 +33,11 @@ def _between(u, low, high):
 # %% ../../nbs/50_engine/01_augment.ipynb #cell-006
 def sample_boxes(
     key: PRNGKeyArray,
-    height: Int32[Array, " batch"],  # of the images, in pixels
-    width: Int32[Array, " batch"],
-    area_min: Float[Array, ""],  # smallest area of a box, as a fraction of the image's
-    aspect: Float[Array, ""],  # smallest width over height; the largest is one over it
-) -> Float[Array, "batch 4"]:  # top, left, height, width, in pixels
+    height: Int32[Array, ' batch'],  # of the images, in pixels
+    width: Int32[Array, ' batch'],
+    area_min: Float[Array, ''],  # smallest area of a box, as a fraction of the image's
+    aspect: Float[Array, ''],  # smallest width over height; the largest is one over it
+) -> Float[Array, 'batch 4']:  # top, left, height, width, in pixels
     "A random crop of each image."
     h = height.astype(jnp.float32)[:, None]
     w = width.astype(jnp.float32)[:, None]
@@ -57,25 +57,25 @@ def sample_boxes(
 
 # %% ../../nbs/50_engine/01_augment.ipynb #cell-012
 def adjust_brightness(
-    x: Float[Array, "batch size size channels"],  # in [-1, 1]
-    amount: Float[Array, "batch 1 1 1"],
-) -> Float[Array, "batch size size channels"]:  # not clipped
+    x: Float[Array, 'batch size size channels'],  # in [-1, 1]
+    amount: Float[Array, 'batch 1 1 1'],
+) -> Float[Array, 'batch size size channels']:  # not clipped
     "Images brighter by amount."
     return x + amount
 
 
 def adjust_contrast(
-    x: Float[Array, "batch size size channels"],  # in [-1, 1]
-    amount: Float[Array, "batch 1 1 1"],
-) -> Float[Array, "batch size size channels"]:  # not clipped
+    x: Float[Array, 'batch size size channels'],  # in [-1, 1]
+    amount: Float[Array, 'batch 1 1 1'],
+) -> Float[Array, 'batch size size channels']:  # not clipped
     "Images with each channel scaled around its mean by 1 + amount."
     mean = x.mean((1, 2), keepdims=True)
     return (x - mean) * (1 + amount) + mean
 
 # %% ../../nbs/50_engine/01_augment.ipynb #cell-017
 def rgb_to_hsv(
-    rgb: Float[Array, "*shape 3"],  # in [0, 1]
-) -> Float[Array, "*shape 3"]:
+    rgb: Float[Array, '*shape 3'],  # in [0, 1]
+) -> Float[Array, '*shape 3']:
     "Hue (in turns), saturation and value, all in [0, 1]."
     value = rgb.max(-1)
     spread = value - rgb.min(-1)
@@ -92,7 +92,7 @@ def rgb_to_hsv(
     return jnp.stack([hue, saturation, value], -1)
 
 
-def hsv_to_rgb(hsv: Float[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
+def hsv_to_rgb(hsv: Float[Array, '*shape 3']) -> Float[Array, '*shape 3']:
     "The inverse of `rgb_to_hsv`."
     h, s, v = hsv[..., :1], hsv[..., 1:2], hsv[..., 2:]
     k = (jnp.array([5.0, 3.0, 1.0]) + h * 6) % 6
@@ -108,9 +108,9 @@ def _from_hsv(hsv):
 
 
 def adjust_saturation(
-    x: Float[Array, "batch size size 3"],  # in [-1, 1], clipped if it is not
-    amount: Float[Array, "batch 1 1 1"],
-) -> Float[Array, "batch size size 3"]:  # in [-1, 1]
+    x: Float[Array, 'batch size size 3'],  # in [-1, 1], clipped if it is not
+    amount: Float[Array, 'batch 1 1 1'],
+) -> Float[Array, 'batch size size 3']:  # in [-1, 1]
     "Images with their saturation scaled by 1 + amount."
     hsv = _to_hsv(x)
     saturation = jnp.clip(hsv[..., 1] * (1 + amount[..., 0]), 0, 1)
@@ -118,9 +118,9 @@ def adjust_saturation(
 
 
 def adjust_hue(
-    x: Float[Array, "batch size size 3"],  # in [-1, 1], clipped if it is not
-    amount: Float[Array, "batch 1 1 1"],  # in turns of the color wheel
-) -> Float[Array, "batch size size 3"]:  # in [-1, 1]
+    x: Float[Array, 'batch size size 3'],  # in [-1, 1], clipped if it is not
+    amount: Float[Array, 'batch 1 1 1'],  # in turns of the color wheel
+) -> Float[Array, 'batch size size 3']:  # in [-1, 1]
     "Images with their hue turned by amount."
     hsv = _to_hsv(x)
     hue = (hsv[..., 0] + amount[..., 0]) % 1.0
@@ -130,7 +130,7 @@ def adjust_hue(
 AUGMENT_FIELDS = ('area_min', 'aspect', 'flip', 'brightness', 'contrast', 'saturation', 'hue')
 
 
-def augment_args(hparams: HParams) -> Float32[np.ndarray, "7"]:
+def augment_args(hparams: HParams) -> Float32[np.ndarray, '7']:
     "The image hyperparameters that `augment` takes, in the order of `AUGMENT_FIELDS`."
     return np.array([getattr(hparams, f) for f in AUGMENT_FIELDS], np.float32)
 
@@ -142,10 +142,10 @@ def _unchanged(x, amount):
 def augment(
     key: PRNGKeyArray,
     pixels: Pixels,
-    index: Int[Array, " batch"],  # which images
-    args: Float32[Array, "7"],  # see `augment_args`
+    index: Int[Array, ' batch'],  # which images
+    args: Float32[Array, '7'],  # see `augment_args`
     size: int,  # height and width of the result, in pixels
-) -> Float[Array, "batch size size 3"]:  # float32 in [-1, 1]
+) -> Float[Array, 'batch size size 3']:  # float32 in [-1, 1]
     "A training batch: images `index`, randomly cropped, mirrored and recolored."
     area_min, aspect, flip, *deltas = args
     keys = jax.random.split(key, 6)

@@ -84,7 +84,7 @@ def count_correct(
 
     return jax.lax.fori_loop(0, n, count, (jnp.int32(0), jnp.bool_(True)))
 
-
+# %% ../../nbs/50_engine/05_chunks.ipynb #33ead042
 def evaluate_chain(
     call: Callable,  # runs a program, or plans it: Programs, or its `plan`
     arch: Arch,

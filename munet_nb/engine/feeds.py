@@ -28,7 +28,7 @@ def batch_indices(
     n: int,  # examples in the split
     steps: int,  # batches
     batch_size: int,  # examples in a batch
-) -> Int32[np.ndarray, "steps batch"]:
+) -> Int32[np.ndarray, 'steps batch']:
     "Which examples each step trains on: consecutive pieces of shuffled passes."
     passes = math.ceil(steps * batch_size / n)
     drawn = np.concatenate([rng.permutation(n) for _ in range(passes)])
@@ -38,7 +38,7 @@ def batch_indices(
 def eval_indices(
     n: int,  # examples in the split
     batch_size: int,  # examples in a batch
-) -> Int32[np.ndarray, "batches batch"]:  # -1: padding
+) -> Int32[np.ndarray, 'batches batch']:  # -1: padding
     "All n examples in batches, in order."
     batches = math.ceil(n / batch_size)
     index = np.arange(batches * batch_size, dtype=np.int32).reshape(-1, batch_size)
@@ -51,8 +51,8 @@ class Chunk:
 
     first: int  # number of its first batch
     n: int  # how many of its batches count
-    place: Int32[np.ndarray, "batches batch"]  # where each example is among the pixels
-    labels: Int32[np.ndarray, "batches batch"]  # -1: padding
+    place: Int32[np.ndarray, 'batches batch']  # where each example is among the pixels
+    labels: Int32[np.ndarray, 'batches batch']  # -1: padding
     on: Callable[[jax.Device], Pixels]  # the pixels on a device
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-012
@@ -151,7 +151,7 @@ class Feed:
 
     def chunks(
         self,
-        index: Int32[np.ndarray, "batches batch"],  # examples of the split, -1: padding
+        index: Int32[np.ndarray, 'batches batch'],  # examples of the split, -1: padding
         size: int,  # batches per chunk
     ) -> Iterator[Chunk]:
         """Cut batches into chunks.

@@ -23,18 +23,18 @@ from ..checks import InputError
 class Packed:
     "Images of any size in one array of pixels, in the memory of the host."
 
-    pixels: UInt8[np.ndarray, "pixels channels"]  # image after image, row after row
-    start: Int32[np.ndarray, " images"]  # index of each image's first pixel
-    height: Int32[np.ndarray, " images"]  # in pixels
-    width: Int32[np.ndarray, " images"]  # in pixels
-    labels: Int32[np.ndarray, " images"]  # number of each image's class
+    pixels: UInt8[np.ndarray, 'pixels channels']  # image after image, row after row
+    start: Int32[np.ndarray, ' images']  # index of each image's first pixel
+    height: Int32[np.ndarray, ' images']  # in pixels
+    width: Int32[np.ndarray, ' images']  # in pixels
+    labels: Int32[np.ndarray, ' images']  # number of each image's class
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-006
 MAX_PIXELS = 2**31 - 1  # an index must fit in an int32
 
 
 def pack(
-    examples: Sequence[tuple[UInt8[np.ndarray, "height width channels"], int]],  # image, label
+    examples: Sequence[tuple[UInt8[np.ndarray, 'height width channels'], int]],  # image, label
     channels: int = 0,  # 3: give gray images three channels; 0: as many as needed
 ) -> Packed:
     """Put examples into one array of pixels.
@@ -62,10 +62,10 @@ def pack(
 class Pixels(NamedTuple):
     "A `Packed` on the device. Labels are not part of it."
 
-    pixels: UInt8[Array, "pixels channels"]  # image after image, row after row
-    start: Int32[Array, " images"]  # index of each image's first pixel
-    height: Int32[Array, " images"]  # in pixels
-    width: Int32[Array, " images"]  # in pixels
+    pixels: UInt8[Array, 'pixels channels']  # image after image, row after row
+    start: Int32[Array, ' images']  # index of each image's first pixel
+    height: Int32[Array, ' images']  # in pixels
+    width: Int32[Array, ' images']  # in pixels
 
 
 def to_pixels(packed: Packed) -> Pixels:
@@ -76,11 +76,11 @@ def to_pixels(packed: Packed) -> Pixels:
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-013
 def crop_resize(
     pixels: Pixels,
-    index: Int[Array, " batch"],  # which images
-    boxes: Float[Array, "batch 4"],  # top, left, height, width, in pixels
-    mirror: Bool[Array, " batch"],  # whether left and right change places
+    index: Int[Array, ' batch'],  # which images
+    boxes: Float[Array, 'batch 4'],  # top, left, height, width, in pixels
+    mirror: Bool[Array, ' batch'],  # whether left and right change places
     size: int,  # height and width of the result, in pixels
-) -> Float[Array, "batch size size channels"]:  # float32 in [0, 255]
+) -> Float[Array, 'batch size size channels']:  # float32 in [0, 255]
     "Cut a box out of each image, bilinearly resized to size x size."
     start = pixels.start[index]
     height = pixels.height[index]
@@ -105,16 +105,16 @@ def crop_resize(
     return top * (1 - fy) + bottom * fy
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-019
-def to_rgb(x: Float[Array, "batch size size channels"]) -> Float[Array, "batch size size 3"]:
+def to_rgb(x: Float[Array, 'batch size size channels']) -> Float[Array, 'batch size size 3']:
     "Images of 1 or 3 channels with 3 channels."
     return jnp.broadcast_to(x, (*x.shape[:-1], 3))
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-020
 def resize(
     pixels: Pixels,
-    index: Int[Array, " batch"],  # which images
+    index: Int[Array, ' batch'],  # which images
     size: int,  # height and width of the result, in pixels
-) -> Float[Array, "batch size size 3"]:  # float32 in [-1, 1]
+) -> Float[Array, 'batch size size 3']:  # float32 in [-1, 1]
     "An evaluation batch: images `index`, resized and nothing else."
     h = pixels.height[index]
     w = pixels.width[index]

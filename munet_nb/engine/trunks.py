@@ -38,7 +38,7 @@ class Branch:
 def trunk_tree(
     plans: Sequence[ChildPlan],
     numbers: Sequence[int] | None = None,  # which of them; None: all
-    starts: Sequence[int] | None = None,  # of the suffixes; None: each one's first trained layer
+    starts: Sequence[int] | None = None,  # of each suffix; None: at its first trained layer
 ) -> Branch:
     "The tree of the children's trunks; a node lists its children by number."
     root = Branch()
