@@ -575,6 +575,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                        'munet_nb.engine.steps.Fit': ('50_engine/steps.html#fit', 'munet_nb/engine/steps.py'),
                                        'munet_nb.engine.steps.Fixed': ('50_engine/steps.html#fixed', 'munet_nb/engine/steps.py'),
                                        'munet_nb.engine.steps.Structure': ('50_engine/steps.html#structure', 'munet_nb/engine/steps.py'),
+                                       'munet_nb.engine.steps._either': ('50_engine/steps.html#_either', 'munet_nb/engine/steps.py'),
                                        'munet_nb.engine.steps._gradient': ('50_engine/steps.html#_gradient', 'munet_nb/engine/steps.py'),
                                        'munet_nb.engine.steps._only_if': ('50_engine/steps.html#_only_if', 'munet_nb/engine/steps.py'),
                                        'munet_nb.engine.steps._steps': ('50_engine/steps.html#_steps', 'munet_nb/engine/steps.py'),

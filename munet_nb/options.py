@@ -10,11 +10,11 @@ __all__ = [
 # %% ../nbs/94_options.ipynb #cell-002
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from .checks import InputError, unknown
-from .models.hparams import AUTO_TUNE
+from .models.hparams import AUTO_TUNE, HParams
 from .search.config import PRESETS, Config, config_fields, with_fields
 from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
 from .tasks.sources import SOURCES, Source
@@ -129,15 +129,24 @@ def add_config(parser: argparse.ArgumentParser):
         )
 
 # %% ../nbs/94_options.ipynb #cell-016
+# Hyperparameter -> the type of its values: those that the paper tunes, and any other.
+_TUNABLE = {name: type(values[0]) for name, values in AUTO_TUNE.items()}
+_TUNABLE |= {
+    f.name: type(f.default)
+    for f in fields(HParams)
+    if f.name not in _TUNABLE and f.name != 'num_layers'
+}
+
+
 def _search_list(text: str) -> tuple[str, tuple | None]:
     "The name and the values of 'NAME=V1,V2,...'; None of 'NAME=', which stops the tuning."
     name, eq, values = text.partition('=')
-    if not eq or name not in AUTO_TUNE:
-        allowed = ', '.join(AUTO_TUNE)
+    if not eq or name not in _TUNABLE:
+        allowed = ', '.join(_TUNABLE)
         raise InputError(f'--search {text!r}: must be NAME=V1,V2,... with NAME one of {allowed}')
     if not values:
         return name, None
-    kind = type(AUTO_TUNE[name][0])
+    kind = _TUNABLE[name]
     read = _yes_no if kind is bool else kind
     try:
         return name, tuple(read(value) for value in values.split(','))

@@ -70,6 +70,7 @@ class Optimiser:
     init: Callable[[PyTree], PyTree]  # parameters -> what is remembered before the first step
     update: Callable  # (grads, params, state, rate, told) -> params, state; it is compiled
     state_bytes: int  # of what is remembered, per parameter
+    stays: bool = True  # whether a parameter whose gradient is always zero stays as it is
 
 
 def _momentum_update(grads, params, state, rate, told):

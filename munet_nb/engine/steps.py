@@ -157,14 +157,24 @@ def _gradient(structure: Structure, params, fixed: Fixed, x, labels, n):
     return jax.tree.map(lambda g: g / parts, _sum_of_parts(part, parts, mesh, params, n))
 
 # %% ../../nbs/50_engine/06_steps.ipynb #49bb1663
+def _either(condition, tree, other):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), tree, other)
+
+
 def _steps(structure: Structure, fit: Fit, fixed: Fixed, batches: Batches, told: StepRates) -> Fit:
-    update = OPTIMISERS[structure.optimiser].update
+    optimiser = OPTIMISERS[structure.optimiser]
 
     def step(i, fit):
         x, labels = batches.x[i], batches.labels[i]
         grads = _gradient(structure, fit.params, fixed, x, labels, batches.n)
         grads = [_only_if(mask, g) for mask, g in zip(fixed.masks, grads, strict=True)]
-        return Fit(*update(grads, fit.params, fit.state, told.rates[i], told))
+        params, state = optimiser.update(grads, fit.params, fit.state, told.rates[i], told)
+        if not optimiser.stays:
+            params = [
+                _either(mask, new, old)
+                for mask, new, old in zip(fixed.masks, params, fit.params, strict=True)
+            ]
+        return Fit(params, state)
 
     return jax.lax.fori_loop(0, batches.n, step, fit)
 

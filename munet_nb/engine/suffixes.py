@@ -129,8 +129,9 @@ def _widen(params, arch, least, fill):
 
 
 def _stand_in(arch, kind) -> Slot:
-    "A layer before a block that the child has not."
-    shapes = layer_shapes(arch, kind, Sizes(adapter_dim=_COMMON['adapter_dim'][0]))
+    "A layer of zeros before a block, in place of one that the child has not."
+    least = {size: n for size, (n, _) in _COMMON.items()}
+    shapes = layer_shapes(arch, kind, Sizes(**least))
     nothing = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
     return Slot(kind, unflatten_dict(nothing, sep='/'), None, None)
 
@@ -139,12 +140,12 @@ def uniform_slots(
     kinds: Sequence[str], layers: Sequence[LayerPlan], params: Sequence[Mapping], arch: Arch
 ) -> list[Slot]:
     "A suffix in the form that masked children share."
-    optional = [kind.name for kind in KINDS.values() if kind.place == 'before block']
+    fillers = [kind.name for kind in KINDS.values() if kind.blank]
     slots, before = [], set()  # before: kinds that stand before the block to come
     for kind, layer, own in zip(kinds, layers, params, strict=True):
         row = kind_of(kind)
         if row.place == 'block':
-            slots += [_stand_in(arch, name) for name in optional if name not in before]
+            slots += [_stand_in(arch, name) for name in fillers if name not in before]
             before = set()
         if row.place == 'before block':
             before.add(row.name)

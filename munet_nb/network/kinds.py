@@ -50,6 +50,7 @@ class LayerKind:
     source: str = 'root'  # of one that no ancestor has: 'root' (an error), 'fresh', or 'resized'
     inherited: bool = True  # whether the model of another task may hand it on
     always_cloned: bool = False  # whether every mutated child trains its own copy
+    blank: bool = False  # whether one of zeros lets tokens pass as they are, so that it can stand in
     height: float = 0.5  # of its box in a picture, a block's is 1
     drawn_size: str | None = None  # hyperparameter that its width in a picture tells; None: fixed
 
@@ -91,6 +92,7 @@ _ROWS = (
         module=lambda arch, sizes: Adapter(sizes.adapter_dim),
         sizes=lambda params: {'adapter_dim': params['down']['bias'].shape[0]},
         source='fresh',
+        blank=True,
         height=0.55,
         drawn_size='adapter_dim',
     ),

@@ -159,10 +159,8 @@ def check_tasks(tasks: Sequence[Task]) -> list[Task]:
         raise InputError('tasks = []: must be at least one task')
     for t in tasks:
         if not isinstance(t, Task):
-            raise InputError(
-                f'tasks: {t!r} is not a Task; make one with '
-                'task_from_arrays, load_folder, load_idx, load_tfds or load_hf'
-            )
+            made = 'make one with task_from_arrays or load_task'
+            raise InputError(f'tasks: {t!r} is not a Task; {made}')
     names = [t.name for t in tasks]
     for n in names:
         if names.count(n) > 1:
