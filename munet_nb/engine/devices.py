@@ -122,7 +122,7 @@ def memory_plan(
     """Bytes that a generation takes on a device at most, by purpose.
 
     With all its children on this device and all their layers trained, each with a program of its
-    own (see `use_masks`).
+    own (see `use_masks`), by the optimiser of the table that remembers most.
     """
     state = max(row.state_bytes for row in OPTIMISERS.values())
     parts = batch_parts(arch, settings, image_size)
