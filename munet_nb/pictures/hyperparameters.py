@@ -13,7 +13,8 @@ from dataclasses import asdict, fields
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..models.model import Model, model_from_json
+from ..models.hparams import HParams
+from ..models.model import Model
 from .axes import few_ticks, nothing_yet
 from .canvas import LIGHT, Picture, Theme, small_multiples, task_colors
 from .canvas import task_legend
@@ -114,9 +115,9 @@ def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pictu
     colors = task_colors(list(state.tasks))
     kept = kept_models(state)
     children = children_by_task(records, state)
-    models = [model_from_json(c['model']) for found in children.values() for _, c in found]
-    names = [f.name for f in fields(state.root.hparams)]
-    values = {name: [getattr(m.hparams, name) for m in models] for name in names}
+    hparams = [c['model']['hparams'] for found in children.values() for _, c in found]
+    # What a record leaves out has its default; building thousands of models would take longer.
+    values = {f.name: [h.get(f.name, f.default) for h in hparams] for f in fields(HParams)}
     moved = [name for name, tried in values.items() if len(set(tried)) > 1]
     fig, axs = small_multiples(max(len(moved), 1), theme, task_legend(colors, kept))
     if not moved:
