@@ -125,6 +125,8 @@ def add_config(parser: argparse.ArgumentParser):
             dest=f'config_{name}',
             metavar=kind.__name__.upper(),
             type=_yes_no if kind is bool else kind,
+            nargs='?' if kind is bool else None,  # a switch alone turns it on
+            const=True if kind is bool else None,
             help=f"in the paper's characters benchmark: {default}",
         )
 

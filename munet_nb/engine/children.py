@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from .chunks import evaluate_chain
 from .optimisers import optimiser_of, step_rates
@@ -58,6 +58,7 @@ class ChildInTraining:
     fixed: Fixed
     fit: Fit  # the values that training changes
     best: list | None = None  # the trained layers of the best evaluation so far
+    correct: np.ndarray | None = None  # which validation examples it got right then
     evaluations: list[float] = field(default_factory=list)
 
     @property
@@ -89,7 +90,7 @@ class ChildInTraining:
         labels: Int[Array, 'chunk batch'],  # negative: padding
         n: Int[np.ndarray, ''],  # batches that count
     ) -> tuple:
-        "Correct examples of a chunk, and whether all logits are finite; on its first device."
+        "Which examples of a chunk are right, and whether all logits are finite; on one device."
         values = (self.fit.params, self.fixed.params)
         if self.structure.mesh:
             values = jax.device_put(values, self.on[0])
@@ -99,10 +100,12 @@ class ChildInTraining:
         on_first = partial(call, on=self.on[:1])
         return evaluate_chain(on_first, self.structure.arch, kinds, params, x, labels, n)
 
-    def close_segment(self, accuracy: float, finite: bool):
+    def close_segment(self, correct: Bool[np.ndarray, ' examples'], finite: bool):
         "Take in an evaluation; the best one's parameters are kept."
+        accuracy = int(correct.sum()) / len(correct)
         if finite and accuracy > max(self.evaluations, default=-1):
             self.best = self.fit.params
+            self.correct = correct
         self.evaluations.append(accuracy if finite else 0.0)
 
     def result(self) -> TrainedChild:
@@ -119,7 +122,7 @@ class ChildInTraining:
         for plan, params in zip(self.plan.layers, self.params):
             if plan.resize and not plan.trainable:
                 layers[plan.name] = make_layer(params)
-        return TrainedChild(self.plan, evaluations, layers)
+        return TrainedChild(self.plan, evaluations, layers, self.correct)
 
 # %% ../../nbs/50_engine/10_children.ipynb #92a34729
 def begin_child(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'PREDICT_BATCH', 'PREDICT_PIXELS', 'Network', 'feed_accuracy', 'accuracy', 'probabilities',
+    'PREDICT_BATCH', 'PREDICT_PIXELS', 'Network', 'feed_correct', 'feed_accuracy', 'accuracy',
+    'probabilities',
 ]
 
 # %% ../../nbs/50_engine/13_predict.ipynb #9ffaeb14
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from .chunks import evaluate_chain, load_eval
 from .devices import chunk_batches
@@ -36,6 +37,28 @@ class Network:
     image_size: int  # pixels
 
 # %% ../../nbs/50_engine/13_predict.ipynb #51cf96a3
+def feed_correct(
+    feed: Feed,
+    network: Network,
+    settings: TrainingSettings,
+    programs: Programs,
+) -> Bool[np.ndarray, ' examples']:
+    "Which of a feed's examples a model classifies right; none if a logit is not finite."
+    arch, size, params = network.arch, network.image_size, network.params
+    kinds, device, marks = chain_kinds(network.names), jax.devices()[0], []
+    index = eval_indices(len(feed.split), settings.batch_size)
+    static = (size, settings.precision)
+    for chunk in feed.chunks(index, chunk_batches(arch, settings, size, feed)):
+        n = np.int32(chunk.n)
+        x = programs(load_eval, static, chunk.on(device), chunk.place, n)
+        marked = evaluate_chain(programs, arch, kinds, params, x, chunk.labels, n)
+        correct, finite = jax.device_get(marked)
+        there = chunk.labels[: chunk.n] >= 0
+        marks.append((correct[: chunk.n][there], finite))
+    correct, finite = zip(*marks)
+    return np.concatenate(correct) & all(finite)
+
+
 def feed_accuracy(
     feed: Feed,
     network: Network,
@@ -43,17 +66,8 @@ def feed_accuracy(
     programs: Programs,
 ) -> float:
     "Share of a feed's examples that a model classifies right; 0 if a logit is not finite."
-    arch, size, params = network.arch, network.image_size, network.params
-    kinds, device, counts = chain_kinds(network.names), jax.devices()[0], []
-    index = eval_indices(len(feed.split), settings.batch_size)
-    static = (size, settings.precision)
-    for chunk in feed.chunks(index, chunk_batches(arch, settings, size, feed)):
-        n = np.int32(chunk.n)
-        x = programs(load_eval, static, chunk.on(device), chunk.place, n)
-        counted = evaluate_chain(programs, arch, kinds, params, x, chunk.labels, n)
-        counts.append(jax.block_until_ready(counted))
-    correct, finite = zip(*jax.device_get(counts))
-    return float(sum(map(int, correct)) / len(feed.split)) if all(finite) else 0.0
+    correct = feed_correct(feed, network, settings, programs)
+    return int(correct.sum()) / len(correct)
 
 
 def accuracy(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'learning_rates', 'Structure', 'Fit', 'Fixed', 'Batches', 'join_layers', 'train_steps',
+    'learning_rates', 'sum_of_parts', 'Structure', 'Fit', 'Fixed', 'Batches', 'join_layers',
+    'train_steps',
 ]
 
 # %% ../../nbs/50_engine/06_steps.ipynb #aae9ceb1
@@ -75,7 +76,7 @@ def _sum_around(part, length, parts, mesh, like):
     return total
 
 
-def _sum_of_parts(part, parts: int, mesh: Mesh | None, like, n):
+def sum_of_parts(part, parts: int, mesh: Mesh | None, like, n):
     "part(0) + part(1) + ..., with the shapes of `like`, added in this order."
     if parts == 1:
         return part(0)
@@ -154,7 +155,7 @@ def _gradient(structure: Structure, params, fixed: Fixed, x, labels, n):
     def part(j):
         return jax.grad(loss)(params, x[j], labels[j])
 
-    return jax.tree.map(lambda g: g / parts, _sum_of_parts(part, parts, mesh, params, n))
+    return jax.tree.map(lambda g: g / parts, sum_of_parts(part, parts, mesh, params, n))
 
 # %% ../../nbs/50_engine/06_steps.ipynb #49bb1663
 def _either(condition, tree, other):

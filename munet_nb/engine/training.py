@@ -125,24 +125,25 @@ def _held_or_computed(g: GenerationInTraining, index):
     return pieces
 
 
-def _count(child: ChildInTraining, programs, x, labels, n: int):
+def _mark(child: ChildInTraining, programs, x, labels, n: int):
     return jax.device_get(child.evaluate(programs, x, labels, np.int32(n)))
 
 
 def _evaluate(
     g: GenerationInTraining,
     index: Int[np.ndarray, 'batches batch'],  # all validation examples; -1: padding
-) -> list[tuple[int, bool]]:
-    "Correct examples of each child, and whether all its logits were finite."
+) -> list[tuple[np.ndarray, bool]]:
+    "Which examples each child got right, in order, and whether all its logits were finite."
     programs = g.engine.programs
-    totals = [(0, True)] * len(g.children)
+    marks, good = [[] for _ in g.children], [True] * len(g.children)
     for labels, n, found in _held_or_computed(g, index):
-        jobs = [(number, g.submit(_count, number, programs, x, labels, n)) for number, x in found]
+        counts = labels[:n] >= 0
+        jobs = [(number, g.submit(_mark, number, programs, x, labels, n)) for number, x in found]
         for number, job in jobs:
             correct, finite = job.result()
-            so_far, good = totals[number]
-            totals[number] = so_far + int(correct), good and bool(finite)
-    return totals
+            marks[number].append(correct[:n][counts])
+            good[number] = good[number] and bool(finite)
+    return [(np.concatenate(own), finite) for own, finite in zip(marks, good)]
 
 # %% ../../nbs/50_engine/12_training.ipynb #5ebf3322
 @dataclass
@@ -190,12 +191,12 @@ def train_generation(
             started, compiled = time.perf_counter(), programs.seconds
             _train(g, index[first : first + batches], first)
             trained, compiled_training = time.perf_counter(), programs.seconds
-            totals = _evaluate(g, eval_indices(n_eval, settings.batch_size))
+            marks = _evaluate(g, eval_indices(n_eval, settings.batch_size))
             evaluated = time.perf_counter()
             times.training += trained - started - (compiled_training - compiled)
             times.evaluating += evaluated - trained - (programs.seconds - compiled_training)
-            for i, (child, (correct, finite)) in enumerate(zip(g.children, totals)):
-                child.close_segment(correct / n_eval, finite)
+            for i, (child, (correct, finite)) in enumerate(zip(g.children, marks)):
+                child.close_segment(correct, finite)
                 progress(i, segment, child.evaluations[-1])
         jobs = [g.submit(ChildInTraining.result, i) for i in range(len(plans))]
         return [job.result() for job in jobs]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from ..checks import InputError
 from ..runs.evolution import Evolution
-from ..search.ask import Generation
 
 # %% ../../nbs/80_pictures/13_worker.ipynb #f97acf017ebddcb999f76b507ba803aa
 @dataclass
@@ -41,13 +40,6 @@ class Training:
         "If the rest takes as long as what is done; asked after the first evaluation."
         passed = time.perf_counter() - self.began
         return passed * (1 - self.share) / self.share
-
-# %% ../../nbs/80_pictures/13_worker.ipynb #8544ab059331592c483806bbd72a5102
-def _title_of(generation: Generation) -> str:
-    "A generation in a few words; people count from 1."
-    iteration, number = generation.iteration + 1, generation.number + 1
-    children = len(generation.children)
-    return f'{generation.task}, iteration {iteration}, generation {number}: {children} children'
 
 # %% ../../nbs/80_pictures/13_worker.ipynb #5526e62c8d50ae511bb78ca656e877d1
 class Listener:
@@ -213,7 +205,7 @@ class Worker:
         search = self.search
         generation = search.ask()
         iterations = sum(search.state.visits.values())  # that were finished before
-        training = Training(_title_of(generation), len(generation.children), generation.segments)
+        training = Training(generation.title, len(generation.children), generation.segments)
         self.latest = training
         self.listener.say(f'training {training.title}')
         self.listener.begins(training)

@@ -17,6 +17,7 @@ from ..models.pool import Layer
 from .interrupts import stop_on_interrupt
 from ..search.ask import generations_left, next_task
 from ..search.config import Config
+from ..search.groups import group_segments_left, groups_due
 from ..search.plans import TrainedChild
 
 # %% ../../nbs/70_runs/06_advance.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -48,19 +49,25 @@ def run_to_end(evo):  # an Evolution
     segments = evo.config.training.segments * evo.config.children_per_generation
 
     def left() -> int:
-        return generations_left(evo.state, evo.config)
+        generations = generations_left(evo.state, evo.config)
+        return generations * segments + group_segments_left(evo.state, evo.config)
+
+    def now() -> str:
+        if groups_due(evo.state, evo.config):
+            return 'common trunks'
+        return next_task(evo.state, evo.config)
 
     def count(child, segment, accuracy):
         bar.update()
 
     look = {'unit': 'segment', 'smoothing': 0.05, 'dynamic_ncols': True}
-    with stop_on_interrupt() as stop, tqdm(total=left() * segments, **look) as bar:
-        while left() and not stop:
-            bar.set_description(next_task(evo.state, evo.config))
+    with stop_on_interrupt() as stop, tqdm(total=left(), **look) as bar:
+        while not evo.done and not stop:
+            bar.set_description(now())
             report = evo.step(count)
-            bar.total = bar.n + left() * segments
+            bar.total = bar.n + left()
             tqdm.write(report.line())
-        bar.set_description('stopped' if left() else 'done')
-    if left():
+        bar.set_description('done' if evo.done else 'stopped')
+    if not evo.done:
         resume = f'munet resume {shlex.quote(str(evo.path))}'
         tqdm.write(f'Stopped; everything is saved in {evo.path}. Go on with: {resume}')

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'next_task', 'segments_left', 'generations_left', 'rng_for', 'scores_of', 'Generation', 'ask',
+    'next_task', 'segments_left', 'generations_left', 'rng_for', 'scores_of', 'probes_due',
+    'to_try', 'spread_rates', 'Generation', 'ask',
 ]
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-002
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from numpy.random import Generator, default_rng
@@ -22,7 +23,7 @@ from ..models.model import Model
 from ..network.arch import Arch
 from ..network.chain import reference_params
 from .config import Config
-from .journal import State
+from .journal import State, trunk_of
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .plans import ChildPlan, Surroundings
 from .selection import ranked, sample_parent, score
@@ -51,7 +52,7 @@ def _generations(
     trials = 0
     if trial:  # A trial begins only while a whole child could still be trained.
         trials = min(untried, math.ceil(max(left - whole + 1, 0) / trial))
-    children = (left - trials * trial) // whole
+    children = max(0, left - trials * trial) // whole
     most = config.children_per_generation
     return math.ceil(trials / most) + math.ceil(children / most)
 
@@ -64,6 +65,7 @@ def generations_left(state: State, config: Config) -> int:
     while task or min(visits.values()) < config.task_iterations:
         task = task or min(visits, key=visits.get)
         seeds = 1 + sum(t != task and not state.tasks[t].private for t in kept)
+        seeds = min(seeds, config.probed_seeds or seeds)
         generations += _generations(left, seeds - tried, config)
         visits[task] += 1
         kept.add(task)
@@ -93,6 +95,32 @@ def scores_of(
     users = users_of_models(state.others(task))
     return {m.id: score(m, users, config.scale_factor, reference) for m in models}
 
+# %% ../../nbs/40_search/05_ask.ipynb #16198221
+def probes_due(state: State, config: Config) -> list[Model]:
+    "The seed models that a probe must judge before the next generation: one of each trunk."
+    task = next_task(state, config)
+    if not config.probed_seeds or not task or state.generation:
+        return []
+    distinct = {trunk_of(m): m for m in state.seeds(task)}
+    return [m for trunk, m in distinct.items() if (task, trunk) not in state.probes]
+
+
+def to_try(state: State, config: Config, task: str, reference: int) -> list[Model]:
+    "The seed models that a task iteration tries, in order, whether it has done so or not."
+    seeds = state.seeds(task)
+    if not config.probed_seeds:
+        return seeds
+    begun_with = [of[task] for of in (state.kept, state.entrants) if task in of]
+    have = {trunk_of(state.models[i]) for i in begun_with}
+    distinct = {trunk_of(m): m for m in seeds}
+    worth = {}
+    for trunk, m in distinct.items():
+        probe = state.probes[task, trunk]
+        child = replace(m, task=task, evaluations=(probe.accuracy,))
+        worth |= scores_of([child], state, task, config, reference)
+    best = sorted(distinct.items(), key=lambda pair: -worth[pair[1].id])
+    return [m for trunk, m in best if trunk not in have][: config.probed_seeds]
+
 # %% ../../nbs/40_search/05_ask.ipynb #cell-017
 class _Parents:
     "The candidates of one generation."
@@ -100,8 +128,10 @@ class _Parents:
     def __init__(self, state: State, config: Config, arch: Arch, task: str):
         self.active = [state.models[i] for i in state.population(task)]
         self.seeds = state.seeds(task)
-        self.untried = [m for m in self.seeds if m.id not in state.tried]
-        self.scores = scores_of(self.active, state, task, config, reference_params(arch))
+        reference = reference_params(arch)
+        wanted = to_try(state, config, task, reference)
+        self.untried = [m for m in wanted if m.id not in state.tried]
+        self.scores = scores_of(self.active, state, task, config, reference)
         # Counted on while children are drawn: one model shall not be the parent of all.
         self.offspring = {m.id: state.offspring.get((task, m.id), 0) for m in self.active}
 
@@ -129,9 +159,11 @@ def _data_hparams(rng, state, config, arch, parents) -> HParams:
 
 def _surroundings(state, config, arch, task) -> Surroundings:
     "What the children of a task are surrounded by."
-    in_use = frozenset(d for m in state.others(task) for d in m.digests)
+    in_use = frozenset(d for m in (*state.roots, *state.others(task)) for d in m.digests)
     classes = len(state.tasks[task].classes)
-    return Surroundings(arch, classes, state.alive, in_use, config.space(arch))
+    probed = {m.id: state.probes.get((task, trunk_of(m))) for m in state.seeds(task)}
+    heads = {id: probe.head for id, probe in probed.items() if probe}
+    return Surroundings(arch, classes, state.alive, in_use, config.space(arch), heads)
 
 
 def _size(state, config, parents) -> tuple[int, int]:
@@ -140,6 +172,18 @@ def _size(state, config, parents) -> tuple[int, int]:
     if config.seed_segments and parents.untried:  # short trials have generations of their own
         most, segments = min(most, len(parents.untried)), config.seed_segments
     return segments, min(most, segments_left(state, config) // segments)
+
+# %% ../../nbs/40_search/05_ask.ipynb #39972c5c
+def spread_rates(state: State, config: Config) -> list[float]:
+    "The rates of the next generation's children by number, if it is the one that spreads; else none."
+    trials = math.ceil(len(state.tried) / config.children_per_generation)
+    tuned = config.auto_tune and 'lr' in config.search
+    if not (config.spread_rates and tuned) or state.generation != trials or not state.task:
+        return []
+    rates = config.search['lr']
+    middle = rates.index(config.defaults.lr)
+    far = sorted(range(middle % 2, len(rates), 2), key=lambda i: (abs(i - middle), i))
+    return [rates[far[i % len(far)]] for i in range(config.children_per_generation)]
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-021
 @dataclass(frozen=True)
@@ -152,6 +196,12 @@ class Generation:
     children: tuple[ChildPlan, ...]
     seeds_tried: tuple[str, ...]  # parents used as seeds for the first time in this task iteration
     segments: int  # that each child is trained
+
+    @property
+    def title(self) -> str:
+        "In a few words; people count from 1."
+        where = f'iteration {self.iteration + 1}, generation {self.number + 1}'
+        return f'{self.task}, {where}: {len(self.children)} children'
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-022
 def ask(state: State, config: Config, arch: Arch) -> Generation:
@@ -175,6 +225,7 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     around = _surroundings(state, config, arch, task)
     chances = probabilities(config)
     segments, n = _size(state, config, parents)
+    rates = spread_rates(state, config)
 
     def child(i, seed=None):
         id = f'{task}:{iteration}.{state.generation}.{i}'
@@ -182,7 +233,8 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
         lineage, hparams = state.lineage(parent), with_data_hparams(parent.hparams, data)
         if seed:
             return seed_child(id, task, lineage, hparams, around)
-        return mutate_child(rng, id, task, lineage, hparams, chances, around)
+        plan = mutate_child(rng, id, task, lineage, hparams, chances, around)
+        return replace(plan, hparams=replace(plan.hparams, lr=rates[i])) if rates else plan
 
     tried = parents.untried[:n]
     children = [child(i, seed) for i, seed in enumerate(tried)]

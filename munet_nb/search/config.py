@@ -74,6 +74,13 @@ class Config:
     seed_segments: int = 0  # a seed model's trial, in a generation of its own; 0: as any child's
     auto_tune: bool = True  # whether the hyperparameters in `search` are tuned
     tune_num_layers: bool = True  # whether blocks may be dropped and taken back
+    common_trunks: bool = False  # whether public tasks train trunks together first
+    group_generations: int = 3  # of the search for the tasks that train together
+    trial_segments: int = 4  # that a group is tried
+    trunk_segments: int = 40  # that a common trunk is trained
+    probed_seeds: int = 0  # seed models tried, the best by their probes; 0: all, without probes
+    spread_rates: bool = False  # whether a task's first mutated children try rates far apart
+    acceptance_errors: float = 0.0  # standard errors by which a child must beat its parent
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -93,14 +100,21 @@ class Config:
         check('scale_factor', s, is_number(s) and 0 < s <= 1, 'a number in (0, 1]')
         chances = ('mutation_prob', 'cloning_prob', 'adapter_prob')
         _check_all(self, chances, lambda p: is_number(p) and 0 <= p <= 1, 'a number in [0, 1]')
-        counts = ('children_per_task', 'children_per_generation', 'task_iterations')
+        counts = (
+            'children_per_task', 'children_per_generation', 'task_iterations',
+            'group_generations', 'trial_segments', 'trunk_segments',
+        )
         _check_all(self, counts, is_count, 'a positive whole number')
         trial = self.seed_segments
         shorter = is_count(trial) and trial < getattr(self.training, 'segments', 0)
         none = type(trial) is int and trial == 0
         allowed = 'a whole number, less than the segments of a child'
         check('seed_segments', trial, none or shorter, allowed)
-        switches = ('auto_tune', 'tune_num_layers')
+        probed = self.probed_seeds
+        check('probed_seeds', probed, type(probed) is int and probed >= 0, 'a whole number')
+        errors = self.acceptance_errors
+        check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
+        switches = ('auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates')
         _check_all(self, switches, lambda v: type(v) is bool, 'True or False')
 
     def _check_sections(self):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'CHANGEABLE', 'FORMAT', 'TaskInfo', 'info_to_json', 'State', 'kept_models', 'apply_record',
-    'replay', 'open_first', 'open_records',
+    'Trunk', 'CHANGEABLE', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch', 'Probe',
+    'trunk_of', 'State', 'kept_models', 'apply_record', 'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from ..checks import InputError, make, unknown
 from ..models.growth import grown_fields
-from ..models.model import Model, model_from_json
+from ..models.model import LayerRef, Model, model_from_json
 from ..models.pool import Digest
 from ..network.arch import Arch, get_arch
+from ..network.kinds import kind_of
 from .config import Config, config_from_json, with_fields
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-005
@@ -41,6 +42,43 @@ def info_to_json(info: TaskInfo) -> dict:
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)
+class Trial:
+    "A group of tasks that trained a trunk together for a short while; the root is one of none."
+
+    id: str  # 'group:0.1.2' is group 2 of generation 1 in the first search for groups
+    tasks: tuple[str, ...]
+    lr: float  # peak learning rate
+    probes: Mapping[str, float]  # task -> accuracy of a probe on the trunk, see engine.probe
+
+
+@dataclass(frozen=True)
+class GroupSearch:
+    "A search for the tasks that train together, while it lasts."
+
+    number: int  # of searches before it
+    tasks: tuple[str, ...]
+    generation: int = 0  # the next one's number
+    trials: tuple[Trial, ...] = ()  # so far, the root's first
+    trunks: tuple[str, ...] = ()  # trials whose group has a trunk by now
+
+
+@dataclass(frozen=True)
+class Probe:
+    "What a closed-form head makes of a seed model's frozen layers."
+
+    accuracy: float  # on the validation images
+    head: LayerRef  # the closed-form head
+
+
+Trunk = tuple[Digest, ...]  # the layers of a model below its head
+
+
+def trunk_of(model: Model) -> Trunk:
+    "The layers of a model that another task may take."
+    return tuple(ref.digest for ref in model.chain if kind_of(ref.name).inherited)
+
+
+@dataclass(frozen=True)
 class State:
     "A search at one moment, computed from its journal."
 
@@ -57,18 +95,33 @@ class State:
     offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (task, parent): count
     tests: Mapping[str, float] = field(default_factory=dict)  # task -> kept model's test accuracy
     changes: Mapping[str, float] = field(default_factory=dict)  # fields that were changed later
+    trunks: tuple[str, ...] = ()  # common trunks: root models that tasks trained together
+    entrants: Mapping[str, str] = field(default_factory=dict)  # task -> model on its newest trunk
+    groups: GroupSearch | None = None  # in progress
+    group_searches: int = 0  # that began
+    probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # task, trunk: probe
 
     @property
     def alive(self) -> frozenset[Digest]:
-        "The layers that are needed: of the root, of the kept models, of the active population."
-        ids = {self.root.id, *self.kept.values(), *self.active}
-        return frozenset(d for i in ids for d in self.models[i].digests)
+        "The layers that are needed: of roots, kept models, the active population, and probes."
+        ids = {self.root.id, *self.trunks, *self.kept.values(), *self.active}
+        ids.update(self.entrants.values())
+        heads = {probe.head.digest for probe in self.probes.values()}
+        return heads | frozenset(d for i in ids for d in self.models[i].digests)
+
+    @property
+    def roots(self) -> list[Model]:
+        "The root model and the common trunks: they solve no task and never change."
+        return [self.root, *(self.models[i] for i in self.trunks)]
 
     def population(self, task: str) -> tuple[str, ...]:
-        "Ids of the active population; as an iteration of the task begins, its kept model alone."
+        """Ids of the active population.
+
+        As an iteration of the task begins, its kept model, and the one that came with a trunk.
+        """
         if self.task:
             return self.active
-        return (self.kept[task],) if task in self.kept else ()
+        return tuple(dict.fromkeys(of[task] for of in (self.kept, self.entrants) if task in of))
 
     def others(self, task: str) -> list[Model]:
         "The kept models of the other tasks."
@@ -77,10 +130,12 @@ class State:
     def seeds(self, task: str) -> list[Model]:
         """The seed models, newest first.
 
-        They are the kept models of every other task that is not private, and the root.
+        They are the kept models of every other task that is not private, the common trunks, and
+        the root. A model that came with a trunk and was not worked on is no seed: its trunk is.
         """
-        shared = {i for t, i in self.kept.items() if t != task and not self.tasks[t].private}
-        ids = shared | {self.root.id}
+        visited = (t for t in self.kept if self.visits.get(t) and not self.tasks[t].private)
+        ids = {self.kept[t] for t in visited if t != task}
+        ids.update(m.id for m in self.roots)
         return [m for m in reversed(self.models.values()) if m.id in ids]
 
     def lineage(self, model: Model) -> list[Model]:
@@ -124,7 +179,7 @@ def _check_turn(state, record):
 
 def _generation(state, record):
     _check_turn(state, record)
-    task, first = record['task'], state.task is None
+    task = record['task']
     active, models, offspring = state.population(task), dict(state.models), dict(state.offspring)
     for c in record['children']:
         parent = c['model']['parent']
@@ -134,7 +189,7 @@ def _generation(state, record):
             model = model_from_json(c['model'])
             models[model.id] = model
             active += (model.id,)
-    spent, tried = (0, frozenset()) if first else (state.spent, state.tried)
+    spent, tried = state.spent, state.tried  # between iterations, of the probes alone
     return replace(
         state,
         task=task,
@@ -159,6 +214,7 @@ def _task_ended(state, record):
         visits={**state.visits, task: record['iteration'] + 1},
         kept={**state.kept, **({task: kept} if kept else {})},
         tests={**state.tests, **({task: record['test']} if kept else {})},
+        entrants={t: i for t, i in state.entrants.items() if t != task},
     )
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-013
@@ -171,6 +227,58 @@ def _changed(state, record):
             raise unknown('field that may change during a search', name, CHANGEABLE)
     return replace(state, changes={**state.changes, **record['values']})
 
+# %% ../../nbs/40_search/04_journal.ipynb #d2559467
+def _groups_begun(state, record):
+    if state.groups or state.task:
+        raise InputError('the journal begins to look for groups in the middle of something else')
+    search = GroupSearch(state.group_searches, tuple(record['tasks']))
+    return replace(state, groups=search, group_searches=state.group_searches + 1)
+
+
+def _groups(state, record):
+    search = state.groups
+    trials = tuple(make(Trial, {**t, 'tasks': tuple(t['tasks'])}) for t in record['trials'])
+    told = replace(
+        search, generation=record['generation'] + 1, trials=search.trials + trials
+    )
+    return replace(state, groups=told)
+
+
+def _common_trunk(state, record):
+    search = replace(state.groups, trunks=(*state.groups.trunks, record['trial']))
+    if record['trunk'] is None:  # it diverged
+        return replace(state, groups=search)
+    trunk = model_from_json(record['trunk'])
+    entrants = {m.task: m for m in map(model_from_json, record['models'])}
+    ids = {t: m.id for t, m in entrants.items()}
+    return replace(
+        state,
+        models={**state.models, trunk.id: trunk, **{m.id: m for m in entrants.values()}},
+        trunks=(*state.trunks, trunk.id),
+        kept={**ids, **state.kept},
+        entrants={**state.entrants, **ids},
+        groups=search,
+    )
+
+
+def _groups_ended(state, record):
+    return replace(state, groups=None)
+
+# %% ../../nbs/40_search/04_journal.ipynb #e4b2e8b5
+def _probes(state, record):
+    task = record['task']
+    probes = dict(state.probes)
+    for told in record['probes']:
+        head = make(LayerRef, told['head'])
+        probes[task, trunk_of(state.models[told['seed']])] = Probe(told['accuracy'], head)
+    return replace(
+        state,
+        task=task,
+        active=state.population(task),
+        spent=state.spent + record['segments'],
+        probes=probes,
+    )
+
 # %% ../../nbs/40_search/04_journal.ipynb #cell-014
 _APPLY = {
     'run': _begun,
@@ -178,6 +286,11 @@ _APPLY = {
     'task_end': _task_ended,
     'task_added': _task_added,
     'config_changed': _changed,
+    'groups_begun': _groups_begun,
+    'groups': _groups,
+    'common_trunk': _common_trunk,
+    'groups_end': _groups_ended,
+    'probes': _probes,
 }
 
 

@@ -55,8 +55,9 @@ class Surroundings:
     arch: Arch
     classes: int  # of the task
     alive: Collection[Digest]  # layers in the pool
-    in_use: Collection[Digest]  # layers of the kept models of other tasks
+    in_use: Collection[Digest]  # layers of the roots and of the kept models of other tasks
     space: SearchSpace = field(default_factory=dict)  # what is tuned, and over which values
+    heads: Mapping[str, LayerRef] = field(default_factory=dict)  # seed model -> its probe's head
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-013
 def find_layer(
@@ -103,7 +104,8 @@ def plan_layer(
         from_root = lineage[-1].layers[name].digest
         return LayerPlan(name, n_params, clone, from_root, resize=True)
     if source == 'fresh':
-        return LayerPlan(name, n_params, True, None)
+        head = None if kind_of(name).inherited else around.heads.get(lineage[0].id)
+        return LayerPlan(name, n_params, True, head and head.digest)
     raise ValueError(
         f'layer {name} with {n_params:,} parameters: neither {lineage[0].id} nor any of its'
         ' ancestors has it'
@@ -161,3 +163,4 @@ class TrainedChild:
     plan: ChildPlan
     evaluations: tuple[float, ...]  # validation accuracy after each segment
     layers: Mapping[str, Layer]  # the new ones, by name; empty if it diverged in every segment
+    correct: Sequence[bool] | None = None  # which validation examples the best evaluation got right

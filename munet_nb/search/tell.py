@@ -9,15 +9,18 @@ __all__ = ['to_model', 'best_active', 'tell', 'end_of_iteration']
 from collections.abc import Sequence
 
 from ..models.accounting import accounted_params, users_of_models
-from ..models.model import LayerRef, Model, model_to_json
+from ..models.model import LayerRef, Model, model_to_json, pack_correct
 from .ask import Generation, scores_of
 from .config import Config
 from .journal import State, apply_record
 from .plans import TrainedChild
-from .selection import ranked
+from .selection import choose, score_error
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-005
-def to_model(trained: TrainedChild) -> Model:
+def to_model(
+    trained: TrainedChild,
+    with_correct: bool = False,  # whether it says which validation examples it got right
+) -> Model:
     "The model that training made. Its chain is empty if it diverged."
     plan = trained.plan
 
@@ -28,7 +31,9 @@ def to_model(trained: TrainedChild) -> Model:
         return LayerRef(layer.name, digest, layer.n_params, trained_by)
 
     chain = tuple(map(ref, plan.layers)) if trained.layers else ()
-    return Model(plan.id, plan.task, plan.parent, chain, plan.hparams, trained.evaluations)
+    told = with_correct and trained.correct is not None
+    correct = pack_correct(trained.correct) if told else ''
+    return Model(plan.id, plan.task, plan.parent, chain, plan.hparams, trained.evaluations, correct)
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-007
 def best_active(state: State, task: str, config: Config, reference: int) -> dict | None:
@@ -37,22 +42,28 @@ def best_active(state: State, task: str, config: Config, reference: int) -> dict
     if not active:
         return None
     scores = scores_of(active, state, task, config, reference)
-    best = ranked(active, scores)[0]
+    users = users_of_models(state.others(task))
+    charged = {m.id: accounted_params(m, users) for m in active}
+    best = choose(active, scores, charged, config.acceptance_errors)
     return {
         'id': best.id,
         'score': scores[best.id],
         'quality': best.quality,
-        'accounted': accounted_params(best, users_of_models(state.others(task))),
+        'accounted': charged[best.id],
     }
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-008
 def _told_child(state, config, reference, trained) -> dict:
     "What a generation's record says of one child."
-    model, parent = to_model(trained), state.models[trained.plan.parent]
+    errors = config.acceptance_errors
+    model, parent = to_model(trained, errors > 0), state.models[trained.plan.parent]
     has_layers = bool(model.chain)
 
     def value(m):
         return scores_of([m], state, model.task, config, reference)[m.id]
+
+    def beats_parent():
+        return score - value(parent) > errors * score_error(model, parent, score)
 
     score = value(model) if has_layers else 0.0
     return {
@@ -60,7 +71,7 @@ def _told_child(state, config, reference, trained) -> dict:
         'trained': list(trained.plan.changes),
         'score': score,
         'accounted': accounted_params(model, users_of_models(state.others(model.task))),
-        'accepted': has_layers and (parent.task != model.task or score > value(parent)),
+        'accepted': has_layers and (parent.task != model.task or beats_parent()),
     }
 
 
