@@ -48,6 +48,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                  'munet_nb/bench/comparison.py'),
                                            'munet_nb.bench.comparison._command': ( '90_bench/comparison.html#_command',
                                                                                    'munet_nb/bench/comparison.py'),
+                                           'munet_nb.bench.comparison._common_examples': ( '90_bench/comparison.html#_common_examples',
+                                                                                           'munet_nb/bench/comparison.py'),
                                            'munet_nb.bench.comparison._evolved': ( '90_bench/comparison.html#_evolved',
                                                                                    'munet_nb/bench/comparison.py'),
                                            'munet_nb.bench.comparison._make_record': ( '90_bench/comparison.html#_make_record',

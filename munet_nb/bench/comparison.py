@@ -44,8 +44,20 @@ def open_evolution(bench: Bench, method: str, seed: int) -> Evolution:
 
 # %% ../../nbs/90_bench/09_comparison.ipynb #cell-006
 def _trained(record: dict) -> int:
-    "Segments of one child that a record of the journal is about."
-    return record['segments'] * len(record['children']) if record['kind'] == 'generation' else 0
+    "Segments of one child on one task that a record of the journal is about."
+    kind = record['kind']
+    if kind == 'generation':
+        return record['segments'] * len(record['children'])
+    if kind == 'groups':
+        return record['segments'] * sum(len(t['tasks']) for t in record['trials'])
+    return record['segments'] * len(record['tasks']) if kind == 'common_trunk' else 0
+
+
+def _common_examples(record: dict) -> dict[str, int]:
+    "Training images of each task that groups, a common trunk or probes took."
+    if record['kind'] in ('groups', 'common_trunk'):
+        return record['examples']
+    return {record['task']: record['examples']} if record['kind'] == 'probes' else {}
 
 
 def run_evolution(bench: Bench, method: str, seed: int) -> dict:
@@ -67,18 +79,23 @@ def _evolved(bench, method, seed, evo) -> dict:
     for t in bench.tasks:
         if t not in kept:
             raise InputError(f'{method} with seed {seed}: all children for {t!r} diverged')
-    examples = dict.fromkeys(kept, 0)
+    examples, trunk_examples = dict.fromkeys(kept, 0), {}
     for record in evo.records:
         for child in record['children'] if record['kind'] == 'generation' else ():
             model = model_from_json(child['model'])
             examples[model.task] += examples_of(model, config, bench.train)
+        for task, n in _common_examples(record).items():
+            examples[task] += n
+        if record['kind'] == 'common_trunk' and record['trunk']:
+            trunk_examples[record['trunk']['id']] = sum(record['examples'].values())
 
     def said(task, model):
         return {
             'validation': model.quality,
             'test': state.tests[task],
             'examples': examples[task],
-            'lineage_examples': lineage_examples(model, state, config, bench.train),
+            'lineage_examples': lineage_examples(model, state, config, bench.train)
+            + sum(trunk_examples.get(m.id, 0) for m in state.lineage(model)),
         }
 
     return {

@@ -9,7 +9,7 @@ __all__ = [
     'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
 ]
 
-# %% ../../nbs/40_search/07_groups.ipynb #6bb74ed9
+# %% ../../nbs/40_search/07_groups.ipynb #a00a8ba8
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pvariance
@@ -25,7 +25,7 @@ from ..network.chain import count_params, reference_params, root_names
 from .config import Config
 from .journal import GroupSearch, State, Trial
 
-# %% ../../nbs/40_search/07_groups.ipynb #edc803aa
+# %% ../../nbs/40_search/07_groups.ipynb #0d8974b6
 def assign(
     selection: Sequence[Trial],  # the root's first
 ) -> dict[str, Trial]:  # by task
@@ -52,7 +52,7 @@ def selection_score(
     ]
     return fmean(scores)
 
-# %% ../../nbs/40_search/07_groups.ipynb #87a4ff04
+# %% ../../nbs/40_search/07_groups.ipynb #f8461f17
 def _shared(selection):
     "Whether every trunk of a selection has at least two tasks."
     users = [trial.id for trial in assign(selection).values()]
@@ -81,7 +81,7 @@ def best_selection(
             return selection
         selection = best
 
-# %% ../../nbs/40_search/07_groups.ipynb #9248243d
+# %% ../../nbs/40_search/07_groups.ipynb #3cc66a2b
 @dataclass(frozen=True)
 class Group:
     "Tasks that train a trunk together."
@@ -155,7 +155,7 @@ _OPERATORS: dict[str, Callable] = {
     'split': _split, 'leave': _leave, 'join': _join, 'merge': _merge
 }
 
-# %% ../../nbs/40_search/07_groups.ipynb #87d00362
+# %% ../../nbs/40_search/07_groups.ipynb #2b40bc0c
 def lr_list(config: Config) -> tuple[float, ...]:
     "The learning rates that groups move in: those that are tuned, else the default alone."
     tuned = config.auto_tune and 'lr' in config.search
@@ -207,7 +207,7 @@ def propose_groups(
                 room -= len(proposal[0])
     return chosen
 
-# %% ../../nbs/40_search/07_groups.ipynb #0256a6b8
+# %% ../../nbs/40_search/07_groups.ipynb #564bb6e3
 @dataclass(frozen=True)
 class GroupGeneration:
     "Groups to train: trials, or one trunk to stay."
@@ -265,7 +265,7 @@ def begin_groups(state: State, tasks: Sequence[str] | None = None) -> dict:
         )
     return {'kind': 'groups_begun', 'tasks': list(tasks)}
 
-# %% ../../nbs/40_search/07_groups.ipynb #8da5713c
+# %% ../../nbs/40_search/07_groups.ipynb #d13a5873
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
     "The first trial of the best selection whose group has no trunk yet, and the tasks that take it."
     selection = best_selection(search.trials, config.scale_factor, size)
@@ -301,7 +301,7 @@ def ask_groups(state: State, config: Config, arch: Arch) -> GroupGeneration | No
         search.number, search.generation, (group,), config.trunk_segments, trial.id
     )
 
-# %% ../../nbs/40_search/07_groups.ipynb #254ebc22
+# %% ../../nbs/40_search/07_groups.ipynb #910688ef
 @dataclass(frozen=True, eq=False)
 class TrainedGroup:
     "What training made of a group."
@@ -384,7 +384,7 @@ def tell_trunk(
         'models': [model_to_json(m) for m in models],
     }
 
-# %% ../../nbs/40_search/07_groups.ipynb #3b71d998
+# %% ../../nbs/40_search/07_groups.ipynb #5ea75895
 def group_segments_left(state: State, config: Config) -> int:
     "Segments of trunks that a search in progress, or one that comes next, may still train."
     if not groups_due(state, config):

@@ -1,0 +1,311 @@
+"""Tasks that train together: common trunks, probes of seed models, steps beyond noise.
+
+What is trained is tiny; the search for groups is driven with pretended probes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+from test_runs import contents, lines, small_tasks, wait_for_lines
+
+from munet_nb import Config, Evolution, InputError, System, load_root
+from munet_nb.engine.common import CommonEngine, shared_settings, train_group
+from munet_nb.engine.feeds import TaskFeed
+from munet_nb.engine.programs import shared_programs
+from munet_nb.engine.training import Times
+from munet_nb.models.hparams import HParams
+from munet_nb.models.model import Model, pack_correct, paired_error
+from munet_nb.search.config import TrainingSettings, with_fields
+from munet_nb.search.groups import Group, assign, best_selection, propose_groups, selection_score
+from munet_nb.search.journal import GroupSearch, Trial, kept_models, trunk_of
+
+CONFIG = Config.preset(
+    'demo',
+    common_trunks=True,
+    group_generations=2,
+    trial_segments=1,
+    trunk_segments=2,
+    probed_seeds=1,
+    spread_rates=True,
+    acceptance_errors=1.0,
+    children_per_task=4,
+    children_per_generation=2,
+    batch_size=32,
+    batches=4,
+    segments=2,
+    task_iterations=1,
+)
+
+
+def three_tasks():
+    "Two tasks of real digits, and the first again, private."
+    first, second = small_tasks()
+    return [first, second, replace(first, name='again', private=True)]
+
+
+def start(path, config=CONFIG):
+    return Evolution.create(path, load_root('random:Ti1'), three_tasks(), config)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "An uninterrupted run."
+    path = tmp_path_factory.mktemp('common') / 'whole'
+    with start(path) as evo:
+        evo.run()
+    return path
+
+
+SCRIPT = '''
+import sys
+sys.path.insert(0, {tests!r})
+from test_common import start
+evo = start({path!r})
+print('ready', flush=True)
+evo.run()
+'''
+
+
+def launch(path):
+    code = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', code], **pipes)
+    assert p.stdout.readline().strip() == 'ready', p.stderr.read()
+    return p
+
+
+def kinds(path):
+    return [json.loads(line)['kind'] for line in Path(path, 'journal.jsonl').open()]
+
+
+def test_a_trunk_joins_the_pool_and_its_tasks_have_a_model_at_once(whole):
+    told = kinds(whole)
+    assert told[:4] == ['run', 'groups_begun', 'groups', 'groups']
+    assert 'common_trunk' in told, 'the two tasks of digits gain from each other'
+    state = Evolution.resume(whole, tasks=three_tasks()).state
+    (trunk,) = state.trunks
+    model = state.models[trunk]
+    assert model.task is None and model.parent == 'root'
+    assert {ref.trained_by for ref in model.chain} == {trunk}
+    assert not set(trunk_of(model)) & set(trunk_of(state.root))
+    assert {'mnist:trunk_1', 'digits:trunk_1'} <= set(state.models)
+    assert state.models['digits:trunk_1'].parent == trunk
+
+
+@pytest.mark.parametrize('records', [2, 4], ids=['in a trial', "in the trunk's training"])
+def test_killed_hard_while_tasks_train_together_then_resumed_it_is_the_same_run(
+    whole, tmp_path, records
+):
+    path = tmp_path / 'k'
+    p = launch(path)
+    wait_for_lines(path, records, p)
+    p.kill()
+    p.wait()
+    assert records <= lines(path) < lines(whole)
+    with Evolution.resume(path, tasks=three_tasks()) as evo:
+        evo.run()
+    assert contents(path) == contents(whole)
+
+
+def test_private_tasks_never_train_with_others(whole):
+    for line in Path(whole, 'journal.jsonl').open():
+        record = json.loads(line)
+        if record['kind'] in ('groups_begun', 'groups', 'common_trunk'):
+            assert 'again' not in json.dumps(record)
+
+
+def test_a_new_trunk_changes_nothing_that_is_in_use(tmp_path):
+    config = replace(CONFIG, common_trunks=False, scale_factor=1.0)
+    with start(tmp_path / 'r', config) as evo:
+        evo.run()
+        before = {t: m.digests for t, m in kept_models(evo.state).items()}
+        predicted = evo.system.predict('mnist', three_tasks()[0].test[0][0][None])
+        with pytest.raises(InputError, match="'again'"):
+            evo.common_trunk(['mnist', 'again'])
+        with pytest.raises(InputError, match='at least two'):
+            evo.common_trunk(['mnist', 'mnist'])
+        made = evo.common_trunk()
+        assert evo.done
+        assert {t: m.digests for t, m in kept_models(evo.state).items()} == before
+        again = evo.system.predict('mnist', three_tasks()[0].test[0][0][None])
+        np.testing.assert_array_equal(again, predicted)
+        assert list(evo.state.trunks) == made
+        assert set(evo.state.entrants) <= {'mnist', 'digits'}
+        late = replace(three_tasks()[0], name='late')
+        evo.add_task(late)
+        evo.ask()
+        assert {id for id in made} <= {m.id for m in evo.state.seeds('late')}
+    again = System.open(tmp_path / 'r')
+    assert {t: m.digests for t, m in again.models.items()} == before
+
+
+def test_a_search_for_groups_waits_for_the_end_of_a_task_iteration(tmp_path):
+    with start(tmp_path / 'r', replace(CONFIG, common_trunks=False)) as evo:
+        evo.step()
+        with pytest.raises(InputError, match="'mnist' is going on"):
+            evo.common_trunk()
+
+
+def test_seed_models_are_probed_once_and_the_best_are_tried_from_the_probes_head(whole):
+    with Evolution.resume(whole, tasks=three_tasks()) as evo:
+        records = evo.records
+    by_task = {r['task']: r for r in records if r['kind'] == 'probes'}
+    assert set(by_task) == {'mnist', 'digits', 'again'}
+    for task, record in by_task.items():
+        generations = [r for r in records if r['kind'] == 'generation' and r['task'] == task]
+        tried = [id for r in generations for id in r['seeds_tried']]
+        assert len(tried) <= CONFIG.probed_seeds
+        assert set(tried) <= {p['seed'] for p in record['probes']}
+        assert record['examples'] == record['segments'] * 128  # 4 batches of 32 a probe
+
+
+# Groups, with pretended probes
+
+
+def rates(search):
+    return Config(search={'lr': (0.05, 0.1, 0.2)}, defaults=HParams(lr=0.1))
+
+
+@st.composite
+def searches(draw):
+    "A finished search for groups: what a trunk is worth to a task is drawn."
+    tasks = tuple('abcdefg'[: draw(st.integers(2, 7))])
+    accuracy = st.floats(0.1, 1, allow_nan=False)
+    search = GroupSearch(0, tasks, 0, (Trial('root', (), 0.0, {t: draw(accuracy) for t in tasks}),))
+    config = with_fields(rates(search), scale_factor=draw(st.sampled_from([1.0, 0.9, 0.3])))
+    for generation in range(draw(st.integers(1, 4))):
+        rng = default_rng([draw(st.integers(0, 99)), generation])
+        proposals = propose_groups(rng, search, config, 1.0)
+        trials = tuple(
+            Trial(f'group:0.{generation}.{i}', own, lr, {t: draw(accuracy) for t in tasks})
+            for i, (own, lr) in enumerate(proposals)
+        )
+        search = replace(search, generation=generation + 1, trials=search.trials + trials)
+    return search, config
+
+
+@settings(max_examples=60, deadline=None)
+@given(searches())
+def test_groups_are_of_two_or_more_tasks_and_nothing_is_tried_twice(found):
+    search, config = found
+    groups = [(t.tasks, t.lr) for t in search.trials[1:]]
+    assert len(set(groups)) == len(groups)
+    for tasks, lr in groups:
+        assert len(set(tasks)) == len(tasks) >= 2
+        assert set(tasks) <= set(search.tasks)
+        assert lr in config.search['lr']
+    for generation in range(1, search.generation):
+        own = [t for t in search.trials if t.id.startswith(f'group:0.{generation}.')]
+        assert sum(len(t.tasks) for t in own) <= len(search.tasks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(searches())
+def test_the_selection_is_worth_its_price_and_every_trunk_is_shared(found):
+    search, config = found
+    root = search.trials[0]
+    selection = best_selection(search.trials, config.scale_factor, 1.0)
+    worth = selection_score(selection, config.scale_factor, 1.0)
+    assert worth >= selection_score([root], config.scale_factor, 1.0)
+    taken = assign(selection)
+    for task, trial in taken.items():
+        assert trial is root or task in trial.tasks
+        assert trial.probes[task] >= root.probes[task]
+    for trial in selection[1:]:
+        assert list(taken.values()).count(trial) >= 2
+
+
+def test_alike_tasks_are_told_from_the_others_and_no_trunk_is_better_than_a_bad_one():
+    tasks = tuple('abcdef')
+    root = Trial('root', (), 0.0, dict.fromkeys(tasks, 0.5))
+    alike = set('def')
+
+    def pretend(id, own, lr):
+        gain = {t: 0.1 if t in alike and alike & (set(own) - {t}) else -0.05 for t in own}
+        return Trial(id, own, lr, {t: 0.5 + gain.get(t, -0.2) for t in tasks})
+
+    search = GroupSearch(0, tasks, 0, (root,))
+    for generation in range(3):
+        proposals = propose_groups(default_rng(generation), search, rates(search), 1.0)
+        made = [pretend(f'group:0.{generation}.{i}', *p) for i, p in enumerate(proposals)]
+        search = replace(search, generation=generation + 1, trials=(*search.trials, *made))
+    selection = best_selection(search.trials, 1.0, 1.0)
+    assert [set(t.tasks) for t in selection[1:]] in ([alike], [set(tasks)])
+    assert alike == {t for t, trial in assign(selection).items() if trial is not root}
+    bad = replace(search.trials[1], probes=dict.fromkeys(tasks, 0.4))
+    assert best_selection([root, bad], 1.0, 1.0) == [root]
+
+
+# Training on several tasks
+
+
+def common(device_budget=4096.0, devices=()):
+    tasks = small_tasks()
+    settings = TrainingSettings(
+        batch_size=32, batches=3, segments=2, device_budget=device_budget
+    )
+    feeds = [TaskFeed(t, shared_settings(settings, 2)) for t in tasks]
+    root = load_root('random:Ti1')
+    engine = CommonEngine(root.arch, root.layers, feeds, settings, shared_programs(), devices)
+    group = Group('trunk:1', tuple(t.name for t in tasks), HParams(num_layers=1, lr=0.1))
+    made = train_group(engine, group, default_rng(0), jax.random.key(0), Times())
+    layers = [*made.layers.values(), *made.heads.values()]
+    return [layer.digest for layer in layers], made
+
+
+DEVICES = '''
+import json, sys
+sys.path.insert(0, {tests!r})
+import jax, test_common
+print(json.dumps([len(jax.devices()), test_common.common()[0]]))
+'''
+
+
+def test_eight_devices_train_the_same_trunk_as_one():
+    expected, made = common()
+    assert made.best >= 0
+    flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+    env = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
+    code = DEVICES.format(tests=str(Path(__file__).parent))
+    out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    devices, got = json.loads(out.stdout.strip().splitlines()[-1])
+    assert devices == 8
+    assert got == expected
+
+
+def test_streamed_images_train_the_same_trunk():
+    assert common(device_budget=0.05)[0] == common()[0]
+
+
+# Steps beyond noise, and rates far apart
+
+
+def test_the_error_of_a_difference_is_that_of_the_images_that_differ():
+    bits = np.zeros((2, 200), bool)
+    bits[0, :150] = True
+    bits[1, 10:150] = True
+    a, b = (Model(n, 't', 'root', (), HParams(), (0.7,), pack_correct(x)) for n, x in zip('ab', bits))
+    assert paired_error(a, b) == pytest.approx(np.sqrt(0.05 - 0.05**2) / np.sqrt(200))
+    assert paired_error(a, replace(b, correct='')) == 0
+
+
+def test_the_first_mutated_children_try_rates_two_steps_apart(whole):
+    with Evolution.resume(whole, tasks=three_tasks()) as evo:
+        generations = [r for r in evo.records if r['kind'] == 'generation']
+    mutated = [r for r in generations if not r['seeds_tried']][:1]
+    for record in mutated:
+        lrs = [c['model']['hparams']['lr'] for c in record['children']]
+        places = [CONFIG.search['lr'].index(lr) for lr in lrs]
+        assert len(set(lrs)) == len(lrs)
+        assert all((a - b) % 2 == 0 for a in places for b in places)
