@@ -33,7 +33,7 @@ CONFIG = Config.preset(
     'demo',
     common_trunks=True,
     group_generations=2,
-    trial_segments=1,
+    trial_segments=4,
     trunk_segments=2,
     probed_seeds=1,
     spread_rates=True,
@@ -41,7 +41,7 @@ CONFIG = Config.preset(
     children_per_task=4,
     children_per_generation=2,
     batch_size=32,
-    batches=4,
+    batches=8,
     segments=2,
     task_iterations=1,
 )
@@ -166,7 +166,7 @@ def test_seed_models_are_probed_once_and_the_best_are_tried_from_the_probes_head
         tried = [id for r in generations for id in r['seeds_tried']]
         assert len(tried) <= CONFIG.probed_seeds
         assert set(tried) <= {p['seed'] for p in record['probes']}
-        assert record['examples'] == record['segments'] * 128  # 4 batches of 32 a probe
+        assert record['examples'] == record['segments'] * 256  # 8 batches of 32 a probe
 
 
 # Groups, with pretended probes

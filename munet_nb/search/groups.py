@@ -9,7 +9,7 @@ __all__ = [
     'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
 ]
 
-# %% ../../nbs/40_search/07_groups.ipynb #a00a8ba8
+# %% ../../nbs/40_search/07_groups.ipynb #dd4a9d1d
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pvariance
@@ -25,7 +25,7 @@ from ..network.chain import count_params, reference_params, root_names
 from .config import Config
 from .journal import GroupSearch, State, Trial
 
-# %% ../../nbs/40_search/07_groups.ipynb #0d8974b6
+# %% ../../nbs/40_search/07_groups.ipynb #fa495bc2
 def assign(
     selection: Sequence[Trial],  # the root's first
 ) -> dict[str, Trial]:  # by task
@@ -52,7 +52,7 @@ def selection_score(
     ]
     return fmean(scores)
 
-# %% ../../nbs/40_search/07_groups.ipynb #f8461f17
+# %% ../../nbs/40_search/07_groups.ipynb #ed64d065
 def _shared(selection):
     "Whether every trunk of a selection has at least two tasks."
     users = [trial.id for trial in assign(selection).values()]
@@ -81,7 +81,7 @@ def best_selection(
             return selection
         selection = best
 
-# %% ../../nbs/40_search/07_groups.ipynb #3cc66a2b
+# %% ../../nbs/40_search/07_groups.ipynb #60f97525
 @dataclass(frozen=True)
 class Group:
     "Tasks that train a trunk together."
@@ -155,7 +155,7 @@ _OPERATORS: dict[str, Callable] = {
     'split': _split, 'leave': _leave, 'join': _join, 'merge': _merge
 }
 
-# %% ../../nbs/40_search/07_groups.ipynb #2b40bc0c
+# %% ../../nbs/40_search/07_groups.ipynb #1a04a673
 def lr_list(config: Config) -> tuple[float, ...]:
     "The learning rates that groups move in: those that are tuned, else the default alone."
     tuned = config.auto_tune and 'lr' in config.search
@@ -169,14 +169,27 @@ def _first_generation(search: GroupSearch, config: Config) -> list[Proposal]:
     return [(search.tasks, lr) for lr in sorted(around)]
 
 
+def _outward(trial, trials, rates) -> list[Proposal]:
+    "The group with the next rate, if its own is the highest or the lowest that its tasks tried."
+    own = {rates.index(t.lr) for t in trials if t.tasks and set(trial.tasks) <= set(t.tasks)}
+    i = rates.index(trial.lr)
+    near = []
+    if i == max(own) and i + 1 < len(rates):
+        near.append((trial.tasks, rates[i + 1]))
+    if i == min(own) and i > 0:
+        near.append((trial.tasks, rates[i - 1]))
+    return near[:1] if len(own) > 1 else near
+
+
 def _changed(trial, selection, trials, rates, rng) -> list[Proposal]:
     "Children of a group that were not tried yet."
     tried = {(t.tasks, t.lr) for t in trials}
     sets = {t.tasks for t in trials}
     split = _proposals(rng, 'split', trial, selection, trials, rates)
-    new = [p for p in split if p[0] not in sets]
-    if new:
-        return new
+    told_apart = [p for p in split if p[0] not in sets]
+    informed = told_apart or [p for p in _outward(trial, trials, rates) if p not in tried]
+    if informed:
+        return informed
     for operator in rng.permutation(['leave', 'join', 'merge', 'step']):
         found = _proposals(rng, str(operator), trial, selection, trials, rates)
         new = [p for p in found if p not in tried]
@@ -207,7 +220,7 @@ def propose_groups(
                 room -= len(proposal[0])
     return chosen
 
-# %% ../../nbs/40_search/07_groups.ipynb #564bb6e3
+# %% ../../nbs/40_search/07_groups.ipynb #f9fcd491
 @dataclass(frozen=True)
 class GroupGeneration:
     "Groups to train: trials, or one trunk to stay."
@@ -265,7 +278,7 @@ def begin_groups(state: State, tasks: Sequence[str] | None = None) -> dict:
         )
     return {'kind': 'groups_begun', 'tasks': list(tasks)}
 
-# %% ../../nbs/40_search/07_groups.ipynb #d13a5873
+# %% ../../nbs/40_search/07_groups.ipynb #a30377f4
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
     "The first trial of the best selection whose group has no trunk yet, and the tasks that take it."
     selection = best_selection(search.trials, config.scale_factor, size)
@@ -301,7 +314,7 @@ def ask_groups(state: State, config: Config, arch: Arch) -> GroupGeneration | No
         search.number, search.generation, (group,), config.trunk_segments, trial.id
     )
 
-# %% ../../nbs/40_search/07_groups.ipynb #910688ef
+# %% ../../nbs/40_search/07_groups.ipynb #f8465fb2
 @dataclass(frozen=True, eq=False)
 class TrainedGroup:
     "What training made of a group."
@@ -384,7 +397,7 @@ def tell_trunk(
         'models': [model_to_json(m) for m in models],
     }
 
-# %% ../../nbs/40_search/07_groups.ipynb #5ea75895
+# %% ../../nbs/40_search/07_groups.ipynb #c9506879
 def group_segments_left(state: State, config: Config) -> int:
     "Segments of trunks that a search in progress, or one that comes next, may still train."
     if not groups_due(state, config):
