@@ -21,8 +21,8 @@ def save_film(
     seconds: float = 0.8,  # of each frame
     theme: Theme = LIGHT,
 ):
-    "Write the architectures after every task iteration as an animated GIF."
-    ends = [i + 1 for i, r in enumerate(records) if r['kind'] == 'task_end']
+    "Write the architectures after every task iteration and common trunk as an animated GIF."
+    ends = [i + 1 for i, r in enumerate(records) if r['kind'] in ('task_end', 'common_trunk')]
     last = plot_architectures(records, theme)
     frames = [plot_architectures(records[:n], theme) for n in ends] or [last]
     writer = PillowWriter(fps=1 / seconds)

@@ -17,15 +17,19 @@ from ..models.hparams import HParams
 from ..models.model import Model
 from .axes import few_ticks, nothing_yet
 from .canvas import LIGHT, Picture, Theme, small_multiples, task_colors
-from .canvas import task_legend
-from .history import children_by_task, state_of
+from .canvas import task_legend, trunk_legend
+from .history import children_by_task, state_of, trunk_tasks
 from ..search.journal import kept_models
 
 # %% ../../nbs/80_pictures/10_hyperparameters.ipynb #45588c14bc37ec4c088c59be915592a1
 def hyperparameter_table(records: Sequence[Mapping]) -> pd.DataFrame:
-    "A row per kept model: the hyperparameters in which any of them differs from the root's."
+    """A row per kept model: the hyperparameters in which any of them differs from the root's.
+
+    Before them, the root and the common trunks.
+    """
     state = state_of(records)
-    models = kept_models(state)
+    trunks = {id: state.models[id] for id in state.trunks}
+    models = {**trunks, **kept_models(state)}
     before = asdict(state.root.hparams)
     moved = [
         name
@@ -41,7 +45,7 @@ def _as_text(value) -> str:
 
 
 def _draw_values(ax: Axes, name: str, lineages: Mapping[str, Sequence[Model]], colors: Mapping):
-    "One hyperparameter from the root to each kept model."
+    "One hyperparameter from the root to each kept model; a square is a common trunk."
     ways = {
         task: [getattr(model.hparams, name) for model in reversed(lineage)]
         for task, lineage in lineages.items()
@@ -58,6 +62,10 @@ def _draw_values(ax: Axes, name: str, lineages: Mapping[str, Sequence[Model]], c
             markevery=[len(way) - 1],
             markersize=9,
         )
+        for i, model in enumerate(reversed(lineages[task])):
+            if model.id in colors:  # no task's name is like the id of a trunk
+                at = (i, ladder.index(way[i]) + shift)
+                ax.plot(*at, 's', color=colors[model.id], markersize=4, zorder=3)
     ax.set(
         yticks=range(len(ladder)),
         yticklabels=map(_as_text, ladder),
@@ -70,10 +78,11 @@ def _draw_values(ax: Axes, name: str, lineages: Mapping[str, Sequence[Model]], c
 def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "The hyperparameters that moved, along the ancestry of every kept model."
     state = state_of(records)
-    colors = task_colors(list(state.tasks))
+    colors = task_colors(list(state.tasks), state.trunks)
     lineages = {task: state.lineage(model) for task, model in kept_models(state).items()}
     moved = list(hyperparameter_table(records).columns)
-    fig, axs = small_multiples(max(len(moved), 1), theme, task_legend(colors, lineages))
+    handles = [*task_legend(colors, lineages), *trunk_legend(colors, trunk_tasks(records))]
+    fig, axs = small_multiples(max(len(moved), 1), theme, handles)
     if not moved:
         nothing_yet(axs[0], theme)
     for ax, name in zip(axs, moved):
@@ -92,7 +101,8 @@ def _draw_counts(
     theme: Theme,
 ):
     "One hyperparameter: a bar per value, a dot per kept model."
-    ladder, counts = zip(*sorted(Counter(tried).items()))
+    nobody = dict.fromkeys((getattr(model.hparams, name) for model in kept.values()), 0)
+    ladder, counts = zip(*sorted({**nobody, **Counter(tried)}.items()))  # a trunk is no child
     most = max(counts)
     ax.bar(range(len(ladder)), counts, color=theme.faint, width=0.7)
     xs, ys, paint = [], [], []
