@@ -58,7 +58,7 @@ _OKABE_ITO = (
     '#7A4E2D',
 )
 _ROOT_COLOR = '#B8B8B8'
-_SLATES = ('#36454F', '#6C7A86', '#54465A', '#4F6358', '#8A7F86', '#2B2F45')
+_SLATES = ('#41566B', '#6C7A86', '#54465A', '#4F6358', '#8A7F86', '#2B2F45')
 
 
 def task_colors(

@@ -66,6 +66,8 @@ def plot_lineage(
     ax.set(xlabel='generation of the run', ylabel='score')
     if not shown:
         nothing_yet(ax, theme)
+    elif not children:
+        ax.set_xlim(-1, 1)
     whole_ticks(ax.xaxis)
     return fig
 
@@ -92,6 +94,15 @@ def _best_scores(
     return scores, ends
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #4ab3f6c69b2f3eb58f1cf632f9cf13cc
+def _draw_arrivals(ax: Axes, arrivals: Sequence, colors: Mapping, theme: Theme):
+    "Models that came with a common trunk, between two generations of their task."
+    for a in arrivals:
+        draw_square(ax, (a.own_generation + 0.5, a.score), colors[a.trunk], theme)
+    if arrivals:
+        left, right = ax.get_xlim()
+        ax.set_xlim(min(left, 0), max(right, 1.5))
+
+
 def _draw_progress(ax: Axes, records: Sequence, task: str, children: Sequence, color, theme):
     "One task's children, its best scores, the ends of its iterations."
     generations = dict.fromkeys(i for i, _ in children)  # of the run
@@ -104,8 +115,6 @@ def _draw_progress(ax: Axes, records: Sequence, task: str, children: Sequence, c
     if scores:
         ax.step(*zip(*scores), where='mid', color=color, linewidth=1)
     ax.set_ylabel(f'{short_name(task)}\nscore')
-    few_ticks(ax.xaxis, whole=True)
-    few_ticks(ax.yaxis)
 
 
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
@@ -122,16 +131,17 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     height = max(2, 1.15 * rows + 0.8)
     fig, axs = new_picture(width, height, theme, rows, columns, n, gaps=(0.75, 0.3))
     for ax, task in zip(axs, shown):
-        for a in arrived.get(task, ()):
-            draw_square(ax, (a.own_generation + 0.5, a.score), colors[a.trunk], theme)
         _draw_progress(ax, records, task, children.get(task, ()), colors[task], theme)
+        _draw_arrivals(ax, arrived.get(task, ()), colors, theme)
+        few_ticks(ax.xaxis, whole=True)
+        few_ticks(ax.yaxis)
     if not shown:
         nothing_yet(axs[0], theme)
     for ax in axs[max(n - columns, 0) :]:
         ax.set_xlabel('generation of the task')
     title = 'every child (filled: accepted), and the best model at that time'
     if arrived:
-        title += '; square: came with a common trunk'
+        title = 'children (filled: accepted), squares from common trunks, and the best so far'
     axs[0].set_title(title, fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
 

@@ -7,10 +7,12 @@ __all__ = ['COLUMNS', 'leaderboard', 'journal_table']
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #e35dbf460318d1a5d001273b0906012b
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import pandas as pd
 
 from ..checks import unknown
+from .canvas import trunk_name
 from .history import state_of
 from ..runs.system import system_table
 
@@ -59,12 +61,55 @@ def _generation(r):
     return f"generation {r['generation'] + 1}", r['task'], tells
 
 
+def _groups_begun(r):
+    return 'search for groups', '', ', '.join(r['tasks'])
+
+
+def _groups(r):
+    trials = [t for t in r['trials'] if t['tasks']]
+    tells = [
+        f"{', '.join(t['tasks'])} at rate {t['lr']:g}"
+        f" {fmean(t['probes'][task] for task in t['tasks']):.1%}"
+        for t in trials
+    ]
+    return f"groups, generation {r['generation'] + 1}", '', _with_examples(tells, r)
+
+
+def _common_trunk(r):
+    tasks = ', '.join(r['tasks'])
+    if not r['trunk']:
+        return 'common trunk', '', f'{tasks}: diverged'
+    tells = [f"{m['task']} {max(m['evaluations']):.1%}" for m in r['models']]
+    return f"common {trunk_name(r['trunk']['id'])}", '', _with_examples(tells, r)
+
+
+def _groups_end(r):
+    return 'search for groups ends', '', ''
+
+
+def _probes(r):
+    tells = [f"{p['seed']} {p['accuracy']:.1%}" for p in r['probes']]
+    return 'probes of seed models', r['task'], _with_examples(tells, r)
+
+
+def _with_examples(tells: Sequence[str], r: Mapping) -> str:
+    "What a record tells, and how many images were trained on, over all tasks."
+    examples = r['examples']
+    n = sum(examples.values()) if isinstance(examples, Mapping) else examples
+    return '; '.join([*tells, f'{n:,} examples'])
+
+
 _LINES = {
     'run': _start,
     'task_added': _task_added,
     'config_changed': _changed,
     'task_end': _task_end,
     'generation': _generation,
+    'groups_begun': _groups_begun,
+    'groups': _groups,
+    'common_trunk': _common_trunk,
+    'groups_end': _groups_end,
+    'probes': _probes,
 }
 
 

@@ -19,6 +19,7 @@ from .canvas import LIGHT, Picture, Theme
 from .curves import plot_learning_curves
 from .flow import plot_flow_graph, plot_knowledge_flow
 from .graph import plot_graph
+from .groups import plot_groups
 from .history import Past
 from .hyperparameters import plot_hyperparameters, plot_tuned_values
 from .progress import plot_lineage, plot_progress, plot_sizes
@@ -34,6 +35,7 @@ PICTURES: dict[str, Callable[..., Picture]] = {
     'Learning curves': plot_learning_curves,
     'Hyperparameters': plot_hyperparameters,
     'Knowledge flow': plot_knowledge_flow,
+    'Common trunks': plot_groups,
 }
 OTHER_PICTURES: dict[str, tuple[str, Callable[..., Picture]]] = {
     'Hyperparameters': ('how often each value was tried', plot_tuned_values),
