@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import ipywidgets as W
 
-from .worker import Training, Worker
+from .worker import COMMON_TRUNKS, Training, Worker
 from ..runs.evolution import Evolution
 from ..search.ask import generations_left
+from ..search.groups import groups_due, public_tasks
 from ..tasks.sources import SOURCES, forms
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #bd926988f863c854b8f3b02365d4cbbd
@@ -82,9 +83,8 @@ def _make_number(value: float, low: float, name: str, width: str) -> W.BoundedFl
 def _how_much_is_left(search: Evolution) -> str:
     "Generations that are still to be trained, in words."
     n = generations_left(search.state, search.config)
-    if not n:
-        return 'every generation is trained'
-    return f"{n} generation{'s' * (n != 1)} to go"
+    left = f"{n} generation{'s' * (n != 1)} to go" if n else 'every generation is trained'
+    return f'common trunks first, {left}' if groups_due(search.state, search.config) else left
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #2fa46cfafdd5693c872b1d3577709ba5
 class Controls:
@@ -92,7 +92,7 @@ class Controls:
 
     def __init__(
         self,
-        panel,  # has run, pause, stop, change and add_task; what is clicked calls them
+        panel,  # has run, pause, stop, common_trunk, change, add_task: what is clicked calls them
         search: Evolution,
     ):
         self.panel = panel
@@ -128,6 +128,13 @@ class Controls:
             panel.stop,
         )
 
+        self.trunk_button = make_button(
+            'Common trunks',
+            'share-alt',
+            'tasks that gain from it train a trunk together, between task iterations',
+            panel.common_trunk,
+        )
+
     def _make_fields(self):
         config = self.search.config
         self.scale = _make_number(config.scale_factor, 0.001, 'scale factor', '150px')
@@ -160,6 +167,7 @@ class Controls:
             self.run_button,
             self.pause_button,
             self.stop_button,
+            self.trunk_button,
             self.bar,
             self.left,
         )
@@ -171,11 +179,13 @@ class Controls:
     def enable(self, worker: Worker):
         "Let those buttons be pressed that make sense now."
         running, goal, done = worker.running, worker.goal, self.search.done
+        state = self.search.state
         self.step_button.disabled = done or running
         self.iteration_button.disabled = done or (running and goal == 'task iteration')
         self.run_button.disabled = done or (running and goal == 'end')
         self.pause_button.disabled = not running or not goal
         self.stop_button.disabled = not running or worker.stopping
+        self.trunk_button.disabled = goal == COMMON_TRUNKS or len(public_tasks(state)) < 2
         if not running:
             self.show_progress()
 

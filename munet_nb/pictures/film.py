@@ -22,7 +22,11 @@ def save_film(
     theme: Theme = LIGHT,
 ):
     "Write the architectures after every task iteration and common trunk as an animated GIF."
-    ends = [i + 1 for i, r in enumerate(records) if r['kind'] in ('task_end', 'common_trunk')]
+    ends = [
+        i + 1
+        for i, r in enumerate(records)
+        if r['kind'] == 'task_end' or (r['kind'] == 'common_trunk' and r['trunk'])
+    ]
     last = plot_architectures(records, theme)
     frames = [plot_architectures(records[:n], theme) for n in ends] or [last]
     writer = PillowWriter(fps=1 / seconds)

@@ -7,6 +7,7 @@ __all__ = ['Dashboard']
 
 # %% ../../nbs/80_pictures/17_panel.ipynb #d709cdb37e2f21aaececf992395e68b4
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as W
@@ -63,7 +64,7 @@ class _Shows(Listener):
             return
         curves = (latest.evaluations, latest.segments, latest.title, self.panel.theme)
         try:
-            self.controls.show_curves(png_of(plot_running, *curves))
+            self.controls.show_curves(png_of(plot_running, *curves, what=latest.what))
         except Exception as e:  # training goes on
             self.panel.failed('The curves cannot be drawn', e)
 
@@ -197,6 +198,13 @@ class Dashboard:
         "Until the worker has done what it was asked for, seconds at most."
         if self.worker:
             self.worker.wait(timeout)
+
+    def common_trunk(
+        self,
+        tasks: Sequence[str] | None = None,  # that may take part; None: all that are not private
+    ):
+        "As `Evolution.common_trunk`, in the background, after the running generation."
+        self._search_worker().common_trunk(tasks)
 
     def change(self, **values):
         "As `Evolution.change`, after the running generation."
