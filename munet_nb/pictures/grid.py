@@ -76,7 +76,7 @@ class Grid:
         self,
         maker: str | None,  # who trained a layer
     ) -> str:
-        "What is written on a layer: a task's number, 'T1' for a common trunk, nothing for the root."
+        "What is written on a layer: a task's number, 'T1' for a common trunk, '' for the root."
         if maker in self.trunks:
             return f'T{list(self.trunks).index(maker) + 1}'
         return '' if maker is None else str(self.numbers[maker])
