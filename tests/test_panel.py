@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from statistics import median
 from time import perf_counter
@@ -14,8 +15,13 @@ from toy import ARCH, ToyRun, info
 
 from munet_nb.pictures.panel import Dashboard
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS
+from munet_nb.roots.load import load_root
+from munet_nb.runs.evolution import Evolution
 from munet_nb.search.config import Config, config_to_json
+from munet_nb.search.groups import GroupGeneration
 from munet_nb.search.journal import FORMAT
+from munet_nb.tasks.benchmarks import load_benchmark
+from munet_nb.tasks.splits import part
 
 
 def seconds(act) -> float:
@@ -101,3 +107,121 @@ def test_pictures_do_not_load_the_panel():
     )
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert found.stdout.strip() == '[]', found.stderr
+
+
+def small_search(folder) -> Evolution:
+    "Two tasks of a few real digits; training a generation takes a moment."
+    tasks = [
+        replace(
+            task,
+            train=part(task.train, range(64)),
+            validation=part(task.validation, range(32)),
+            test=part(task.test, range(32)),
+        )
+        for task in load_benchmark('demo')[:2]
+    ]
+    config = Config.preset(
+        'demo',
+        group_generations=1,
+        trial_segments=2,
+        trunk_segments=2,
+        children_per_task=4,
+        children_per_generation=2,
+        batch_size=32,
+        batches=1,
+        segments=2,
+        task_iterations=1,
+    )
+    return Evolution.create(folder / 'run', load_root('random:Ti1'), tasks, config)
+
+
+def kinds(evo) -> list[str]:
+    return [r['kind'] for r in evo.records]
+
+
+class Watch:
+    "Has the trials of a search win, notes how far the bar is, and does something on the way."
+
+    def __init__(self, board):
+        self.board = board
+        self.seen = []  # title, value of the bar, what can be pressed
+        self.act = lambda: None
+        self._train, board.evo.train = board.evo.train, self
+
+    def __call__(self, generation, progress):
+        def watched(*evaluation):
+            self.act()
+            progress(*evaluation)
+            controls = self.board.controls
+            buttons = (controls.pause_button, controls.stop_button, controls.trunk_button)
+            pressable = [b.description for b in buttons if not b.disabled]
+            self.seen.append((self.board.worker.latest.title, controls.bar.value, pressable))
+
+        trained = self._train(generation, watched)
+        if isinstance(generation, GroupGeneration) and not generation.trial:
+            return [replace(t, probes=dict.fromkeys(t.probes, 1.0)) for t in trained]
+        return trained
+
+
+def test_the_panel_trains_common_trunks(tmp_path):
+    with small_search(tmp_path) as evo:
+        board = Dashboard(evo)
+        watch, controls = Watch(board), board.controls
+        board.common_trunk(['nobody'])
+        board.wait()
+        assert 'nobody' in board.notice.value and 'error-color' in board.notice.value
+        assert len(evo.records) == 1 and not board.running
+
+        controls.trunk_button.click()
+        board.wait()
+        assert kinds(evo)[1:] == ['groups_begun', 'groups', 'common_trunk', 'groups_end']
+        assert 'trunk 1' in board.message.value and not board.notice.value
+        assert board.slider.value == board.slider.max == len(evo.records)
+        titles, bar, pressable = zip(*watch.seen)
+        assert titles[0].startswith('groups of tasks') and 'common trunk of' in titles[-1]
+        assert max(bar) == 1 and pressable[0] == ['Pause', 'Stop']
+        assert controls.curves.value[:4] == b'\x89PNG'
+        for i, name in enumerate(TABS):
+            board.tabs.selected_index = i
+            assert board.views[name].value, name
+        assert not board.notice.value  # nothing could not be drawn
+
+        controls.step_button.click()
+        board.wait()
+        before = list(evo.records)
+        controls.trunk_button.click()
+        board.wait()
+        assert 'between task iterations' in board.notice.value
+        assert evo.records == before and not board.running
+
+
+def test_a_search_for_groups_can_be_stopped_or_paused_and_steps_go_on_with_it(tmp_path):
+    with small_search(tmp_path) as evo:
+        board = Dashboard(evo)
+        watch, controls = Watch(board), board.controls
+        watch.act = board.stop
+        controls.trunk_button.click()
+        board.wait()
+        assert kinds(evo)[1:] == ['groups_begun'] and 'rests' in board.message.value
+        assert 'common trunks first' in controls.left.value and not board.running
+        watch.act = lambda: None
+        controls.step_button.click()
+        board.wait()
+        assert kinds(evo)[2:] == ['groups']
+        controls.step_button.click()
+        board.wait()
+        assert kinds(evo)[3:] == ['common_trunk']
+        controls.step_button.click()
+        board.wait()
+        assert kinds(evo)[4:] == ['groups_end', 'generation']
+        controls.iteration_button.click()
+        board.wait()
+        n = len(evo.records)
+        watch.act = board.pause
+        controls.trunk_button.click()
+        board.wait()
+        assert kinds(evo)[n:] == ['groups_begun', 'groups'] and not board.running
+        watch.act = lambda: None
+        controls.run_button.click()
+        board.wait()
+        assert evo.done and len(evo.state.trunks) == 2

@@ -16,6 +16,7 @@ _HOMES = {
     'plot_architectures': 'architectures',
     'plot_flow_graph': 'flow',
     'plot_graph': 'graph',
+    'plot_groups': 'groups',
     'plot_hyperparameters': 'hyperparameters',
     'plot_knowledge_flow': 'flow',
     'plot_learning_curves': 'curves',

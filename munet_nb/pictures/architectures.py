@@ -54,7 +54,7 @@ def _can_be_dropped(name):
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #96fe3380c80b90fafa5e9143e383b29f
 def _draw_layer(ax: Axes, grid: Grid, x: int, task: str, ref: LayerRef, hidden: int | None):
-    "A box, with the hidden units in it, or the number of the task that it was taken from."
+    "A box, with the hidden units in it, or the mark of the task or trunk it was taken from."
     own = ref.trained_by == task
     color = grid.colors[ref.trained_by]
     put_in = _is_put_in(ref.name)
@@ -73,7 +73,7 @@ def _draw_layer(ax: Axes, grid: Grid, x: int, task: str, ref: LayerRef, hidden: 
     if hidden is not None:
         text = str(hidden)
     else:
-        text = '' if own or ref.trained_by is None else str(grid.numbers[ref.trained_by])
+        text = '' if own else grid.mark(ref.trained_by)
     ax.text(
         x,
         low + height / 2,
@@ -120,9 +120,10 @@ def _handles(grid: Grid, state: State) -> list[Patch]:
         return Patch(**{**plain, **how})
 
     used = {ref.trained_by for model in grid.models.values() for ref in model.chain}
-    names = {None: 'the root', **{task: grid.label(task) for task in state.tasks}}
     trained_by = [
-        patch(facecolor=grid.colors[k], label=name) for k, name in names.items() if k in used
+        patch(facecolor=grid.colors[k], label=name)
+        for k, name in grid.makers().items()
+        if k in used
     ]
     put_in = []
     for kind in KINDS.values():
@@ -139,16 +140,20 @@ def _handles(grid: Grid, state: State) -> list[Patch]:
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #32c5652699d18f4de8dcb1a418c63112
 def _write_figures(ax: Axes, grid: Grid, state: State):
-    "Test accuracy on top of each column, parameters charged below."
+    """Test accuracy on top of each column, parameters charged below.
+
+    A model that came with a common trunk has no test accuracy until its task had an iteration.
+    """
     n = len(grid.models)
     users = users_of_models(grid.models.values())
     for x, (task, model) in enumerate(grid.models.items()):
         test = state.tests.get(task)
         charged = accounted_params(model, users)
+        untested = '–' if state.kept.get(task) == model.id else ''
         ax.text(
             x,
             grid.top + 0.12,
-            f'{test:.1%}' if test is not None else '',
+            f'{test:.1%}' if test is not None else untested,
             ha='center',
             va='bottom',
             fontsize=9 if n <= 12 else 7,
@@ -176,7 +181,8 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     n = len(grid.models)
     slanted = n > 6  # names of tasks
     names = [
-        grid.label(task) + ('' if task in state.kept else ' (so far)') for task in grid.models
+        grid.label(task) + ('' if state.kept.get(task) == model.id else ' (so far)')
+        for task, model in grid.models.items()
     ]
     left = 0.15 + label_width(grid.rows)
     below = 0.15 + (0.64 * label_width(names) if slanted else 0.2)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = [
     'LIGHT', 'DARK', 'Picture', 'Theme', 'task_colors', 'ink_on', 'without_math', 'short_name',
-    'task_legend', 'label_width', 'new_picture', 'small_multiples',
+    'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend', 'label_width', 'new_picture',
+    'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
@@ -57,16 +58,21 @@ _OKABE_ITO = (
     '#7A4E2D',
 )
 _ROOT_COLOR = '#B8B8B8'
+_SLATES = ('#41566B', '#6C7A86', '#54465A', '#4F6358', '#8A7F86', '#2B2F45')
 
 
-def task_colors(tasks: Sequence[str]) -> dict[str | None, str]:
-    "A color per task, and the root's under None."
+def task_colors(
+    tasks: Sequence[str],
+    trunks: Sequence[str] = (),  # ids of common trunks, oldest first
+) -> dict[str | None, str]:
+    "A color per task, the root's under None, and one per common trunk; after six they repeat."
     if len(tasks) <= len(_OKABE_ITO):
         colors = _OKABE_ITO
     else:
         places = np.linspace(0.05, 0.95, len(tasks))
         colors = [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps['viridis'](places)]
-    return {**dict(zip(tasks, colors)), None: _ROOT_COLOR}
+    slates = {id: _SLATES[i % len(_SLATES)] for i, id in enumerate(trunks)}
+    return {**dict(zip(tasks, colors)), None: _ROOT_COLOR, **slates}
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #d6a32a9eef088903c3f2e4d44aec1d14
 def ink_on(color: str) -> str:
@@ -90,6 +96,33 @@ def task_legend(colors: Mapping[str | None, str], tasks: Iterable[str]) -> list[
     "A colored patch per task for a legend, with the task's number in the list of all."
     numbers = {t: i + 1 for i, t in enumerate(colors)}
     return [Patch(facecolor=colors[t], label=f'{numbers[t]} {short_name(t)}') for t in tasks]
+
+
+def trunk_name(id: str) -> str:
+    "A common trunk's name for people: 'trunk 1' for 'trunk:1'."
+    return id.replace(':', ' ')
+
+
+def trunk_label(
+    id: str,
+    tasks: Iterable[int],  # numbers of the tasks that trained it
+) -> str:
+    "A common trunk's name with its tasks, of which eight are told."
+    told = [str(n) for n in tasks]
+    more = ' …' if len(told) > 8 else ''
+    return f'{trunk_name(id)}: tasks {" ".join(told[:8])}{more}'
+
+
+def trunk_legend(
+    colors: Mapping[str | None, str],
+    trunks: Mapping[str, Iterable[str]],  # id -> tasks that trained it
+) -> list[Patch]:
+    "A colored patch per common trunk for a legend."
+    numbers = {t: i + 1 for i, t in enumerate(colors)}
+    return [
+        Patch(facecolor=colors[id], label=trunk_label(id, [numbers[t] for t in tasks]))
+        for id, tasks in trunks.items()
+    ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #035631fa47002f75ee55a8e03d82faa2
 _LETTER = 0.068  # inches that a letter of 8 points takes

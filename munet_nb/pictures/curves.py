@@ -16,7 +16,7 @@ from matplotlib.collections import LineCollection
 from .axes import few_ticks, nothing_yet, whole_ticks
 from .canvas import LIGHT, Picture, Theme, new_picture, short_name, small_multiples
 from .canvas import task_colors, without_math
-from .history import children_by_task, state_of
+from .history import arrivals_by_task, children_by_task, state_of
 
 # %% ../../nbs/80_pictures/07_curves.ipynb #00aaef3ebddd0d821da27e95f8c2cfbf
 _MOST = 100  # curves of a task, and the kept model's
@@ -41,15 +41,18 @@ def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     "Validation accuracy of children over their segments, per task: 100, and the kept model."
     state = state_of(records)
     children = children_by_task(records, state)
-    colors = task_colors(list(state.tasks))
+    arrived = arrivals_by_task(records, state)
+    shown_tasks = [t for t in state.tasks if t in children or t in arrived]
+    colors = task_colors(list(state.tasks), state.trunks)
     kept = set(state.kept.values())
     faint = matplotlib.colors.to_rgb(theme.faint)
-    fig, axs = small_multiples(len(children), theme)
-    if not children:
+    fig, axs = small_multiples(len(shown_tasks), theme)
+    if not shown_tasks:
         nothing_yet(axs[0], theme)
-    for ax, (task, found) in zip(axs, children.items()):
+    for ax, task in zip(axs, shown_tasks):
+        found = children.get(task, ())
         shown = set(np.linspace(0, len(found) - 1, min(_MOST, len(found))).round())
-        last = found[-1][0] + 1  # generation
+        last = found[-1][0] + 1 if found else 1  # generation
         others, other_colors, own = [], [], []
         for k, (generation, child) in enumerate(found):
             model = child['model']
@@ -61,6 +64,9 @@ def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
         _draw_curves(ax, others, other_colors, width=0.8)
         strong = (*matplotlib.colors.to_rgb(colors[task]), 1)
         _draw_curves(ax, own, [strong] * len(own), width=2.2)
+        for a in arrived.get(task, ()):
+            color = (*matplotlib.colors.to_rgb(colors[a.trunk]), 1)
+            _draw_curves(ax, [a.curve], [color], width=2.2 if a.model.id in kept else 1.2)
         ax.autoscale_view()
         ax.set_title(short_name(task), fontsize=9, y=1)
         few_ticks(ax.xaxis, whole=True)
@@ -77,13 +83,14 @@ def plot_running(
     segments: int,  # that each child is trained
     title: str = '',
     theme: Theme = LIGHT,
+    what: str = 'child',  # trains: 'group', where tasks train together
 ) -> Picture:
     "The validation curves of a generation in training."
     fig, (ax,) = new_picture(5.2, 2.6, theme)
     paint = matplotlib.colormaps['viridis'](np.linspace(0.1, 0.9, max(len(evaluations), 1)))
     for color, (child, curve) in zip(paint, sorted(evaluations.items())):
         segment = range(1, len(curve) + 1)
-        ax.plot(segment, curve, marker='.', color=color, label=f'child {child}')
+        ax.plot(segment, curve, marker='.', color=color, label=f'{what} {child}')
     ax.set(xlabel='segment', ylabel='validation accuracy', xlim=(0.5, segments + 0.5))
     ax.set_title(without_math(title), fontsize=9)
     whole_ticks(ax.xaxis)

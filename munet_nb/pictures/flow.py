@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from .axes import nothing_yet
 from .canvas import LIGHT, Picture, Theme, ink_on, label_width, new_picture
-from .canvas import short_name, task_colors
+from .canvas import short_name, task_colors, trunk_name
 from .history import state_of
 from ..search.journal import kept_models
 
@@ -26,20 +26,20 @@ _ROOT = 'root'  # its name beside those of tasks
 
 
 def knowledge_flow(records: Sequence[Mapping]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two tables with a row per kept model and a column per giver, the root first.
+    """Two tables with a row per kept model and a column per giver: root, common trunks, tasks.
 
     The share of the model's parameters by who trained them, and its ancestors by their task.
     """
     state = state_of(records)
     models = kept_models(state)
-    givers = [_ROOT, *state.tasks]
+    givers = [_ROOT, *state.trunks, *state.tasks]
     shares = pd.DataFrame(0.0, index=list(models), columns=givers)
     ancestors = pd.DataFrame(0, index=list(models), columns=givers)
     for task, model in models.items():
         for ref in model.chain:
             shares.loc[task, ref.trained_by or _ROOT] += ref.n_params / model.n_params
         for ancestor in state.lineage(model)[1:]:
-            ancestors.loc[task, ancestor.task or _ROOT] += 1
+            ancestors.loc[task, ancestor.task or ancestor.id] += 1  # of a root, its id
     return shares, ancestors
 
 # %% ../../nbs/80_pictures/08_flow.ipynb #a0486f0a6c02753f5828616ab7e944b6
@@ -61,7 +61,7 @@ def _draw_table(ax: Axes, table: pd.DataFrame, form: str, paint: Colormap):
             )
     ax.set(xticks=range(table.shape[1]), yticks=range(len(table)))
     ax.set_xticklabels(
-        map(short_name, table.columns),
+        [short_name(trunk_name(giver)) for giver in table.columns],
         rotation=45,
         ha='right',
         rotation_mode='anchor',
@@ -128,16 +128,15 @@ def _draw_arrows(ax: Axes, shares: pd.DataFrame, places: Mapping, colors: Mappin
         ax.add_patch(arrow)
 
 
-def _draw_name(ax: Axes, text: str, x: float, y: float, theme: Theme):
-    "A name outside of the circle, or above its middle."
-    if abs(x) < 0.3:
+def _draw_name(ax: Axes, text: str, x: float, y: float, theme: Theme, inside: bool):
+    "A name outside of the circle, or above a node inside of it."
+    if inside or abs(x) < 0.3:
         side = 'center'
     else:
         side = 'left' if x > 0 else 'right'
-    above = 0.13 if (x, y) == (0, 0) else 0
     ax.text(
-        1.13 * x,
-        1.13 * y + above,
+        x if inside else 1.13 * x,
+        y + 0.13 if inside else 1.13 * y,
         text,
         ha=side,
         va='center',
@@ -148,23 +147,37 @@ def _draw_name(ax: Axes, text: str, x: float, y: float, theme: Theme):
     )
 
 
+_NEAR = 0.45  # how far from the root the common trunks stand, where tasks are 1 away
+
+
+def _hubs(trunks: Sequence[str]) -> dict[str, tuple[float, float]]:
+    "Where the root and the common trunks stand; a single trunk is below the root."
+    angles = 1.5 * np.pi - 2 * np.pi * np.arange(len(trunks)) / max(len(trunks), 1)
+    near = {id: (_NEAR * np.cos(a), _NEAR * np.sin(a)) for id, a in zip(trunks, angles)}
+    return {_ROOT: (0.0, 0.0), **near}
+
+
 def plot_flow_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
-    "Tasks in a circle around the root, with an arrow to each from every task whose layers it uses."
+    """Tasks in a circle, with an arrow to each from every task whose layers it uses.
+
+    The root is in the middle, and common trunks are near it.
+    """
     state = state_of(records)
     shares, _ = knowledge_flow(records)
-    by_task = task_colors(list(state.tasks))
+    by_task = task_colors(list(state.tasks), state.trunks)
     colors = {**by_task, _ROOT: by_task[None]}
     numbers = {task: i + 1 for i, task in enumerate(state.tasks)}
     n = len(shares)
     angles = np.pi / 2 - 2 * np.pi * np.arange(n) / max(n, 1)  # the first on top, then clockwise
     around = {t: (np.cos(a), np.sin(a)) for t, a in zip(shares.index, angles)}
-    places = {_ROOT: (0.0, 0.0), **around}
+    hubs = _hubs(state.trunks)
+    places = {**hubs, **around}
     fig, (ax,) = new_picture(6.4, 5.6, theme, pads=(0.1, 0.1, 0.1, 0.4))
     _draw_arrows(ax, shares, places, colors)
     for name, (x, y) in places.items():
         ax.scatter(x, y, s=230, color=colors[name], edgecolor=theme.ink, linewidth=0.8, zorder=2)
-        text = _ROOT if name == _ROOT else f'{numbers[name]} {short_name(name)}'
-        _draw_name(ax, text, x, y, theme)
+        text = trunk_name(name) if name in hubs else f'{numbers[name]} {short_name(name)}'
+        _draw_name(ax, text, x, y, theme, name in hubs)
     ax.set(xlim=(-1.75, 1.75), ylim=(-1.25, 1.25))
     ax.set_axis_off()
     title = 'whose layers a task uses; the wider, the larger their share of its model'

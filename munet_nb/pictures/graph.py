@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from ..models.accounting import users_of_models
 from .axes import no_frame, nothing_yet
 from .canvas import LIGHT, Picture, Theme, label_width, new_picture, short_name
+from .canvas import trunk_name
 from .grid import Grid, make_grid
 from .history import state_of
 
@@ -90,6 +91,23 @@ def _draw_nodes(ax: Axes, grid: Grid, places: Mapping, layers: Mapping):
             zorder=2,
         )
 
+
+def _name_trunks(ax: Axes, grid: Grid, places: Mapping, layers: Mapping):
+    "The name of each common trunk beside its lowest layer."
+    for id in grid.trunks:
+        own = [places[key] for key, ref in layers.items() if ref.trained_by == id]
+        if own:
+            x, y = min(own, key=lambda place: place[1])
+            ax.text(
+                x + 0.25,
+                y - 0.3,
+                trunk_name(id),
+                va='center',
+                fontsize=8,
+                color=grid.theme.ink,
+                zorder=3,
+            )
+
 # %% ../../nbs/80_pictures/05_graph.ipynb #c769ed61f6e2adcfacdd72fd23bb3ab6
 def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "The distinct layers of the system and the tasks' ways through them."
@@ -107,6 +125,7 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     )
     _draw_ways(ax, grid, places)
     _draw_nodes(ax, grid, places, layers)
+    _name_trunks(ax, grid, places, layers)
     ax.set(yticks=range(top), yticklabels=grid.rows, xticks=[], ylim=(-0.6, top + 2.2))
     ax.margins(x=0.08)
     no_frame(ax)

@@ -14,17 +14,18 @@ import numpy as np
 from ..models.hparams import HParams
 from ..models.model import Model
 from ..network.kinds import chain_order, kind_of
-from .canvas import Theme, short_name, task_colors
+from .canvas import Theme, short_name, task_colors, trunk_label
+from .history import trunk_tasks
 from ..search.journal import State, kept_models
 
 # %% ../../nbs/80_pictures/03_grid.ipynb #070ecd3ac74a9ea078aac51664ebcf8e
 def _models_to_show(records: Sequence[Mapping], state: State) -> dict[str, Model]:
     "The kept model of each task, and of a task in its first iteration the best so far."
     kept = kept_models(state)
-    best = next((r['best'] for r in reversed(records) if r['kind'] == 'generation'), None)
-    if best and state.task and state.task not in state.kept:
-        return {**kept, state.task: state.models[best['id']]}
-    return kept
+    if not state.generation or state.task in state.tests:
+        return kept
+    best = next(r['best'] for r in reversed(records) if r['kind'] == 'generation')
+    return {**kept, state.task: state.models[best['id']]} if best else kept
 
 # %% ../../nbs/80_pictures/03_grid.ipynb #94a73983fa022355a6175ece975ddb4e
 def hidden_units(
@@ -57,8 +58,9 @@ class Grid:
     rows: Sequence[str]  # names of layers, bottom to top
     bottom: Mapping[str, float]  # of each row, where a block is 1 high
     top: float  # of the highest row
-    colors: Mapping[str | None, str]  # of tasks, None is the root
+    colors: Mapping[str | None, str]  # of tasks and common trunks, None is the root
     numbers: Mapping[str, int]  # of tasks, from 1
+    trunks: Mapping[str, Sequence[str]]  # id of a common trunk -> tasks that trained it
     theme: Theme
 
     @property
@@ -69,6 +71,23 @@ class Grid:
     def label(self, task: str) -> str:
         "A task's number and name."
         return f'{self.numbers[task]} {short_name(task)}'
+
+    def mark(
+        self,
+        maker: str | None,  # who trained a layer
+    ) -> str:
+        "What is written on a layer: a task's number, 'T1' for a common trunk, '' for the root."
+        if maker in self.trunks:
+            return f'T{list(self.trunks).index(maker) + 1}'
+        return '' if maker is None else str(self.numbers[maker])
+
+    def makers(self) -> dict[str | None, str]:
+        "Who may have trained layers: the root, the common trunks, the tasks, with their labels."
+        trunks = {
+            id: trunk_label(id, [self.numbers[t] for t in tasks])
+            for id, tasks in self.trunks.items()
+        }
+        return {None: 'the root', **trunks, **{t: self.label(t) for t in self.numbers}}
 
     def box(
         self,
@@ -92,7 +111,8 @@ def make_grid(records: Sequence[Mapping], state: State, theme: Theme) -> Grid:
         rows,
         bottom=dict(zip(rows, tops)),
         top=float(tops[-1]),
-        colors=task_colors(list(state.tasks)),
+        colors=task_colors(list(state.tasks), state.trunks),
         numbers={t: i + 1 for i, t in enumerate(state.tasks)},
+        trunks=trunk_tasks(records),
         theme=theme,
     )

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .axes import draw_dots, few_ticks, nothing_yet, whole_ticks
+from .axes import draw_dots, draw_square, few_ticks, nothing_yet, whole_ticks
 from .canvas import LIGHT, Picture, Theme, new_picture, short_name, task_colors
-from .canvas import task_legend
-from .history import children_by_task, state_of
+from .canvas import task_legend, trunk_legend
+from .history import arrivals_by_task, children_by_task, state_of, trunk_tasks
 from ..search.journal import kept_models
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #f23cfe0de743f7482db1eab6dcaa8269
@@ -47,18 +47,27 @@ def plot_lineage(
     "The tree of models by generation and score, with the ancestors of the kept models highlighted."
     state = state_of(records)
     children = children_by_task(records, state)
-    colors = task_colors(list(state.tasks))
+    arrived = arrivals_by_task(records, state)
+    colors = task_colors(list(state.tasks), state.trunks)
     wanted = [m for t, m in kept_models(state).items() if task in (None, t)]
     ancestors = {a.id for m in wanted for a in state.lineage(m)}
     at = {c['model']['id']: (i, c['score']) for found in children.values() for i, c in found}
-    fig, (ax,) = new_picture(8.2, 4, theme, handles=task_legend(colors, children))
+    arrivals = [a for found in arrived.values() for a in found]
+    at |= {a.model.id: (a.generation - 0.5, a.score) for a in arrivals}
+    shown = [t for t in state.tasks if t in children or t in arrived]
+    handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
+    fig, (ax,) = new_picture(8.2, 4, theme, handles=handles)
     for t, found in children.items():
         for strong in (False, True):
             some = [c for _, c in found if (c['model']['id'] in ancestors) == strong]
             _draw_family(ax, some, at, colors[t], theme, strong)
+    for a in arrivals:
+        draw_square(ax, at[a.model.id], colors[a.trunk], theme, a.model.id in ancestors)
     ax.set(xlabel='generation of the run', ylabel='score')
-    if not children:
+    if not shown:
         nothing_yet(ax, theme)
+    elif not children:
+        ax.set_xlim(-1, 1)
     whole_ticks(ax.xaxis)
     return fig
 
@@ -85,6 +94,15 @@ def _best_scores(
     return scores, ends
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #4ab3f6c69b2f3eb58f1cf632f9cf13cc
+def _draw_arrivals(ax: Axes, arrivals: Sequence, colors: Mapping, theme: Theme):
+    "Models that came with a common trunk, between two generations of their task."
+    for a in arrivals:
+        draw_square(ax, (a.own_generation + 0.5, a.score), colors[a.trunk], theme)
+    if arrivals:
+        left, right = ax.get_xlim()
+        ax.set_xlim(min(left, 0), max(right, 1.5))
+
+
 def _draw_progress(ax: Axes, records: Sequence, task: str, children: Sequence, color, theme):
     "One task's children, its best scores, the ends of its iterations."
     generations = dict.fromkeys(i for i, _ in children)  # of the run
@@ -97,28 +115,33 @@ def _draw_progress(ax: Axes, records: Sequence, task: str, children: Sequence, c
     if scores:
         ax.step(*zip(*scores), where='mid', color=color, linewidth=1)
     ax.set_ylabel(f'{short_name(task)}\nscore')
-    few_ticks(ax.xaxis, whole=True)
-    few_ticks(ax.yaxis)
 
 
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Score of every child and the best so far, per task, over the generations of the task."
     state = state_of(records)
     children = children_by_task(records, state)
-    colors = task_colors(list(state.tasks))
-    n = len(children)
+    arrived = arrivals_by_task(records, state)
+    colors = task_colors(list(state.tasks), state.trunks)
+    shown = [t for t in state.tasks if t in children or t in arrived]
+    n = len(shown)
     columns = 1 if n <= 6 else 2
     rows = max(1, -(-n // columns))
     width = 7 if columns == 1 else 9
     height = max(2, 1.15 * rows + 0.8)
     fig, axs = new_picture(width, height, theme, rows, columns, n, gaps=(0.75, 0.3))
-    for ax, (task, found) in zip(axs, children.items()):
-        _draw_progress(ax, records, task, found, colors[task], theme)
-    if not children:
+    for ax, task in zip(axs, shown):
+        _draw_progress(ax, records, task, children.get(task, ()), colors[task], theme)
+        _draw_arrivals(ax, arrived.get(task, ()), colors, theme)
+        few_ticks(ax.xaxis, whole=True)
+        few_ticks(ax.yaxis)
+    if not shown:
         nothing_yet(axs[0], theme)
     for ax in axs[max(n - columns, 0) :]:
         ax.set_xlabel('generation of the task')
     title = 'every child (filled: accepted), and the best model at that time'
+    if arrived:
+        title = 'children (filled: accepted), squares from common trunks, and the best so far'
     axs[0].set_title(title, fontsize=9, y=1, loc='left', color=theme.ink)
     return fig
 
@@ -135,9 +158,13 @@ def _front_of(
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #5803e0bd6889ac25227e02be0b202eeb
 def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
-    "Validation accuracy against parameters charged, of every accepted model; each task's front."
+    """Validation accuracy against parameters charged, of every accepted model; each task's front.
+
+    A model that came with a common trunk is charged as it was then.
+    """
     state = state_of(records)
-    colors = task_colors(list(state.tasks))
+    arrived = arrivals_by_task(records, state)
+    colors = task_colors(list(state.tasks), state.trunks)
     kept = set(state.kept.values())
     found = {}  # task -> (millions charged, quality, whether it is kept)
     for task, children in children_by_task(records, state).items():
@@ -146,16 +173,21 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
                 model = child['model']
                 size, quality = child['accounted'] / 1e6, max(model['evaluations'])
                 found.setdefault(task, []).append((size, quality, model['id'] in kept))
-    fig, (ax,) = new_picture(7.4, 4, theme, handles=task_legend(colors, found))
-    for task, points in found.items():
-        points.sort(key=lambda p: (p[0], -p[1]))
-        front = _front_of([(x, y) for x, y, _ in points])
+    shown = [t for t in state.tasks if t in found or t in arrived]
+    handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
+    fig, (ax,) = new_picture(7.4, 4, theme, handles=handles)
+    for task in shown:
+        points = sorted(found.get(task, ()), key=lambda p: (p[0], -p[1]))
+        squares = [(a.charged / 1e6, a.model.quality) for a in arrived.get(task, ())]
+        for a, place in zip(arrived.get(task, ()), squares):
+            draw_square(ax, place, colors[a.trunk], theme, a.model.id in kept)
+        front = _front_of([*squares, *((x, y) for x, y, _ in points)])
         ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
         for is_kept in (False, True):
             some = [(x, y, True) for x, y, k in points if k == is_kept]
             draw_dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
     ax.set(xlabel='parameters charged (millions)', ylabel='validation accuracy')
     ax.grid(alpha=0.3)
-    if not found:
+    if not shown:
         nothing_yet(ax, theme)
     return fig

@@ -28,7 +28,10 @@ from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 def system_table(state: State) -> pd.DataFrame:
-    "One row per task: accuracies, parameters charged, share of layers reused and whose they are."
+    """One row per task: accuracies, parameters charged, share of layers reused and whose they are.
+
+    The test accuracy is nan until a task iteration ended.
+    """
     models = kept_models(state)
     users = users_of_models(models.values())
     rows = {}
@@ -37,7 +40,7 @@ def system_table(state: State) -> pd.DataFrame:
         whose = ', '.join(f'{name} ({reused.count(name)})' for name in dict.fromkeys(reused))
         rows[task] = {
             'validation': model.quality,
-            'test': state.tests.get(task),
+            'test': state.tests.get(task, np.nan),
             'charged': round(accounted_params(model, users)),
             'layers': len(model.chain),
             'reused': len(reused) / len(model.chain),
@@ -169,9 +172,9 @@ class System:
         return system_table(self._state)
 
     def _repr_html_(self):
-        return self.table().to_html(float_format='{:.3f}'.format)
+        return self.table().to_html(float_format='{:.3f}'.format, na_rep='-')
 
     def __repr__(self):
         if not self.models:
             return 'System without a kept model yet'
-        return self.table().to_string(float_format='{:.3f}'.format)
+        return self.table().to_string(float_format='{:.3f}'.format, na_rep='-')
