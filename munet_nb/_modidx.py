@@ -1500,6 +1500,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                         'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._common_work': ( '70_runs/evolution.html#evolution._common_work',
                                                                                              'munet_nb/runs/evolution.py'),
+                                         'munet_nb.runs.evolution.Evolution._end_groups': ( '70_runs/evolution.html#evolution._end_groups',
+                                                                                            'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._end_iteration': ( '70_runs/evolution.html#evolution._end_iteration',
                                                                                                'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._feed_of': ( '70_runs/evolution.html#evolution._feed_of',

@@ -99,6 +99,7 @@ class Evolution:
             run.trim()
             run.sweep(state.alive)
             evo._end_iteration()  # if it died between the last generation and the end
+            evo._end_groups()
             return evo
         except BaseException:
             run.close()
@@ -140,14 +141,10 @@ class Evolution:
 
         What has to be known first is found out. Raises InputError if the search is done.
         """
-        while groups_due(self.state, self.config):
+        if groups_due(self.state, self.config):
             if not self.state.groups:
                 self._commit(begin_groups(self.state))
-            groups = ask_groups(self.state, self.config, self.arch)
-            if groups:
-                return groups
-            self._commit({'kind': 'groups_end'})
-            self._common_feeds = {}
+            return ask_groups(self.state, self.config, self.arch)
         self._probe()
         return ask(self.state, self.config, self.arch)
 
@@ -204,7 +201,14 @@ class Evolution:
         else:
             record = tell_groups(generation, trained, root, examples)
         self._commit(record, layers)
+        self._end_groups()
         return GroupReport(record)
+
+    def _end_groups(self):
+        "End the search for groups, if nothing of it is left to train."
+        if self.state.groups and not ask_groups(self.state, self.config, self.arch):
+            self._commit({'kind': 'groups_end'})
+            self._common_feeds = {}
 
     def tell(
         self,
@@ -261,12 +265,7 @@ class Evolution:
         before = self.state.trunks
         self._commit(begin_groups(self.state, tasks))
         while self.state.groups:
-            generation = ask_groups(self.state, self.config, self.arch)
-            if generation is None:
-                self._commit({'kind': 'groups_end'})
-                self._common_feeds = {}
-            else:
-                self.tell(generation, self.train(generation, progress))
+            self.step(progress)
         return [id for id in self.state.trunks if id not in before]
 
     def add_task(self, task: Task):

@@ -40,7 +40,7 @@ def info_to_json(info: TaskInfo) -> dict:
     return grown_fields(info, _INFO_FIRST)
 
 
-# %% ../../nbs/40_search/04_journal.ipynb #cell-007
+# %% ../../nbs/40_search/04_journal.ipynb #3dc2b1bb
 @dataclass(frozen=True)
 class Trial:
     "A group of tasks that trained a trunk together for a short while; the root is one of none."
@@ -61,7 +61,7 @@ class GroupSearch:
     trials: tuple[Trial, ...] = ()  # so far, the root's first
     trunks: tuple[str, ...] = ()  # trials whose group has a trunk by now
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #aca810d8
 @dataclass(frozen=True)
 class Probe:
     "What a closed-form head makes of a seed model's frozen layers."
@@ -77,7 +77,7 @@ def trunk_of(model: Model) -> Trunk:
     "The layers of a model that another task may take."
     return tuple(ref.digest for ref in model.chain if kind_of(ref.name).inherited)
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)
 class State:
     "A search at one moment, computed from its journal."
