@@ -90,7 +90,7 @@ def _run(evo: Evolution):
 # %% ../nbs/95_cli.ipynb #cell-008
 def _add_demo(commands):
     p = commands.add_parser(
-        'demo', help='evolve a system over four packaged tasks, in a few minutes'
+        'demo', help='evolve a system over five packaged tasks, in a few minutes'
     )
     p.set_defaults(do=_demo)
     p.add_argument(

@@ -43,6 +43,7 @@ CONFIG = Config.preset(
     batch_size=32,
     batches=8,
     segments=2,
+    seed_segments=0,
     task_iterations=1,
 )
 

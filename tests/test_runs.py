@@ -24,6 +24,11 @@ CONFIG = dict(
     segments=2,
     task_iterations=1,
     mutation_prob=0.3,
+    seed_segments=0,
+    common_trunks=False,
+    probed_seeds=0,
+    spread_rates=False,
+    acceptance_errors=0.0,
 )
 
 

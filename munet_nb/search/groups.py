@@ -9,7 +9,7 @@ __all__ = [
     'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
 ]
 
-# %% ../../nbs/40_search/07_groups.ipynb #3b6007ee
+# %% ../../nbs/40_search/07_groups.ipynb #14c17c34
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pvariance
@@ -25,7 +25,7 @@ from ..network.chain import count_params, reference_params, root_names
 from .config import Config
 from .journal import GroupSearch, State, Trial
 
-# %% ../../nbs/40_search/07_groups.ipynb #72dbd198
+# %% ../../nbs/40_search/07_groups.ipynb #4e97ae45
 def assign(
     selection: Sequence[Trial],  # the root's first
 ) -> dict[str, Trial]:  # by task
@@ -52,7 +52,7 @@ def selection_score(
     ]
     return fmean(scores)
 
-# %% ../../nbs/40_search/07_groups.ipynb #2c6781fe
+# %% ../../nbs/40_search/07_groups.ipynb #3b2125d3
 def _shared(selection):
     "Whether every trunk of a selection has at least two tasks."
     users = [trial.id for trial in assign(selection).values()]
@@ -81,7 +81,7 @@ def best_selection(
             return selection
         selection = best
 
-# %% ../../nbs/40_search/07_groups.ipynb #f3e050fd
+# %% ../../nbs/40_search/07_groups.ipynb #fdf3c9c6
 @dataclass(frozen=True)
 class Group:
     "Tasks that train a trunk together."
@@ -105,7 +105,7 @@ def _gains(trial: Trial, root: Trial) -> dict[str, float]:
     gains = {task: trial.probes[task] - root.probes[task] for task in trial.tasks}
     return dict(sorted(gains.items(), key=lambda pair: -pair[1]))
 
-# %% ../../nbs/40_search/07_groups.ipynb #1a65cf24
+# %% ../../nbs/40_search/07_groups.ipynb #a4249823
 def _split(rng, trial, selection, rates) -> list[tuple[str, ...]]:
     gains = _gains(trial, selection[0])
     names, values = tuple(gains), list(gains.values())
@@ -135,7 +135,7 @@ def _merge(rng, trial, selection, rates):
     other = others[rng.integers(len(others))]
     return [tuple(dict.fromkeys((*trial.tasks, *other.tasks)))]
 
-# %% ../../nbs/40_search/07_groups.ipynb #937bb100
+# %% ../../nbs/40_search/07_groups.ipynb #a8c94999
 def _ordered(tasks, trial) -> tuple[str, ...]:
     "Tasks in the order of the run."
     return tuple(t for t in trial.probes if t in tasks)
@@ -155,7 +155,7 @@ _OPERATORS: dict[str, Callable] = {
     'split': _split, 'leave': _leave, 'join': _join, 'merge': _merge
 }
 
-# %% ../../nbs/40_search/07_groups.ipynb #e249bb86
+# %% ../../nbs/40_search/07_groups.ipynb #0217a4db
 def lr_list(config: Config) -> tuple[float, ...]:
     "The learning rates that groups move in: those that are tuned, else the default alone."
     tuned = config.auto_tune and 'lr' in config.search
@@ -220,7 +220,7 @@ def propose_groups(
                 room -= len(proposal[0])
     return chosen
 
-# %% ../../nbs/40_search/07_groups.ipynb #902ca44a
+# %% ../../nbs/40_search/07_groups.ipynb #cfd40b09
 @dataclass(frozen=True)
 class GroupGeneration:
     "Groups to train: trials, or one trunk to stay."
@@ -238,7 +238,7 @@ class GroupGeneration:
             return f'common trunk of {", ".join(self.children[0].tasks)}'
         return f'groups of tasks, generation {self.generation + 1}: {len(self.children)} trials'
 
-# %% ../../nbs/40_search/07_groups.ipynb #4a6061cc
+# %% ../../nbs/40_search/07_groups.ipynb #f2e0ce4b
 def trunk_size(arch: Arch, config: Config) -> float:
     "The parameters of a trunk over P, the root model's reference count."
     sizes = sizes_of(config.defaults, 2)  # a trunk has no head, so classes do not matter
@@ -258,7 +258,7 @@ def public_tasks(state: State) -> tuple[str, ...]:
     "The tasks that may train together. Private ones never do."
     return tuple(t for t, info in state.tasks.items() if not info.private)
 
-# %% ../../nbs/40_search/07_groups.ipynb #e7ae7cea
+# %% ../../nbs/40_search/07_groups.ipynb #87c824c8
 def begin_groups(state: State, tasks: Sequence[str] | None = None) -> dict:
     """The record that begins a search for groups.
 
@@ -278,7 +278,7 @@ def begin_groups(state: State, tasks: Sequence[str] | None = None) -> dict:
         )
     return {'kind': 'groups_begun', 'tasks': list(tasks)}
 
-# %% ../../nbs/40_search/07_groups.ipynb #037a0afc
+# %% ../../nbs/40_search/07_groups.ipynb #a91d191c
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
     "The first trial of the best selection whose group has no trunk yet, and the tasks that take it."
     selection = best_selection(search.trials, config.scale_factor, size)
@@ -314,7 +314,7 @@ def ask_groups(state: State, config: Config, arch: Arch) -> GroupGeneration | No
         search.number, search.generation, (group,), config.trunk_segments, trial.id
     )
 
-# %% ../../nbs/40_search/07_groups.ipynb #b038ad2f
+# %% ../../nbs/40_search/07_groups.ipynb #b7b0dff4
 @dataclass(frozen=True, eq=False)
 class TrainedGroup:
     "What training made of a group."
@@ -397,7 +397,7 @@ def tell_trunk(
         'models': [model_to_json(m) for m in models],
     }
 
-# %% ../../nbs/40_search/07_groups.ipynb #f6ed4c23
+# %% ../../nbs/40_search/07_groups.ipynb #9bf1b4c9
 def group_segments_left(state: State, config: Config) -> int:
     "Segments of trunks that a search in progress, or one that comes next, may still train."
     if not groups_due(state, config):

@@ -13,6 +13,7 @@ from importlib.resources import files
 import numpy as np
 
 from ..checks import unknown
+from .splits import part
 from .task import Task, task_from_arrays
 from .tfds import load_tfds
 
@@ -50,11 +51,17 @@ def _demo_tasks() -> list[Task]:
     turned = np.stack([np.rot90(im, k) for im, k in zip(x, turns)])
     sizes = (3000, 800, 1200)
     few = (1000, 300, 497)
+    mnist = _packaged_task('mnist', x, y, _TEN, sizes, source)
+    dark = [
+        _packaged_task('negative', 255 - x, y, _TEN, sizes, source),
+        _packaged_task('parity', 255 - x, y % 2, ('even', 'odd'), sizes, source),
+        _packaged_task('rotation', 255 - turned, turns, ('0', '90', '180', '270'), sizes, source),
+    ]
+    thirds = (range(n, n + 1000) for n in (0, 1000, 2000))
     return [
-        _packaged_task('mnist', x, y, _TEN, sizes, source),
+        mnist,
         _packaged_task('digits', digits['images'], digits['labels'], _TEN, few, source),
-        _packaged_task('parity', x, y % 2, ('even', 'odd'), sizes, source),
-        _packaged_task('rotation', turned, turns, ('0', '90', '180', '270'), sizes, source),
+        *(replace(t, train=part(t.train, own)) for t, own in zip(dark, thirds)),
     ]
 
 # %% ../../nbs/30_tasks/06_benchmarks.ipynb #cell-010
