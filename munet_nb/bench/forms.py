@@ -74,7 +74,7 @@ _PROJECTIONS = {'qkv': 3, 'out': 1}  # module of a block -> matrices side by sid
 
 
 def _pairs(key: jax.Array, trunk: Mapping, rank: int) -> dict[str, dict]:
-    "Matrices a and b by projection ('block_0/qkv'). All b are zero, so nothing is changed at first."
+    "Matrices a and b by projection ('block_0/qkv'); b is zero, so nothing is changed at first."
     pairs = {}
     for name, layer in trunk.items():
         if kind_of(name).place != 'block':
@@ -98,7 +98,7 @@ def _updated(frozen: Mapping, pairs: Mapping) -> dict[str, dict]:
         trunk[name][module] = {**trunk[name][module], 'kernel': kernel + update}
     return trunk
 
-
+# %% ../../nbs/90_bench/01_forms.ipynb #946cb7f5
 @dataclass(frozen=True)
 class Lora(Form):
     """Low-rank updates on the four attention projections of every block.
@@ -201,7 +201,7 @@ def _mixture(logits: jax.Array) -> jax.Array:
     z = jax.nn.sigmoid(np.sqrt(SPEED, dtype=np.float32) * logits)
     return z / z.sum()
 
-
+# %% ../../nbs/90_bench/01_forms.ipynb #9f59b0c9
 @dataclass(frozen=True)
 class Polytropon(Form):
     "Low-rank skills that all tasks share, each task with a mean of them by weights of its own."
