@@ -229,7 +229,7 @@ class Polytropon(Form):
         "A trunk per task: the root's kernels plus the products of the mean pairs."
 
         def trunk(logits):
-            weights = _mixture(logits)
+            weights = np.sqrt(self.skills, dtype=np.float32) * _mixture(logits)
             pairs = jax.tree.map(lambda a: jnp.tensordot(weights, a, 1), trained['inventory'])
             return {**_updated(frozen, pairs), 'norm': trained['norm']}
 
