@@ -8,13 +8,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from munet_nb import Config, Evolution, load_benchmark, load_root
-from munet_nb.bench.folder import Bench
-from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, Comparison, check_method
-from munet_nb.bench.protocol import evolution_config
-from munet_nb.bench.records import read_records
+from munet_nb.bench.comparison import Stopped, run_method
+from munet_nb.bench.folder import Bench, setting_digest
+from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, Comparison, charged_plans
+from munet_nb.bench.protocol import check_method, evolution_config
+from munet_nb.bench.records import mean_test, read_records
+from munet_nb.bench.results import difference_table
+from munet_nb.bench.rivals import halving, race
 from munet_nb.cli import main
 
 GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
@@ -136,6 +140,10 @@ def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsy
         ['--method', 'munet_7'],
         ['--method', 'taps_'],
         ['--method', 'munet_1+seed_segments=99'],
+        ['--method', 'joint+norm_head'],
+        ['--method', 'joint+joint@charged'],
+        ['--method', 'adamerging@charged'],
+        ['--method', 'polytropon_4'],
         ['--seed', '-1'],
     ],
 )
@@ -155,6 +163,131 @@ def test_the_protocol_lists_methods_that_exist_and_configurations_that_differ_as
     assert evolution_config(ABLATIONS[0], c.config) == paper
     for method in (*c.methods, *ABLATIONS):
         check_method(method, c, 3)
+
+def test_a_budget_that_is_charged_for_everything_is_used_up_and_never_exceeded():
+    plan = halving(6, 160)
+    assert plan.rungs == ((6, 5), (3, 10)) and plan.final == 100
+    for rates in range(1, 9):
+        for budget in range(40, 200, 7):
+            assert halving(rates, budget).segments == budget
+
+
+def test_of_rates_that_are_tied_the_lower_goes_on_and_longer_rungs_decide():
+    long = {0.01: 0.4, 0.02: 0.5, 0.05: 0.5}
+    lr, rungs = race(
+        (0.5, 0.2, 0.1, 0.05, 0.02, 0.01), halving(6, 160), lambda lr, n: long.get(lr, 0.9) * (n > 5)
+    )
+    assert lr == 0.02
+    assert [r['rates'] for r in rungs][1] == [0.01, 0.02, 0.05]
+
+
+@pytest.fixture
+def charged(tiny, monkeypatch):
+    "The tiny comparison with two rates to choose from and a budget of its own."
+    changes = {'rates': (0.2, 0.05), 'budget': 8}
+    monkeypatch.setitem(COMPARISONS, 'quick', replace(COMPARISONS['quick'], **changes))
+    return tiny
+
+
+CHARGED = (
+    'norm_head@charged', 'joint@charged', 'polytropon_2_3@charged', 'joint+norm_head@charged',
+    'joint+adapters_4@charged', 'joint+lora_2@charged', 'joint+finetune_all@charged',
+)  # fmt: skip
+
+
+def test_with_everything_charged_a_record_tells_all_examples_and_the_rungs(charged, capsys):
+    assert bench_quality(charged, *(a for m in CHARGED for a in ('--method', m))) == 0
+    capsys.readouterr()
+    records = {r['method']: r for r in read_records(charged)}
+    assert records.keys() == set(CHARGED)
+    segment = 4 * 32
+    for method, record in records.items():
+        stages = len(charged_plans(method, COMPARISONS['quick']))
+        assert stages == (2 if '+' in method else 1)
+        plan = halving(2, 8 // stages)
+        for t in record['tasks'].values():
+            assert t['examples'] == 8 * segment
+            assert t['lineage_examples'] == stages * plan.final * segment
+            for stage in (t, t['trunk']) if stages == 2 else (t,):
+                assert stage['segments'] == plan.final
+                (rung,) = stage['rungs']
+                assert rung['rates'] == [0.05, 0.2]
+                assert rung['segments'] == plan.rungs[0][1]
+                found = dict(zip(rung['rates'], rung['accuracies']))
+                assert stage['lr'] == max(sorted(found), key=found.get)
+    trunks = [r['tasks']['digits']['trunk'] for m, r in records.items() if '+' in m]
+    assert all(trunk == trunks[0] for trunk in trunks)  # one for all rivals of a seed
+
+
+def test_a_common_trunk_is_shared_and_what_follows_it_is_the_tasks_own(charged, capsys):
+    methods = ('joint+norm_head@charged', 'joint+finetune_all@charged', 'polytropon_2_3@charged')
+    assert bench_quality(charged, *(a for m in methods for a in ('--method', m))) == 0
+    capsys.readouterr()
+    light, whole, mixed = (json.loads((charged / f'{m}-0.json').read_text()) for m in methods)
+
+    def shared(record):
+        digits, parity = (t['parts'] for t in record['tasks'].values())
+        return digits.keys() & parity.keys()
+
+    assert {n.partition('/')[0] for n in shared(light)} == {'trunk'}
+    assert shared(whole) == set()
+    assert {n for n in shared(mixed) if not n.startswith('root/')} == {
+        'inventory', 'polytropon norm'
+    }  # fmt: skip
+    own = {t: r['parts'][f'{t}/logits'] for t, r in mixed['tasks'].items()}
+    assert own == {'digits': 2, 'parity': 2}
+    assert light['params_per_task'] < whole['params_per_task']
+
+
+def test_a_run_that_is_stopped_in_a_race_goes_on_behind_its_last_trial(charged, monkeypatch):
+    comparison = COMPARISONS['quick']
+    whole = Bench(comparison, charged)
+    record = run_method(whole, 'polytropon_2_3@charged', 0)
+    bench, ticks = Bench(comparison, charged.with_name('other')), []
+
+    def stop_in_the_second(n):
+        ticks.append(n)
+        if len(ticks) == 2:
+            raise Stopped
+
+    assert halving(2, 8).rungs == ((2, 1),)  # two trials of a segment
+    bench.progress = stop_in_the_second
+    with pytest.raises(Stopped):
+        run_method(bench, 'polytropon_2_3@charged', 0)
+    bench.progress = ticks.append
+    assert run_method(bench, 'polytropon_2_3@charged', 0)['tasks'] == record['tasks']
+    assert len(ticks) == 8 + 1
+    assert not list((bench.work / 'replicas').rglob('*.*'))
+
+
+def test_a_budget_of_its_own_is_another_setting_and_none_changes_nothing():
+    comparison = COMPARISONS['characters8']
+    assert comparison.charged_segments == 160
+    assert setting_digest(replace(comparison, budget=0), {}) == setting_digest(comparison, {})
+    assert setting_digest(replace(comparison, budget=80), {}) != setting_digest(comparison, {})
+    assert halving(6, 80) in charged_plans('lora_8@charged', replace(comparison, budget=80))
+
+
+def test_the_interval_of_a_difference_holds_it_and_narrows_with_more_seeds():
+    rng = np.random.default_rng(0)
+
+    def record(method, seed, shift):
+        tasks = {f't{i}': {'test': 0.5 + shift + noise} for i, noise in enumerate(noises[seed])}
+        return {'method': method, 'seed': seed, 'tasks': tasks, 'params_per_task': 1}
+
+    noises = rng.normal(0, 0.2, (12, 8))  # of a seed and a task, the same for both methods
+    own = rng.normal(0.03, 0.02, 12)
+    records = [record('a', s, 0) for s in range(12)] + [record('b', s, own[s]) for s in range(12)]
+    few = [r for r in records if r['seed'] < 3]
+    (narrow,), (wide,) = (
+        difference_table(rs, 'a', np.random.default_rng(1)).itertuples() for rs in (records, few)
+    )
+    a, b = ([mean_test(r) for r in records if r['method'] == m] for m in 'ab')
+    assert narrow.difference == pytest.approx(100 * (np.mean(b) - np.mean(a)))
+    assert narrow.low < narrow.difference < narrow.high
+    # What the two have in common (20 points of noise) is not in the interval.
+    assert narrow.high - narrow.low < 4
+    assert (narrow.seeds, wide.seeds) == (12, 3)
 
 
 @pytest.mark.parametrize('name', COMPARISONS)

@@ -11,7 +11,7 @@ __all__ = [
 # %% ../../nbs/90_bench/00_baselines.ipynb #cell-002
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import jax
@@ -24,7 +24,7 @@ from ..engine.programs import Programs
 from ..engine.training import Times, train_generation
 from ..models.hparams import HParams
 from ..models.model import Model, Root, root_model
-from ..models.pool import LayerPool
+from ..models.pool import Layer, LayerPool
 from ..network.arch import Arch
 from ..network.chain import count_params, layer_names
 from ..network.kinds import Sizes, block_number, kind_of
@@ -134,6 +134,12 @@ class Trainer:
     root: Root
     programs: Programs
     progress: Callable[[], None] = _nothing  # called after every segment
+    heads: Mapping[str, Layer] = field(default_factory=dict)  # trained with the root, by task
+
+    def first_layers(self, task: str) -> dict[str, Layer]:
+        "Where a task starts: the root's layers, and the head if one was trained with them."
+        head = {'head': self.heads[task]} if task in self.heads else {}
+        return {**self.root.layers, **head}
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,8 @@ class Recipe:
 # %% ../../nbs/90_bench/00_baselines.ipynb #cell-022
 def fit_baseline(trainer: Trainer, method: str, feed: TaskFeed, recipe: Recipe) -> Fit:
     "Train one replica of a baseline. Raises InputError for an unknown method."
-    root, task, hparams = trainer.root, feed.name, recipe.hparams
+    task, hparams = feed.name, recipe.hparams
+    root = replace(trainer.root, layers=trainer.first_layers(task))
     model = root_model(root, hparams)
     plan = baseline_plan(
         method, f'{task}:{method}', task, feed.classes, model, root.arch, hparams

@@ -28,7 +28,6 @@ from ..engine.optimisers import OPTIMISERS, StepRates, optimiser_of, step_rates
 from ..engine.predict import Network, feed_accuracy
 from ..engine.steps import learning_rates
 from ..models.hparams import HParams
-from ..models.model import Root
 from ..network.arch import Arch
 from ..network.chain import apply_chain, apply_layer, chain_kinds, init_layer, layer_key
 from ..network.kinds import Sizes
@@ -81,10 +80,14 @@ def fit_steps(
     update = OPTIMISERS[model.optimiser].update
 
     def loss(trained, i):
-        trunk, heads = form.model(trained, model.frozen)
+        trunks, heads = form.model(trained, model.frozen)
         images, labels = batches.images[:, i], batches.labels[:, i]
-        together = images.reshape(-1, *images.shape[2:])
-        out = apply_chain(arch, kinds[:-1], [trunk[n] for n in names[:-1]], together)
+        by_trunk = images.reshape(len(trunks), -1, *images.shape[2:])
+        out = [
+            apply_chain(arch, kinds[:-1], [trunk[n] for n in names[:-1]], seen)
+            for trunk, seen in zip(trunks, by_trunk)
+        ]
+        out = jnp.concatenate(out)
         out = out.reshape(len(heads), -1, *out.shape[1:])
         losses = []
         for head, tokens, y in zip(heads, out, labels):
@@ -100,8 +103,8 @@ def fit_steps(
     return FormState(*done)
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-009
-def form_chain(model: FormModel, trained) -> tuple[dict, list]:
-    "The trunk that a form has come to, and its heads."
+def form_chain(model: FormModel, trained) -> tuple[list[dict], list]:
+    "The trunks that a form has come to, one or one per task, and the heads."
     return model.form.model(trained, model.frozen)
 
 
@@ -140,17 +143,25 @@ class _Fitting:
             labels = np.stack([c.labels for c in side_by_side])
             yield step, side_by_side[0].n, jnp.stack(images), labels
 
-    def chain(self, trained) -> tuple[dict, list]:
-        "The trunk and the heads."
+    def chain(self, trained) -> tuple[list[dict], list]:
+        "The trunks, one or one per task, and the heads."
         return self.trainer.programs(form_chain, (), self.model, trained)
+
+    def layers(self, chain: tuple[list[dict], list]) -> Iterator[dict]:
+        "The layers of every task, in order."
+        trunks, heads = chain
+        *below, top = self.model.names
+        for trunk, head in zip(trunks * (len(heads) // len(trunks)), heads):
+            yield {**{n: trunk[n] for n in below}, top: head}
 
     def evaluate(self, trained) -> list[float]:
         "Validation accuracy of every task."
-        trunk, heads = self.chain(trained)
         arch, names, size = self.model.arch, self.model.names, self.recipe.hparams.image_size
         settings, programs = self.recipe.settings, self.trainer.programs
-        below = [trunk[n] for n in names[:-1]]
-        networks = [Network(arch, names, [*below, head], size) for head in heads]
+        networks = [
+            Network(arch, names, list(layers.values()), size)
+            for layers in self.layers(self.chain(trained))
+        ]
         return [
             feed_accuracy(feed.validation, network, settings, programs)
             for feed, network in zip(self.feeds, networks)
@@ -158,26 +169,30 @@ class _Fitting:
 
     def fits(self, qualities: Sequence[float], trained) -> list[Fit]:
         "What was made of every task."
-        trunk, heads = jax.device_get(self.chain(trained))
-        trained = jax.device_get(trained)
-        form, names, frozen = self.model.form, self.model.names, self.model.frozen
-        fits = []
-        for i, (quality, feed, head) in enumerate(zip(qualities, self.feeds, heads)):
-            layers = {**{n: trunk[n] for n in names[:-1]}, names[-1]: head}
-            fits.append(Fit(quality, layers, form.parts(feed.name, i, trained, frozen)))
-        return fits
+        chain, trained = jax.device_get((self.chain(trained), trained))
+        found = zip(qualities, self.feeds, self.layers(chain))
+        form, frozen = self.model.form, self.model.frozen
+        return [
+            Fit(quality, layers, form.parts(feed.name, i, trained, frozen))
+            for i, (quality, feed, layers) in enumerate(found)
+        ]
 
 # %% ../../nbs/90_bench/02_fitting.ipynb #cell-011
 def start_form(
     form: Form,
-    root: Root,
+    trainer: Trainer,
     feeds: Sequence[TaskFeed],
     hparams: HParams,
     key: jax.Array,  # of the fresh parameters
 ) -> tuple[FormModel, dict]:
     "A form before training: its model, and what is trained of it."
 
+    root = trainer.root
+
     def head(feed):
+        layers = trainer.first_layers(feed.name)
+        if 'head' in layers:
+            return layers['head'].params
         sizes = Sizes(hparams.image_size, feed.classes)
         return init_layer(layer_key(key, feed.name), root.arch, 'head', sizes)
 
@@ -201,7 +216,7 @@ def fit_form(
     indices = [
         batch_indices(rng, len(f.train.split), steps, settings.batch_size) for f in feeds
     ]
-    model, trained = start_form(form, trainer.root, feeds, hparams, key)
+    model, trained = start_form(form, trainer, feeds, hparams, key)
     fitting = _Fitting(trainer, recipe, feeds, model, key)
     rates = learning_rates(hparams, batches, settings.segments)
     penalised = (np.arange(steps) >= hparams.warmup_ratio * steps).astype(np.float32)

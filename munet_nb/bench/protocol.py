@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SECOND_ROUND', 'ABLATIONS', 'COMPARISONS', 'Comparison', 'evolution_config', 'check_method',
-    'authors_method', 'examples_of', 'lineage_examples',
+    'SECOND_ROUND', 'ABLATIONS', 'COMPARISONS', 'Comparison', 'evolution_config', 'charged_plans',
+    'check_method', 'authors_method', 'examples_of', 'lineage_examples',
 ]
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-002
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .merging import MERGING
-from .rivals import rival_form
+from .rivals import Halving, halving, rival_stages, takes_all
 from ..checks import InputError, unknown
 from ..models.model import Model
 from ..search.config import Config, config_fields, with_fields
@@ -33,6 +33,14 @@ class Comparison:
     seeds: tuple[int, ...]
     tasks: tuple[str, ...] = ()  # of the benchmark; none: all
     layers: int | None = None  # how many of the root's bottom blocks are taken; None: all
+    budget: int = 0  # segments per task of a rival with everything charged; 0: the evolution's
+
+    @property
+    def charged_segments(self) -> int:
+        "The segments per task that a rival with everything charged may take."
+        config = self.config
+        children = config.task_iterations * config.children_per_task
+        return self.budget or children * config.training.segments
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-010
 # Cheap steps: blocks are cloned as rarely as anything else is mutated (cloning_prob=0 says so),
@@ -126,6 +134,18 @@ def evolution_config(
     except ValueError as e:
         raise InputError(f'method {method!r}: {e}') from None
 
+# %% ../../nbs/90_bench/05_protocol.ipynb #b84909da
+def charged_plans(method: str, comparison: Comparison) -> tuple[Halving, ...]:
+    """A plan per stage; none if not everything is charged.
+
+    Raises InputError if the budget is too short.
+    """
+    rival, _, like = method.partition('@')
+    if like != 'charged':
+        return ()
+    stages = 1 + rival.count('+')
+    return (halving(len(comparison.rates), comparison.charged_segments // stages),) * stages
+
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-017
 def check_method(
     method: str,
@@ -137,18 +157,30 @@ def check_method(
         return
     rival, at, like = method.partition('@')
     try:
-        rival_form(rival, depth)
+        stages = rival_stages(rival, depth)
     except InputError as e:
         raise InputError(f'{e}, or munet_S with a scale factor') from None
-    if not at:
-        return
-    exists = like == 'one' or evolution_config(like, comparison.config)
-    makes_sense = rival not in MERGING and (rival != 'joint' or like == 'one')
-    if not (exists and makes_sense):
+    if len(stages) > 1 and like != 'charged':
         raise InputError(
-            f"method {method!r}: behind the @ must be 'one' or an evolution, "
+            f'method {method!r}: two stages must have everything charged, as in {rival}@charged'
+        )
+    if at:
+        _check_length(method, rival, like, comparison, depth)
+
+
+def _check_length(method, rival, like, comparison, depth):
+    "What stands behind the @."
+    exists = like in ('one', 'charged') or evolution_config(like, comparison.config)
+    alone = '+' in rival or not takes_all(rival, depth)
+    if not exists or rival in MERGING or not (alone or like in ('one', 'charged')):
+        raise InputError(
+            f"method {method!r}: behind the @ must be 'one', 'charged' or an evolution, "
             f'as in finetune_all@munet_1'
         )
+    try:
+        charged_plans(method, comparison)
+    except InputError as e:
+        raise InputError(f'method {method!r}: {e}') from None
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-021
 _AUTHORS = re.compile(

@@ -8,8 +8,9 @@ __all__ = ['required_run', 'segments_of', 'run_rival']
 # %% ../../nbs/90_bench/08_rival_runs.ipynb #cell-002
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -17,11 +18,14 @@ import jax
 from .baselines import Fit, Recipe, Trainer, parts_per_task, rival_settings
 from .folder import Bench
 from .merging import MERGING, merge_fits
-from .protocol import evolution_config
+from .protocol import charged_plans, evolution_config
 from .records import kept_fits, load_layers, only_once, read_json, save_fit
-from .rivals import fit_test, train_rival, tune_lr
+from .rivals import Charged, Halving, fit_test, rival_stages, takes_all
+from .rivals import train_charged, train_rival, tune_lr
 from ..checks import InputError
 from ..engine.feeds import TaskFeed
+from ..models.model import Root
+from ..models.pool import Layer, make_layer
 from ..network.chain import layer_names
 from ..search.config import Config, config_to_json, with_fields
 
@@ -32,6 +36,17 @@ def required_run(method: str) -> str | None:  # None: none
         return 'finetune_all'
     like = method.partition('@')[2]
     return like if like.startswith('munet') else None
+
+
+def _one_replica(config: Config, segments: int) -> Config:
+    return with_fields(
+        config,
+        children_per_generation=1,
+        children_per_task=1,
+        task_iterations=1,
+        seed_segments=0,
+        segments=segments,
+    )
 
 
 def _length(bench: Bench, method: str, seed: int, tasks: Sequence[str]) -> Config:
@@ -46,14 +61,7 @@ def _length(bench: Bench, method: str, seed: int, tasks: Sequence[str]) -> Confi
         per_segment = training.segment_batches(bench.train[task]) * training.batch_size
         examples = bench.record(like, seed)['tasks'][task]['lineage_examples']
         segments = max(1, round(examples / per_segment))
-    return with_fields(
-        config,
-        children_per_generation=1,
-        children_per_task=1,
-        task_iterations=1,
-        seed_segments=0,
-        segments=segments,
-    )
+    return _one_replica(config, segments)
 
 # %% ../../nbs/90_bench/08_rival_runs.ipynb #cell-008
 def segments_of(bench: Bench, method: str) -> int:
@@ -61,6 +69,8 @@ def segments_of(bench: Bench, method: str) -> int:
     comparison, tasks = bench.comparison, len(bench.tasks)
     if method in MERGING:
         return 1
+    if plans := charged_plans(method, comparison):
+        return tasks * sum(plan.segments for plan in plans)
     evolution = evolution_config(method, comparison.config)
     config = evolution or comparison.config
     if evolution or '@one' in method:
@@ -82,11 +92,16 @@ def _known_rate(bench: Bench, rival: str, task: str) -> float | None:
     return None
 
 
+def _segment_examples(bench: Bench, tasks: Sequence[str]) -> int:
+    "Examples of each of these tasks that a segment takes if they are trained together."
+    settings = bench.comparison.config.training
+    return max(settings.segment_batches(bench.train[t]) for t in tasks) * settings.batch_size
+
+
 def _unit(bench: Bench, fits: dict[str, Fit], config: Config, lr: float | None) -> dict:
     "What a record says about tasks that were trained together."
     settings = rival_settings(config)
-    longest = max(settings.segment_batches(bench.train[t]) for t in fits)
-    seen = settings.segments * longest * settings.batch_size
+    seen = settings.segments * _segment_examples(bench, list(fits))
     trainer = Trainer(bench.root, bench.programs)
 
     def said(task, fit):
@@ -131,6 +146,94 @@ def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str], repl
             save_fit(_model_path(bench, seed, task), fit)
     return _unit(bench, fits, config, lr)
 
+# %% ../../nbs/90_bench/08_rival_runs.ipynb #2c9f3201
+@dataclass(frozen=True, eq=False)
+class _Start:
+    "Where a rival starts: the root, or a common trunk."
+
+    root: Root
+    heads: Mapping[str, Layer] | None = None  # trained with a trunk, by task; None: the root
+    told: Mapping[str, dict] | None = None  # what a record says of the trunk, by task
+
+
+def _charge(
+    bench: Bench,
+    rival: str,  # of one stage
+    seed: int,
+    tasks: Sequence[str],
+    plan: Halving,
+    start: _Start,
+    folder: Path,  # for trials and the final training
+) -> Charged:
+    feeds = [TaskFeed(bench.tasks[t], bench.comparison.config.training) for t in tasks]
+    trainer = Trainer(
+        start.root, bench.programs, lambda: bench.progress(len(feeds)), start.heads or {}
+    )
+
+    def tried(name, find):
+        return only_once(folder / 'trials' / f'{name}.json', find)
+
+    def kept(n, train):
+        return kept_fits(folder / str(n), train)
+
+    rates = bench.comparison.rates
+    return train_charged(trainer, rival, feeds, bench.config(seed), rates, plan, tried, kept)
+
+# %% ../../nbs/90_bench/08_rival_runs.ipynb #30e2e918
+def _trunk(bench: Bench, seed: int, plan: Halving) -> _Start:
+    "The common trunk of all tasks, trained now or before."
+    tasks, folder = list(bench.tasks), bench.work / 'trunks' / f'joint-{seed}'
+    if (folder / '0.json').exists():
+        bench.done_before(len(tasks) * plan.segments)
+    charged = _charge(bench, 'joint', seed, tasks, plan, _Start(bench.root), folder)
+    examples = _segment_examples(bench, tasks)
+
+    def said(fit):
+        return {
+            'validation': fit.quality,
+            'examples': plan.segments * examples,
+            'lineage_examples': plan.final * examples,
+            'segments': plan.final,
+            'lr': charged.lr,
+            'rungs': charged.rungs,
+        }
+
+    layers = {n: make_layer(p) for n, p in charged.fits[0].layers.items()}
+    del layers['head']
+    by_task = dict(zip(tasks, charged.fits))
+    return _Start(
+        Root(bench.root.name, bench.root.arch, layers),
+        {t: make_layer(fit.layers['head']) for t, fit in by_task.items()},
+        {t: said(fit) for t, fit in by_task.items()},
+    )
+
+# %% ../../nbs/90_bench/08_rival_runs.ipynb #fb88fef4
+def _after_trunk(said: dict, trunk: dict) -> dict:
+    "What a record says of a task, with the trunk that it started from instead of the root."
+    sums = {k: said[k] + trunk[k] for k in ('examples', 'lineage_examples')}
+    parts = {
+        f'trunk/{name}' if owner == 'root' else f'{owner}/{name}': n
+        for (owner, _, name), n in ((k.partition('/'), n) for k, n in said['parts'].items())
+    }
+    return said | sums | {'parts': parts, 'trunk': trunk}
+
+
+def _charged_unit(
+    bench: Bench, method: str, seed: int, tasks: Sequence[str], start: _Start, replicas: Path
+) -> dict:
+    "A rival with everything charged, or the second stage of one, on one task or on all at once."
+    rival = method.partition('@')[0].rpartition('+')[2]
+    plan = charged_plans(method, bench.comparison)[-1]
+    charged = _charge(bench, rival, seed, tasks, plan, start, replicas)
+    config = _one_replica(bench.config(seed), plan.final)
+    examples = plan.segments * _segment_examples(bench, tasks)
+    told = {'examples': examples, 'rungs': charged.rungs}
+    unit = _unit(bench, dict(zip(tasks, charged.fits)), config, charged.lr)
+    said = {task: r | told for task, r in unit.items()}
+    if start.told is None:
+        return said
+    return {task: _after_trunk(r, start.told[task]) for task, r in said.items()}
+
 # %% ../../nbs/90_bench/08_rival_runs.ipynb #cell-012
 _TRAINING = ('examples', 'lineage_examples', 'replicas', 'segments')
 
@@ -167,18 +270,23 @@ def _threads(units: int) -> int:
 
 def run_rival(bench: Bench, method: str, seed: int) -> dict:
     "What a rival fills in of a record. The run that it requires must be finished."
-    together = method.partition('@')[0] in ('joint', *MERGING)
-    groups = [list(bench.tasks)] if together else [[t] for t in bench.tasks]
+    depth = bench.root.arch.depth
+    *first, last = rival_stages(method.partition('@')[0], depth)
+    groups = [list(bench.tasks)] if takes_all(last, depth) else [[t] for t in bench.tasks]
+    plans = charged_plans(method, bench.comparison)
+    segments = len(bench.tasks) * plans[-1].segments if plans else segments_of(bench, method)
 
-    def unit(group):
+    def unit(group, start):
         name = f'{method}-{seed}/{"+".join(group)}'
         replicas, path = bench.work / 'replicas' / name, bench.work / 'units' / f'{name}.json'
         if path.exists():
-            bench.done_before(segments_of(bench, method) // len(groups))
+            bench.done_before(segments // len(groups))
 
         def make():
             if method in MERGING:
                 return _merge_unit(bench, method, seed)
+            if plans:
+                return _charged_unit(bench, method, seed, group, start, replicas)
             return _train_unit(bench, method, seed, group, replicas)
 
         result = only_once(path, make)
@@ -186,7 +294,8 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
         return result
 
     with bench.clock(method, seed), ThreadPoolExecutor(_threads(len(groups))) as pool:
-        units = list(pool.map(unit, groups))
+        start = _trunk(bench, seed, plans[0]) if first else _Start(bench.root)
+        units = list(pool.map(lambda group: unit(group, start), groups))
     tasks = {t: result for unit in units for t, result in unit.items()}
     return {
         'config': config_to_json(bench.config(seed)),
