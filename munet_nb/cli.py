@@ -228,27 +228,34 @@ def _add_quality(what):
     )
     p.set_defaults(do=_bench_quality)
     p.add_argument('--quick', action='store_true', help='three tasks, few methods, one seed')
-    methods = ', '.join(COMPARISONS['characters8'].methods)
+    p.add_argument(
+        '--earlier', action='store_true', help='the first two rounds, tuning not charged'
+    )
+    methods = ', '.join(COMPARISONS['charged'].methods)
     p.add_argument(
         '--method',
         action='append',
         help=f'what to run, may be repeated (default: {methods})',
     )
     p.add_argument(
-        '--seed', action='append', type=int, help='may be repeated (default: 0, 1 and 2; quick: 0)'
+        '--seed',
+        action='append',
+        type=int,
+        help='may be repeated (default: 1 to 4; earlier: 0, 1 and 2; quick: 0)',
     )
     p.add_argument(
         '--out',
         metavar='DIR',
-        help='where the records are and go (default: runs/quality or runs/quality-quick); '
+        help='where the records are and go (default: runs/quality, -earlier or -quick); '
         'what is there is not run again',
     )
 
 
 def _bench_quality(args: argparse.Namespace):
-    name = 'quick' if args.quick else 'characters8'
+    name = 'quick' if args.quick else 'characters8' if args.earlier else 'charged'
     comparison = COMPARISONS[name]
-    out = Path(args.out or f"runs/quality{'-quick' if args.quick else ''}")
+    folder = {'charged': 'quality', 'characters8': 'quality-earlier', 'quick': 'quality-quick'}
+    out = Path(args.out or f'runs/{folder[name]}')
     methods = args.method or comparison.methods
     seeds = comparison.seeds if args.seed is None else args.seed
     try:

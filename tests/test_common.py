@@ -182,7 +182,9 @@ def searches(draw):
     "A finished search for groups: what a trunk is worth to a task is drawn."
     tasks = tuple('abcdefg'[: draw(st.integers(2, 7))])
     accuracy = st.floats(0.1, 1, allow_nan=False)
-    search = GroupSearch(0, tasks, 0, (Trial('root', (), 0.0, {t: draw(accuracy) for t in tasks}),))
+    images = dict.fromkeys(tasks, 600)
+    root = Trial('root', (), 0.0, {t: draw(accuracy) for t in tasks})
+    search = GroupSearch(0, tasks, images, 0, (root,))
     config = with_fields(rates(search), scale_factor=draw(st.sampled_from([1.0, 0.9, 0.3])))
     for generation in range(draw(st.integers(1, 4))):
         rng = default_rng([draw(st.integers(0, 99)), generation])
@@ -215,7 +217,7 @@ def test_groups_are_of_two_or_more_tasks_and_nothing_is_tried_twice(found):
 def test_the_selection_is_worth_its_price_and_every_trunk_is_shared(found):
     search, config = found
     root = search.trials[0]
-    selection = best_selection(search.trials, config.scale_factor, 1.0)
+    selection = best_selection(search, config, 1.0)
     worth = selection_score(selection, config.scale_factor, 1.0)
     assert worth >= selection_score([root], config.scale_factor, 1.0)
     taken = assign(selection)
@@ -235,16 +237,17 @@ def test_alike_tasks_are_told_from_the_others_and_no_trunk_is_better_than_a_bad_
         gain = {t: 0.1 if t in alike and alike & (set(own) - {t}) else -0.05 for t in own}
         return Trial(id, own, lr, {t: 0.5 + gain.get(t, -0.2) for t in tasks})
 
-    search = GroupSearch(0, tasks, 0, (root,))
+    images = dict.fromkeys(tasks, 600)
+    search = GroupSearch(0, tasks, images, 0, (root,))
     for generation in range(3):
         proposals = propose_groups(default_rng(generation), search, rates(search), 1.0)
         made = [pretend(f'group:0.{generation}.{i}', *p) for i, p in enumerate(proposals)]
         search = replace(search, generation=generation + 1, trials=(*search.trials, *made))
-    selection = best_selection(search.trials, 1.0, 1.0)
+    selection = best_selection(search, rates(search), 1.0)
     assert [set(t.tasks) for t in selection[1:]] in ([alike], [set(tasks)])
     assert alike == {t for t, trial in assign(selection).items() if trial is not root}
     bad = replace(search.trials[1], probes=dict.fromkeys(tasks, 0.4))
-    assert best_selection([root, bad], 1.0, 1.0) == [root]
+    assert best_selection(replace(search, trials=(root, bad)), rates(search), 1.0) == [root]
 
 
 # Training on several tasks

@@ -117,7 +117,7 @@ def together(number, *tasks) -> list[dict]:
         'models': [],
     }
     return [
-        {'kind': 'groups_begun', 'tasks': told},
+        {'kind': 'groups_begun', 'tasks': told, 'images': {}},
         {'kind': 'groups', 'generation': 0, 'trials': trials, **common},
         {'kind': 'groups', 'generation': 1, 'trials': later, **common},
         {'kind': 'common_trunk', **made, **common},

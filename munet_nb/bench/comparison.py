@@ -111,8 +111,8 @@ _VERSIONS = ('munet_nb', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
 
 def _command(bench: Bench, method: str, seed: int) -> str:
-    quick = ' --quick' if bench.name == 'quick' else ''
-    return f'munet bench quality{quick} --method {shlex.quote(method)} --seed {seed}'
+    which = {'quick': ' --quick', 'characters8': ' --earlier'}.get(bench.name, '')
+    return f'munet bench quality{which} --method {shlex.quote(method)} --seed {seed}'
 
 
 def _make_record(bench: Bench, method: str, seed: int) -> dict:

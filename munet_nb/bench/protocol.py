@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'SECOND_ROUND', 'ABLATIONS', 'COMPARISONS', 'Comparison', 'evolution_config', 'charged_plans',
-    'check_method', 'authors_method', 'examples_of', 'lineage_examples',
+    'SECOND_ROUND', 'ABLATIONS', 'EARLIER', 'THE_PAPER', 'THIRD_ROUND', 'THIRD_ABLATIONS',
+    'COMPARISONS', 'Comparison', 'evolution_config', 'charged_plans', 'check_method',
+    'authors_method', 'examples_of', 'lineage_examples',
 ]
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-002
@@ -55,6 +56,53 @@ ABLATIONS = (  # of characters8, with seed 0
     'munet_1+mutation_prob=0.1',
     'taps_0.1',
 )
+# What the preset of rounds one and two was: without what round three brought.
+EARLIER = dict(
+    children_per_task=5,
+    task_iterations=2,
+    common_trunks=False,
+    trial_segments=4,
+    trunk_segments=40,
+    probed_seeds=0,
+    spread_rates=False,
+    acceptance_errors=0.0,
+)
+_QUICK = dict(
+    children_per_task=2,
+    segments=4,
+    seed_segments=1,
+    group_generations=2,
+    trial_segments=2,
+    trunk_segments=14,
+)
+THE_PAPER = (  # its exact method, with the budget of the third round
+    'munet_1+common_trunks=False+probed_seeds=0+spread_rates=False+acceptance_errors=0'
+    '+cloning_prob=0+mutation_prob=0.1+seed_segments=0+children_per_task=5+task_iterations=2'
+)
+THIRD_ROUND = (
+    'munet_1',
+    'finetune_all@charged',
+    'munet_0.9',
+    'joint@charged',
+    'munet_0.7',
+    'joint+finetune_all@charged',
+    'munet_0.3',
+    'joint+norm_head@charged',
+    'joint+adapters_64@charged',
+    'joint+lora_8@charged',
+    'polytropon_4_8@charged',
+    'adapters_64@charged',
+    'lora_8@charged',
+    'norm_head@charged',
+    THE_PAPER,
+)
+THIRD_ABLATIONS = (  # of the third round, with two seeds
+    'munet_1+common_trunks=False+children_per_task=10',
+    'munet_1+group_generations=1',
+    'munet_1+probed_seeds=0',
+    'munet_1+spread_rates=False',
+    'munet_1+acceptance_errors=0',
+)
 _METHODS = (
     'munet_1',
     'finetune_all',
@@ -76,23 +124,34 @@ _METHODS = (
 )
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-011
+_RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 COMPARISONS = {
-    'characters8': Comparison(
+    'characters8': Comparison(  # rounds one and two
+        benchmark='characters8',
+        root='Ti3-glyphs',
+        config=Config.preset('characters8', **EARLIER),
+        rates=_RATES,
+        methods=_METHODS,
+        seeds=(0, 1, 2),
+    ),
+    'charged': Comparison(  # round three
         benchmark='characters8',
         root='Ti3-glyphs',
         config=Config.preset('characters8'),
-        rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-        methods=_METHODS,
-        seeds=(0, 1, 2),
+        rates=_RATES,
+        methods=THIRD_ROUND,
+        seeds=(1, 2, 3, 4),
+        budget=160,
     ),
     'quick': Comparison(
         benchmark='characters8',
         root='Ti3-glyphs',
-        config=Config.preset('characters8', children_per_task=4, segments=4, seed_segments=1),
+        config=Config.preset('characters8', **_QUICK),
         rates=(0.05, 0.1, 0.2),
-        methods=('munet_1', 'finetune_all', 'joint', 'norm_head'),
+        methods=('munet_1', 'finetune_all@charged', 'joint@charged', 'norm_head@charged'),
         seeds=(0,),
         tasks=('devanagari', 'bengali', 'telugu'),
+        budget=32,
     ),
 }
 

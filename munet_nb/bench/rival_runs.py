@@ -73,6 +73,8 @@ def segments_of(bench: Bench, method: str) -> int:
         return tasks * sum(plan.segments for plan in plans)
     evolution = evolution_config(method, comparison.config)
     config = evolution or comparison.config
+    if evolution and evolution.common_trunks:
+        return tasks * comparison.charged_segments
     if evolution or '@one' in method:
         children = config.task_iterations * config.children_per_task
         return tasks * children * config.training.segments

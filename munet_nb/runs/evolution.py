@@ -143,7 +143,7 @@ class Evolution:
         """
         if groups_due(self.state, self.config):
             if not self.state.groups:
-                self._commit(begin_groups(self.state))
+                self._commit(begin_groups(self.state, self._probed_images()))
             return ask_groups(self.state, self.config, self.arch)
         self._probe()
         return ask(self.state, self.config, self.arch)
@@ -157,6 +157,12 @@ class Evolution:
                 seeds, self.state, self.config, self.arch, self.pool, feed, self.programs
             )
             self._commit(*told)
+
+    def _probed_images(self) -> dict[str, int]:
+        "How many validation images each task's accuracies are measured on."
+        training = self.config.training
+        most = training.validation_batches * training.batch_size
+        return {name: min(len(task.validation), most) for name, task in self.tasks.items()}
 
     def _feed_of(self, task: str) -> TaskFeed:
         if self._feed is None or self._feed.name != task:
@@ -263,7 +269,7 @@ class Evolution:
         middle of a task iteration.
         """
         before = self.state.trunks
-        self._commit(begin_groups(self.state, tasks))
+        self._commit(begin_groups(self.state, self._probed_images(), tasks))
         while self.state.groups:
             self.step(progress)
         return [id for id in self.state.trunks if id not in before]

@@ -256,9 +256,16 @@ PRESETS = {
     'characters8': Config(
         mutation_prob=0.2,
         cloning_prob=0.5,
-        children_per_task=5,
+        children_per_task=3,
         children_per_generation=2,
+        task_iterations=1,
         seed_segments=2,
+        common_trunks=True,
+        trial_segments=6,
+        trunk_segments=76,
+        probed_seeds=2,
+        spread_rates=True,
+        acceptance_errors=1.0,
         training=TrainingSettings(128, 16, 16, 10),
         defaults=_GLYPHS,
         search={

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'Proposal', 'assign', 'selection_score', 'best_selection', 'Group', 'lr_list', 'propose_groups',
-    'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks', 'begin_groups', 'ask_groups',
-    'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
+    'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
+    'lr_list', 'propose_groups', 'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks',
+    'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
 ]
 
 # %% ../../nbs/40_search/07_groups.ipynb #14c17c34
@@ -59,15 +59,33 @@ def _shared(selection):
     return all(users.count(trial.id) >= 2 for trial in selection[1:])
 
 
+def selection_error(
+    trial: Trial,
+    selection: Sequence[Trial],  # the root's first, `trial` among them
+    images: Mapping[str, int],  # task -> validation images
+) -> float:
+    """The standard error of what a trunk adds to the mean of a selection.
+
+    Of the tasks that take it. The probes see the same images and mostly agree about them, so the
+    error of a difference is taken as half of what it is between independent samples.
+    """
+    taken = assign(selection)
+    users = [task for task, own in taken.items() if own is trial]
+    p = [trial.probes[task] for task in users]
+    variance = sum(2 * q * (1 - q) / images[task] for q, task in zip(p, users))
+    return 0.5 * variance**0.5 / len(taken)
+
+
 def best_selection(
-    trials: Sequence[Trial],  # the root's first
-    scale_factor: float,
+    search: GroupSearch,
+    config: Config,
     size: float,  # of a trunk: its parameters over P
 ) -> list[Trial]:  # the root's first
     "The trunks that are worth having, each of which at least two tasks take."
+    trials = search.trials
 
     def worth(selection):
-        return selection_score(selection, scale_factor, size)
+        return selection_score(selection, config.scale_factor, size)
 
     selection = [trials[0]]
     while True:
@@ -76,8 +94,11 @@ def best_selection(
             for trial in trials[1:]
             if trial not in selection and _shared([*selection, trial])
         ]
-        best = max(wider, key=worth, default=selection)
-        if worth(best) <= worth(selection):
+        if not wider:
+            return selection
+        best = max(wider, key=worth)
+        noise = config.acceptance_errors * selection_error(best[-1], best, search.images)
+        if worth(best) - worth(selection) <= noise:
             return selection
         selection = best
 
@@ -208,7 +229,7 @@ def propose_groups(
     if search.generation == 0:
         return _first_generation(search, config)
     trials, rates = search.trials, lr_list(config)
-    selection = best_selection(trials, config.scale_factor, size)
+    selection = best_selection(search, config, size)
     parents = selection[1:]
     if not parents:
         parents = [max(trials[1:], key=lambda t: sum(_gains(t, trials[0]).values()))]
@@ -259,7 +280,11 @@ def public_tasks(state: State) -> tuple[str, ...]:
     return tuple(t for t, info in state.tasks.items() if not info.private)
 
 # %% ../../nbs/40_search/07_groups.ipynb #87c824c8
-def begin_groups(state: State, tasks: Sequence[str] | None = None) -> dict:
+def begin_groups(
+    state: State,
+    images: Mapping[str, int],  # task -> validation images that a probe is judged by
+    tasks: Sequence[str] | None = None,  # that may take part; None: all public ones
+) -> dict:
     """The record that begins a search for groups.
 
     Raises InputError for tasks that may not take part, fewer than two, or a wrong moment.
@@ -276,12 +301,12 @@ def begin_groups(state: State, tasks: Sequence[str] | None = None) -> dict:
         raise InputError(
             f'common trunks are trained between task iterations; that of {state.task!r} is going on'
         )
-    return {'kind': 'groups_begun', 'tasks': list(tasks)}
+    return {'kind': 'groups_begun', 'tasks': list(tasks), 'images': {t: images[t] for t in tasks}}
 
 # %% ../../nbs/40_search/07_groups.ipynb #a91d191c
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
     "The first trial of the best selection whose group has no trunk yet, and the tasks that take it."
-    selection = best_selection(search.trials, config.scale_factor, size)
+    selection = best_selection(search, config, size)
     taken = assign(selection)
     for trial in selection[1:]:
         if trial.id not in search.trunks:

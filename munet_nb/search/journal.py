@@ -57,6 +57,7 @@ class GroupSearch:
 
     number: int  # of searches before it
     tasks: tuple[str, ...]
+    images: Mapping[str, int]  # task -> validation images that its probes are judged by
     generation: int = 0  # the next one's number
     trials: tuple[Trial, ...] = ()  # so far, the root's first
     trunks: tuple[str, ...] = ()  # trials whose group has a trunk by now
@@ -231,7 +232,7 @@ def _changed(state, record):
 def _groups_begun(state, record):
     if state.groups or state.task:
         raise InputError('the journal begins to look for groups in the middle of something else')
-    search = GroupSearch(state.group_searches, tuple(record['tasks']))
+    search = GroupSearch(state.group_searches, tuple(record['tasks']), record['images'])
     return replace(state, groups=search, group_searches=state.group_searches + 1)
 
 
