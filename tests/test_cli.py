@@ -22,7 +22,8 @@ from munet_nb.tasks.sources import SOURCES
 
 SMALL = (
     '--root random:Ti1 --children-per-task 2 --children-per-generation 2 '
-    '--batch-size 16 --batches 2 --segments 1 --task-iterations 1'
+    '--batch-size 16 --batches 2 --segments 1 --task-iterations 1 '
+    '--trial-segments 1 --trunk-segments 1'
 ).split()
 
 
@@ -203,8 +204,9 @@ def test_predict_refuses_what_it_cannot_use(run, folders, tmp_path, capsys):
 def altered_journals(lines):
     "What is wrong, and the journal's lines that have it."
     first = json.loads(lines[0])
-    second = json.loads(lines[1])
-    child = second['children'][0]
+    at = next(i for i, line in enumerate(lines) if json.loads(line)['kind'] == 'generation')
+    generation = json.loads(lines[at])
+    child = generation['children'][0]
     orphan = {**child, 'model': {**child['model'], 'parent': 'nobody'}}
     root = first['root']
     outside = {**root['chain'][0], 'digest': '../../../etc/passwd'}
@@ -215,7 +217,7 @@ def altered_journals(lines):
 
     return {
         'truncated line': [lines[0], lines[1][:50]],
-        'unknown parent': [lines[0], json.dumps({**second, 'children': [orphan]})],
+        'unknown parent': [*lines[:at], json.dumps({**generation, 'children': [orphan]})],
         'digest as path': begins(root={**root, 'chain': [outside, *root['chain'][1:]]}),
         'another format': begins(format=99),
         'unknown field': begins(config={**config, 'color': 1}),

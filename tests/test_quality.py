@@ -14,7 +14,7 @@ import pytest
 from munet_nb import Config, Evolution, load_benchmark, load_root
 from munet_nb.bench.comparison import Stopped, run_method
 from munet_nb.bench.folder import Bench, setting_digest
-from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, Comparison, charged_plans
+from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, EARLIER, Comparison, charged_plans
 from munet_nb.bench.protocol import check_method, evolution_config
 from munet_nb.bench.records import mean_test, read_records
 from munet_nb.bench.results import difference_table
@@ -27,8 +27,7 @@ RESULTS = Path(__file__).parents[1] / 'nbs' / 'results'
 
 def golden_run(path) -> list[dict]:
     tasks = [t for t in load_benchmark('characters8') if t.name in ('digits', 'devanagari')]
-    config = Config.preset(
-        'characters8',
+    values = dict(
         children_per_task=4,
         children_per_generation=2,
         seed_segments=1,
@@ -38,6 +37,7 @@ def golden_run(path) -> list[dict]:
         validation_batches=4,
         seed=1,
     )
+    config = Config.preset('characters8', **{**EARLIER, **values})
     with Evolution.create(path, load_root('Ti3-glyphs'), tasks, config) as evo:
         while not evo.done:
             evo.step()
@@ -84,15 +84,17 @@ def test_a_different_journal_would_be_noticed():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     "The quick comparison made tiny; the folder that its records go to."
-    config = Config.preset(
-        'demo',
+    values = dict(
         batch_size=32,
         batches=4,
         segments=1,
         children_per_task=2,
         children_per_generation=2,
         task_iterations=1,
+        common_trunks=False,
+        probed_seeds=0,
     )
+    config = Config.preset('demo', **values)
     comparison = Comparison(
         benchmark='demo',
         root='random:Ti1',

@@ -97,16 +97,27 @@ def scores_of(
 
 # %% ../../nbs/40_search/05_ask.ipynb #16198221
 def probes_due(state: State, config: Config) -> list[Model]:
-    "The seed models that a probe must judge before the next generation: one of each trunk."
+    """The seed models that a probe must judge before the next generation: one of each trunk.
+
+    A probe is charged as a segment, and one whole child must still be trained: if not all can be
+    probed, the roots come first, then the kept models of other tasks, newest first.
+    """
     task = next_task(state, config)
     if not config.probed_seeds or not task or state.generation:
         return []
-    distinct = {trunk_of(m): m for m in state.seeds(task)}
-    return [m for trunk, m in distinct.items() if (task, trunk) not in state.probes]
+    seeds = sorted(state.seeds(task), key=lambda m: m.task is not None)
+    distinct = {}
+    for m in seeds:
+        distinct.setdefault(trunk_of(m), m)
+    due = [m for trunk, m in distinct.items() if (task, trunk) not in state.probes]
+    return due[: max(0, segments_left(state, config) - config.training.segments)]
 
 
 def to_try(state: State, config: Config, task: str, reference: int) -> list[Model]:
-    "The seed models that a task iteration tries, in order, whether it has done so or not."
+    """The seed models that a task iteration tries, in order, whether it has done so or not.
+
+    With probes, those that were not probed come last.
+    """
     seeds = state.seeds(task)
     if not config.probed_seeds:
         return seeds
@@ -115,8 +126,8 @@ def to_try(state: State, config: Config, task: str, reference: int) -> list[Mode
     distinct = {trunk_of(m): m for m in seeds}
     worth = {}
     for trunk, m in distinct.items():
-        probe = state.probes[task, trunk]
-        child = replace(m, task=task, evaluations=(probe.accuracy,))
+        probe = state.probes.get((task, trunk))
+        child = replace(m, task=task, evaluations=(probe.accuracy if probe else 0.0,))
         worth |= scores_of([child], state, task, config, reference)
     best = sorted(distinct.items(), key=lambda pair: -worth[pair[1].id])
     return [m for trunk, m in best if trunk not in have][: config.probed_seeds]
@@ -177,8 +188,9 @@ def _size(state, config, parents) -> tuple[int, int]:
 def spread_rates(state: State, config: Config) -> list[float]:
     "The rates of the next generation's children by number, if it is the one that spreads; else none."
     trials = math.ceil(len(state.tried) / config.children_per_generation)
+    first = trials if config.seed_segments else 0  # short trials have generations of their own
     tuned = config.auto_tune and 'lr' in config.search
-    if not (config.spread_rates and tuned) or state.generation != trials or not state.task:
+    if not (config.spread_rates and tuned) or state.generation != first:
         return []
     rates = config.search['lr']
     middle = rates.index(config.defaults.lr)
