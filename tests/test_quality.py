@@ -20,6 +20,7 @@ from munet_nb.bench.records import mean_test, read_records
 from munet_nb.bench.results import difference_table
 from munet_nb.bench.rivals import halving, race
 from munet_nb.cli import main
+from munet_nb.search.config import with_fields
 
 GOLDEN = Path(__file__).parent / 'golden' / 'characters8.jsonl'
 RESULTS = Path(__file__).parents[1] / 'nbs' / 'results'
@@ -195,6 +196,34 @@ CHARGED = (
     'norm_head@charged', 'joint@charged', 'polytropon_2_3@charged', 'joint+norm_head@charged',
     'joint+adapters_4@charged', 'joint+lora_2@charged', 'joint+finetune_all@charged',
 )  # fmt: skip
+
+
+def test_an_evolution_with_common_trunks_tells_all_examples_it_took(tiny, monkeypatch):
+    "Those of trials, trunks, probes and children, of whichever task."
+    quick = COMPARISONS['quick']
+    together = dict(common_trunks=True, group_generations=1, trial_segments=1, trunk_segments=1)
+    config = with_fields(quick.config, **together, probed_seeds=1, children_per_task=4)
+    changed = replace(quick, config=config, methods=('munet_1',))
+    monkeypatch.setitem(COMPARISONS, 'quick', changed)
+    assert bench_quality(tiny) == 0
+    (record,) = read_records(tiny)
+    journal = tiny / 'work/runs/munet_1-0/journal.jsonl'
+    segments = dict.fromkeys(record['tasks'], 0)
+    for r in map(json.loads, journal.open()):
+        if r['kind'] == 'groups':
+            for task in segments:  # a trial's probe is a segment, and so is the root's
+                own = [t for t in r['trials'] if task in t['tasks']]
+                segments[task] += len(r['trials']) + r['segments'] * len(own)
+        elif r['kind'] == 'common_trunk':
+            for task in r['tasks']:
+                segments[task] += r['segments']
+        elif r['kind'] == 'probes':
+            segments[r['task']] += r['segments']
+        elif r['kind'] == 'generation':
+            segments[r['task']] += r['segments'] * len(r['children'])
+    for task, told in record['tasks'].items():
+        assert told['examples'] == segments[task] * 4 * 32
+        assert told['lineage_examples'] > 0
 
 
 def test_with_everything_charged_a_record_tells_all_examples_and_the_rungs(charged, capsys):
