@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from test_runs import contents, lines, small_tasks, wait_for_lines
+from toy import ARCH, ToyRun, info
 
 from munet_nb import Config, Evolution, InputError, System, load_root
 from munet_nb.engine.common import CommonEngine, shared_settings, train_group
@@ -25,6 +26,7 @@ from munet_nb.engine.programs import shared_programs
 from munet_nb.engine.training import Times
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import Model, pack_correct, paired_error
+from munet_nb.search.ask import ask, spread_rates
 from munet_nb.search.config import TrainingSettings, with_fields
 from munet_nb.search.groups import Group, assign, best_selection, propose_groups, selection_score
 from munet_nb.search.journal import GroupSearch, Trial, kept_models, trunk_of
@@ -38,7 +40,7 @@ CONFIG = Config.preset(
     probed_seeds=1,
     spread_rates=True,
     acceptance_errors=1.0,
-    children_per_task=4,
+    children_per_task=14,
     children_per_generation=2,
     batch_size=32,
     batches=8,
@@ -304,12 +306,22 @@ def test_the_error_of_a_difference_is_that_of_the_images_that_differ():
     assert paired_error(a, replace(b, correct='')) == 0
 
 
-def test_the_first_mutated_children_try_rates_two_steps_apart(whole):
-    with Evolution.resume(whole, tasks=three_tasks()) as evo:
-        generations = [r for r in evo.records if r['kind'] == 'generation']
-    mutated = [r for r in generations if not r['seeds_tried']][:1]
-    for record in mutated:
-        lrs = [c['model']['hparams']['lr'] for c in record['children']]
-        places = [CONFIG.search['lr'].index(lr) for lr in lrs]
-        assert len(set(lrs)) == len(lrs)
-        assert all((a - b) % 2 == 0 for a in places for b in places)
+def test_the_first_mutated_children_try_rates_two_steps_apart():
+    lrs = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    config = Config(
+        spread_rates=True,
+        seed_segments=1,
+        children_per_generation=3,
+        defaults=HParams(lr=0.1),
+        search={'lr': lrs},
+    )
+    run = ToyRun(config, [info('a')])
+    generations = []
+    while run.state.generation < 3:
+        generations.append(ask(run.state, config, ARCH))
+        run.step()
+    trial, spread, later = generations
+    assert trial.seeds_tried and [c.hparams.lr for c in trial.children] == [0.1]
+    assert [c.hparams.lr for c in spread.children] == [0.1, 0.02, 0.5]
+    assert spread_rates(run.state, config) == []
+    assert len(later.children) == 3

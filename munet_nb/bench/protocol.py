@@ -68,12 +68,12 @@ EARLIER = dict(
     acceptance_errors=0.0,
 )
 _QUICK = dict(
-    children_per_task=2,
+    children_per_task=8,
     segments=4,
     seed_segments=1,
     group_generations=2,
     trial_segments=2,
-    trunk_segments=14,
+    trunk_segments=16,
 )
 THE_PAPER = (  # its exact method, with the budget of the third round
     'munet_1+common_trunks=False+probed_seeds=0+spread_rates=False+acceptance_errors=0'
@@ -97,7 +97,7 @@ THIRD_ROUND = (
     THE_PAPER,
 )
 THIRD_ABLATIONS = (  # of the third round, with two seeds
-    'munet_1+common_trunks=False+children_per_task=10',
+    'munet_1+common_trunks=False',
     'munet_1+group_generations=1',
     'munet_1+probed_seeds=0',
     'munet_1+spread_rates=False',
@@ -141,7 +141,6 @@ COMPARISONS = {
         rates=_RATES,
         methods=THIRD_ROUND,
         seeds=(1, 2, 3, 4),
-        budget=160,
     ),
     'quick': Comparison(
         benchmark='characters8',
@@ -151,7 +150,6 @@ COMPARISONS = {
         methods=('munet_1', 'finetune_all@charged', 'joint@charged', 'norm_head@charged'),
         seeds=(0,),
         tasks=('devanagari', 'bengali', 'telugu'),
-        budget=32,
     ),
 }
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'next_task', 'segments_left', 'generations_left', 'rng_for', 'scores_of', 'probes_due',
-    'to_try', 'spread_rates', 'Generation', 'ask',
+    'next_task', 'iteration_segments', 'segments_left', 'generations_left', 'rng_for', 'scores_of',
+    'probes_due', 'to_try', 'spread_rates', 'Generation', 'ask',
 ]
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-002
@@ -37,9 +37,20 @@ def next_task(state: State, config: Config) -> str | None:
     return name if state.visits.get(name, 0) < config.task_iterations else None
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-009
+def iteration_segments(state: State, config: Config, task: str) -> int:
+    """What a task iteration may spend, in segments of one child.
+
+    Its share of what the task did not spend on common trunks, but at least one whole child.
+    """
+    segments = config.training.segments
+    common = state.common.get(task, 0) // config.task_iterations
+    return max(segments, config.children_per_task * segments - common)
+
+
 def segments_left(state: State, config: Config) -> int:
-    "What this task iteration may still spend, in segments of one child."
-    return config.children_per_task * config.training.segments - state.spent
+    "What the task iteration that is going on, or comes next, may still spend."
+    task = next_task(state, config)
+    return iteration_segments(state, config, task) - state.spent if task else 0
 
 
 def _generations(
@@ -64,12 +75,14 @@ def generations_left(state: State, config: Config) -> int:
     task, left, tried = state.task, segments_left(state, config), len(state.tried)
     while task or min(visits.values()) < config.task_iterations:
         task = task or min(visits, key=visits.get)
+        if left is None:
+            left = iteration_segments(state, config, task)
         seeds = 1 + sum(t != task and not state.tasks[t].private for t in kept)
         seeds = min(seeds, config.probed_seeds or seeds)
         generations += _generations(left, seeds - tried, config)
         visits[task] += 1
         kept.add(task)
-        task, left, tried = None, config.children_per_task * config.training.segments, 0
+        task, left, tried = None, None, 0
     return generations
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-013

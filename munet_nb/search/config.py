@@ -68,7 +68,7 @@ class Config:
     mutation_prob: float = 0.1  # mu (section 3.3)
     cloning_prob: float = 0.0  # per layer, that it is cloned; 0: mu, as in the paper
     adapter_prob: float = 0.0  # per block without an adapter, to get one; 0: mu, as in the paper
-    children_per_task: int = 64  # sampled in one task iteration, or as many segments of training
+    children_per_task: int = 64  # sampled in one task iteration, or as many segments of all
     children_per_generation: int = 8  # trained together on the same batches
     task_iterations: int = 2  # passes over the list of tasks
     seed_segments: int = 0  # a seed model's trial, in a generation of its own; 0: as any child's
@@ -238,7 +238,8 @@ PRESETS = {
         defaults=HParams(warmup_ratio=0.05, image_size=384),
     ),
     'demo': Config(
-        children_per_task=4,
+        scale_factor=0.98,
+        children_per_task=8,
         children_per_generation=2,
         task_iterations=1,
         common_trunks=True,
@@ -255,13 +256,13 @@ PRESETS = {
     'characters8': Config(
         mutation_prob=0.2,
         cloning_prob=0.5,
-        children_per_task=3,
+        children_per_task=10,
         children_per_generation=2,
         task_iterations=1,
         seed_segments=2,
         common_trunks=True,
         trial_segments=6,
-        trunk_segments=76,
+        trunk_segments=84,
         probed_seeds=2,
         spread_rates=True,
         acceptance_errors=1.0,

@@ -6,12 +6,14 @@
 __all__ = [
     'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
     'lr_list', 'propose_groups', 'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks',
-    'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
+    'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'takers', 'tell_trunk',
+    'group_segments_left',
 ]
 
 # %% ../../nbs/40_search/07_groups.ipynb #14c17c34
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import fsum
 from statistics import fmean, pvariance
 
 from numpy.random import Generator, default_rng
@@ -72,7 +74,7 @@ def selection_error(
     taken = assign(selection)
     users = [task for task, own in taken.items() if own is trial]
     p = [trial.probes[task] for task in users]
-    variance = sum(2 * q * (1 - q) / images[task] for q, task in zip(p, users))
+    variance = fsum(2 * q * (1 - q) / images[task] for q, task in zip(p, users))
     return 0.5 * variance**0.5 / len(taken)
 
 
@@ -89,10 +91,11 @@ def best_selection(
 
     selection = [trials[0]]
     while True:
+        groups = [t.tasks for t in selection]
         wider = [
             [*selection, trial]
             for trial in trials[1:]
-            if trial not in selection and _shared([*selection, trial])
+            if trial.tasks not in groups and _shared([*selection, trial])
         ]
         if not wider:
             return selection
@@ -145,7 +148,7 @@ def _leave(rng, trial, selection, rates):
 
 
 def _join(rng, trial, selection, rates):
-    others = [t for t in trial.probes if t not in trial.tasks]
+    others = sorted(t for t in trial.probes if t not in trial.tasks)
     return [(*trial.tasks, others[rng.integers(len(others))])] if others else []
 
 
@@ -157,9 +160,9 @@ def _merge(rng, trial, selection, rates):
     return [tuple(dict.fromkeys((*trial.tasks, *other.tasks)))]
 
 # %% ../../nbs/40_search/07_groups.ipynb #a8c94999
-def _ordered(tasks, trial) -> tuple[str, ...]:
-    "Tasks in the order of the run."
-    return tuple(t for t in trial.probes if t in tasks)
+def _ordered(tasks, trials) -> tuple[str, ...]:
+    "Tasks in the order of the search, which is that of its first group: all of them."
+    return tuple(t for t in trials[1].tasks if t in tasks)
 
 
 def _proposals(rng, operator, trial, selection, trials, rates) -> list[Proposal]:
@@ -168,7 +171,7 @@ def _proposals(rng, operator, trial, selection, trials, rates) -> list[Proposal]
         near = [rates[j] for j in (i - 1, i + 1) if 0 <= j < len(rates)]
         return [(trial.tasks, near[rng.integers(len(near))])] if near else []
     groups = _OPERATORS[operator](rng, trial, selection, rates)
-    groups = [_ordered(tasks, trial) for tasks in groups if len(tasks) >= 2]
+    groups = [_ordered(tasks, trials) for tasks in groups if len(tasks) >= 2]
     return [(tasks, _best_rate(tasks, trials)) for tasks in groups]
 
 
@@ -305,12 +308,12 @@ def begin_groups(
 
 # %% ../../nbs/40_search/07_groups.ipynb #a91d191c
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
-    "The first trial of the best selection whose group has no trunk yet, and the tasks that take it."
-    selection = best_selection(search, config, size)
-    taken = assign(selection)
-    for trial in selection[1:]:
+    "The first trial of the best selection whose group has no trunk yet, and who is to train it."
+    root, *trunks = best_selection(search, config, size)
+    taken = assign([root, *trunks])
+    for trial in trunks:
         if trial.id not in search.trunks:
-            return trial, tuple(task for task in search.tasks if taken[task] is trial)
+            return trial, tuple(t for t in trial.tasks if taken[t] is not root)
     return None
 
 
@@ -383,9 +386,16 @@ def tell_groups(
     }
 
 
+def takers(search: GroupSearch, trial: str, config: Config, arch: Arch) -> tuple[str, ...]:
+    "The tasks that take the trunk of a trial, in the best selection."
+    taken = assign(best_selection(search, config, trunk_size(arch, config)))
+    return tuple(task for task in search.tasks if taken[task].id == trial)
+
+
 def tell_trunk(
     generation: GroupGeneration,
     trained: TrainedGroup,
+    tasks: Sequence[str],  # that take the trunk
     config: Config,
     examples: Mapping[str, int],  # task -> training images that it took
 ) -> dict:
@@ -409,6 +419,7 @@ def tell_trunk(
             pack_correct(trained.correct[task]) if config.acceptance_errors else '',
         )
         for task, head in trained.heads.items()
+        if task in tasks
     ]
     return {
         'kind': 'common_trunk',

@@ -100,6 +100,7 @@ class State:
     entrants: Mapping[str, str] = field(default_factory=dict)  # task -> model on its newest trunk
     groups: GroupSearch | None = None  # in progress
     group_searches: int = 0  # that began
+    common: Mapping[str, int] = field(default_factory=dict)  # task -> segments in groups and trunks
     probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # task, trunk: probe
 
     @property
@@ -239,16 +240,20 @@ def _groups_begun(state, record):
 def _groups(state, record):
     search = state.groups
     trials = tuple(make(Trial, {**t, 'tasks': tuple(t['tasks'])}) for t in record['trials'])
-    told = replace(
-        search, generation=record['generation'] + 1, trials=search.trials + trials
-    )
-    return replace(state, groups=told)
+    told = replace(search, generation=record['generation'] + 1, trials=search.trials + trials)
+    spent = dict(state.common)
+    for task in search.tasks:
+        own = sum(task in t.tasks for t in trials)
+        spent[task] = spent.get(task, 0) + len(trials) + record['segments'] * own
+    return replace(state, groups=told, common=spent)
 
 
 def _common_trunk(state, record):
     search = replace(state.groups, trunks=(*state.groups.trunks, record['trial']))
+    more = {t: state.common.get(t, 0) + record['segments'] for t in record['tasks']}
+    state = replace(state, groups=search, common={**state.common, **more})
     if record['trunk'] is None:  # it diverged
-        return replace(state, groups=search)
+        return state
     trunk = model_from_json(record['trunk'])
     entrants = {m.task: m for m in map(model_from_json, record['models'])}
     ids = {t: m.id for t, m in entrants.items()}
@@ -258,7 +263,6 @@ def _common_trunk(state, record):
         trunks=(*state.trunks, trunk.id),
         kept={**ids, **state.kept},
         entrants={**state.entrants, **ids},
-        groups=search,
     )
 
 
