@@ -216,7 +216,7 @@ def test_an_evolution_with_common_trunks_tells_all_examples_it_took(tiny, monkey
                 segments[task] += len(r['trials']) + r['segments'] * len(own)
         elif r['kind'] == 'common_trunk':
             for task in r['tasks']:
-                segments[task] += r['segments']
+                segments[task] += r['segments'] + 1
         elif r['kind'] == 'probes':
             segments[r['task']] += r['segments']
         elif r['kind'] == 'generation':

@@ -281,7 +281,7 @@ def train_group(
         progress(len(evaluations) - 1, mean)
     told = {f.name: tuple(e[t] for e in evaluations) for t, f in enumerate(feeds)}
     if kept is None:
-        return TrainedGroup(group, told, best, {}, {}, {}, {})
+        return TrainedGroup(group, told, best, {}, {}, {}, {}, {})
     (layers, heads), correct = jax.device_get(kept)
     return TrainedGroup(
         group,
@@ -289,6 +289,7 @@ def train_group(
         best,
         dict(zip(engine.root, map(make_layer, layers))),
         {feed.name: make_layer(head) for feed, head in zip(feeds, heads)},
+        {feed.name: accuracies[best] for feed, accuracies in zip(feeds, told.values())},
         {feed.name: marks for feed, marks in zip(feeds, correct)},
         {},
     )

@@ -67,6 +67,7 @@ class Probed:
     "What a probe found."
 
     accuracy: float  # on the validation images
+    correct: np.ndarray  # which of them are right, bool (examples,)
     head: Layer
 
 
@@ -82,13 +83,14 @@ def solve_probe(products, targets, features, labels) -> Probed:
     for penalty in PENALTIES:
         kernel, bias = ridge(products, targets, penalty)
         logits = features @ kernel + bias
-        accuracy = float(np.mean(logits.argmax(1) == labels))
-        if best is None or accuracy > best[0]:
-            best = accuracy, kernel, bias, logits
-    accuracy, kernel, bias, logits = best
+        correct = logits.argmax(1) == labels
+        if best is None or correct.sum() > best[0].sum():
+            best = correct, kernel, bias, logits
+    correct, kernel, bias, logits = best
     scale = min(SCALES, key=lambda s: _log_loss(s * logits, labels))
     dense = {'kernel': np.float32(scale * kernel), 'bias': np.float32(scale * bias)}
-    return Probed(accuracy, make_layer({'dense': dense}))
+    accuracy = int(correct.sum()) / len(correct)
+    return Probed(accuracy, correct, make_layer({'dense': dense}))
 
 # %% ../../nbs/50_engine/15_probe.ipynb #752deadc
 def _outputs(trunks: Sequence[Network], sources, call, x, n) -> list:

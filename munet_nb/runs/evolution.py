@@ -198,7 +198,8 @@ class Evolution:
     ) -> GroupReport:
         work, layers = self._common_work(), []
         first = not generation.trial and not self.state.groups.trials
-        root = work.probes(work.root) if first else None
+        found = work.probes(work.root) if first else {}
+        root = {task: probe.accuracy for task, probe in found.items()}
         examples = work.examples(generation, trained, root)
         if generation.trial:
             (made,) = trained

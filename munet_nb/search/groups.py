@@ -352,8 +352,9 @@ class TrainedGroup:
     best: int  # number of the evaluation that its layers are from; -1: it diverged in all
     layers: Mapping[str, Layer]  # of the trunk, by name; empty if it diverged
     heads: Mapping[str, Layer]  # by task
-    correct: Mapping[str, Sequence[bool]]  # task -> which validation examples were right then
-    probes: Mapping[str, float]  # every task of the search -> accuracy of a probe on the trunk
+    quality: Mapping[str, float]  # task -> validation accuracy of its head
+    correct: Mapping[str, Sequence[bool]]  # task -> which validation examples its head gets right
+    probes: Mapping[str, float]  # task -> accuracy of a probe on the trunk; of trials, every task
 
 
 def tell_groups(
@@ -415,7 +416,7 @@ def tell_trunk(
             group.id,
             (*chain, ref('head', head, task)),
             inherited,
-            (trained.evaluations[task][trained.best],),
+            (trained.quality[task],),
             pack_correct(trained.correct[task]) if config.acceptance_errors else '',
         )
         for task, head in trained.heads.items()
@@ -430,6 +431,7 @@ def tell_trunk(
         'trunk': model_to_json(trunk) if trained.layers else None,  # None: it diverged
         'tasks': list(group.tasks),
         'evaluations': {task: list(v) for task, v in trained.evaluations.items()},
+        'probes': dict(trained.probes),
         'models': [model_to_json(m) for m in models],
     }
 

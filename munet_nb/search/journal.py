@@ -250,7 +250,8 @@ def _groups(state, record):
 
 def _common_trunk(state, record):
     search = replace(state.groups, trunks=(*state.groups.trunks, record['trial']))
-    more = {t: state.common.get(t, 0) + record['segments'] for t in record['tasks']}
+    cost = record['segments'] + bool(record['trunk'])  # a trunk is probed
+    more = {t: state.common.get(t, 0) + cost for t in record['tasks']}
     state = replace(state, groups=search, common={**state.common, **more})
     if record['trunk'] is None:  # it diverged
         return state
