@@ -122,4 +122,4 @@ def test_the_wheel_is_enough_for_the_first_generation_of_the_demo(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip().endswith('2')
+    assert run.stdout.strip().endswith('3')  # with those of the search for groups
