@@ -125,7 +125,7 @@ def small_search(folder) -> Evolution:
         group_generations=1,
         trial_segments=2,
         trunk_segments=2,
-        children_per_task=4,
+        children_per_task=10,
         children_per_generation=2,
         batch_size=32,
         batches=1,
@@ -210,10 +210,10 @@ def test_a_search_for_groups_can_be_stopped_or_paused_and_steps_go_on_with_it(tm
         assert kinds(evo)[2:] == ['groups']
         controls.step_button.click()
         board.wait()
-        assert kinds(evo)[3:] == ['common_trunk']
+        assert kinds(evo)[3:] == ['common_trunk', 'groups_end']
         controls.step_button.click()
         board.wait()
-        assert kinds(evo)[4:] == ['groups_end', 'generation']
+        assert kinds(evo)[5:] == ['generation']
         controls.iteration_button.click()
         board.wait()
         n = len(evo.records)

@@ -444,7 +444,7 @@ def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_res
         batch_size=8,
         batches=1,
         segments=1,
-        children_per_task=2,
+        children_per_task=3,
         children_per_generation=1,
         task_iterations=1,
     )
