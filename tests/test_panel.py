@@ -213,7 +213,7 @@ def test_a_search_for_groups_can_be_stopped_or_paused_and_steps_go_on_with_it(tm
         assert kinds(evo)[3:] == ['common_trunk', 'groups_end']
         controls.step_button.click()
         board.wait()
-        assert kinds(evo)[5:] == ['generation']
+        assert kinds(evo)[5:] == ['probes', 'generation']
         controls.iteration_button.click()
         board.wait()
         n = len(evo.records)
