@@ -491,8 +491,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                   'munet_nb/engine/common.py'),
                                         'munet_nb.engine.common.CommonEngine': ( '50_engine/common.html#commonengine',
                                                                                  'munet_nb/engine/common.py'),
-                                        'munet_nb.engine.common.CommonStructure': ( '50_engine/common.html#commonstructure',
-                                                                                    'munet_nb/engine/common.py'),
                                         'munet_nb.engine.common._TrunkInTraining': ( '50_engine/common.html#_trunkintraining',
                                                                                      'munet_nb/engine/common.py'),
                                         'munet_nb.engine.common._TrunkInTraining._load': ( '50_engine/common.html#_trunkintraining._load',

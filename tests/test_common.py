@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
-from test_runs import contents, lines, small_tasks, wait_for_lines
+from test_runs import contents, launch, lines, small_tasks, wait_for_lines
 from toy import ARCH, ToyRun, info
 
 from munet_nb import Config, Evolution, InputError, System, load_root
@@ -69,24 +69,6 @@ def whole(tmp_path_factory):
     return path
 
 
-SCRIPT = '''
-import sys
-sys.path.insert(0, {tests!r})
-from test_common import start
-evo = start({path!r})
-print('ready', flush=True)
-evo.run()
-'''
-
-
-def launch(path):
-    code = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    p = subprocess.Popen([sys.executable, '-c', code], **pipes)
-    assert p.stdout.readline().strip() == 'ready', p.stderr.read()
-    return p
-
-
 def kinds(path):
     return [json.loads(line)['kind'] for line in Path(path, 'journal.jsonl').open()]
 
@@ -110,7 +92,7 @@ def test_killed_hard_while_tasks_train_together_then_resumed_it_is_the_same_run(
     whole, tmp_path, records
 ):
     path = tmp_path / 'k'
-    p = launch(path)
+    p = launch(path, 'test_common')
     wait_for_lines(path, records, p)
     p.kill()
     p.wait()
@@ -248,6 +230,8 @@ def test_alike_tasks_are_told_from_the_others_and_no_trunk_is_better_than_a_bad_
     selection = best_selection(search, rates(search), 1.0)
     assert [set(t.tasks) for t in selection[1:]] in ([alike], [set(tasks)])
     assert alike == {t for t, trial in assign(selection).items() if trial is not root}
+    lost = replace(search, generation=1, trials=(root,))  # all trials diverged
+    assert propose_groups(default_rng(0), lost, rates(search), 1.0) == []
     bad = replace(search.trials[1], probes=dict.fromkeys(tasks, 0.4))
     assert best_selection(replace(search, trials=(root, bad)), rates(search), 1.0) == [root]
 

@@ -159,7 +159,8 @@ class Watch:
 
         trained = self._train(generation, watched)
         if isinstance(generation, GroupGeneration) and not generation.trial:
-            return [replace(t, probes=dict.fromkeys(t.probes, 1.0)) for t in trained]
+            root, *trials = trained
+            return [root, *(replace(t, probes=dict.fromkeys(t.probes, 1.0)) for t in trials)]
         return trained
 
 

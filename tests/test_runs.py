@@ -98,15 +98,17 @@ def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path):
 
 SCRIPT = '''
 import sys; sys.path.insert(0, {tests!r})
-from test_runs import start
+from {module} import start
 evo = start({path!r})
 print('ready', flush=True)
 evo.run()
 '''
 
 
-def launch(path):
-    code = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
+def launch(path, module='test_runs'):
+    "A process that runs the search which `start` of a module of tests begins."
+    tests = str(Path(__file__).parent)
+    code = SCRIPT.format(tests=tests, module=module, path=str(path))
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     p = subprocess.Popen([sys.executable, '-c', code], **pipes)
     assert p.stdout.readline().strip() == 'ready', p.stderr.read()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'CommonStructure', 'CommonBatches', 'common_steps', 'CommonEngine', 'shared_settings',
-    'common_batches', 'train_group',
+    'CommonBatches', 'common_steps', 'CommonEngine', 'shared_settings', 'common_batches',
+    'train_group',
 ]
 
 # %% ../../nbs/50_engine/14_common.ipynb #9fe4fe20
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .augment import augment_args
@@ -29,7 +29,7 @@ from .feeds import TaskFeed, batch_indices
 from .optimisers import OPTIMISERS, StepRates, optimiser_of, step_rates
 from .predict import Network, feed_correct
 from .programs import Programs
-from .steps import Fit, learning_rates, sum_of_parts
+from .steps import Fit, Structure, learning_rates, sum_of_parts
 from .training import Times
 from ..models.hparams import sizes_of
 from ..models.pool import Layer, make_layer
@@ -39,17 +39,6 @@ from ..search.config import TrainingSettings
 from ..search.groups import Group, TrainedGroup
 
 # %% ../../nbs/50_engine/14_common.ipynb #3cf38863
-@dataclass(frozen=True)
-class CommonStructure:
-    "What the program that trains a trunk is compiled for."
-
-    arch: Arch
-    kinds: tuple[str, ...]  # of the trunk's layers, and the head's
-    optimiser: str  # a row of OPTIMISERS
-    parts: int = 1  # in which the gradient of a step is computed
-    mesh: Mesh | None = None  # of the devices that share the parts; None: one device
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CommonBatches:
@@ -60,7 +49,7 @@ class CommonBatches:
     n: Int[Array, '']  # batches that count
 
 
-def _mean_loss(structure: CommonStructure, params, images, labels):
+def _mean_loss(structure: Structure, params, images, labels):
     "The mean of the tasks' losses; params: the trunk's layers, and a head per task."
     trunk, heads = params
     *below, head_kind = structure.kinds
@@ -74,7 +63,7 @@ def _mean_loss(structure: CommonStructure, params, images, labels):
     return sum(losses) / len(losses)
 
 # %% ../../nbs/50_engine/14_common.ipynb #9eae4d96
-def _gradient(structure: CommonStructure, params, images, labels, n):
+def _gradient(structure: Structure, params, images, labels, n):
     "Gradient of the loss of a step; on a mesh, images and labels are the device's own."
     parts, mesh = structure.parts, structure.mesh
     own = parts // (mesh.size if mesh else 1)
@@ -87,7 +76,7 @@ def _gradient(structure: CommonStructure, params, images, labels, n):
     return jax.tree.map(lambda g: g / parts, sum_of_parts(part, parts, mesh, params, n))
 
 
-def _steps(structure: CommonStructure, fit: Fit, batches: CommonBatches, told: StepRates) -> Fit:
+def _steps(structure: Structure, fit: Fit, batches: CommonBatches, told: StepRates) -> Fit:
     update = OPTIMISERS[structure.optimiser].update
 
     def step(i, fit):
@@ -99,7 +88,7 @@ def _steps(structure: CommonStructure, fit: Fit, batches: CommonBatches, told: S
 
 
 def common_steps(
-    structure: CommonStructure,
+    structure: Structure,
     fit: Fit,  # of the trunk's layers and of all heads
     batches: CommonBatches,
     told: StepRates,  # one rate per batch of the chunk
@@ -144,7 +133,7 @@ class _TrunkInTraining:
     engine: CommonEngine
     group: Group
     key: PRNGKeyArray  # of augmentations and fresh heads
-    structure: CommonStructure
+    structure: Structure
     on: tuple  # its devices
     fit: Fit
 
@@ -234,7 +223,7 @@ def _begin(engine: CommonEngine, group: Group, key: PRNGKeyArray) -> _TrunkInTra
     params = ([layer.params for layer in engine.root.values()], [head(f) for f in engine.feeds])
     optimiser = optimiser_of(group.hparams)
     kinds = chain_kinds((*engine.root, 'head'))
-    structure = CommonStructure(arch, kinds, optimiser.name, parts, mesh_of(on))
+    structure = Structure(arch, kinds, (True,) * len(kinds), optimiser.name, parts, mesh_of(on))
     trunk = _TrunkInTraining(engine, group, key, structure, on, Fit(params, ()))
     params = jax.device_put(params, trunk.where)
     trunk.fit = Fit(params, jax.device_put(optimiser.init(params), trunk.where))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..checks import make
+from ..checks import InputError, make
 from .growth import grown_fields
 from .hparams import HParams, hparams_to_json
 from .pool import Digest, Layer
@@ -79,10 +79,15 @@ def pack_correct(correct: Sequence[bool]) -> str:
 
 
 def unpack_correct(text: str) -> np.ndarray:  # bool (examples,)
-    "What `pack_correct` packed."
+    "What `pack_correct` packed. Raises InputError for another text."
     n, _, digits = text.partition(':')
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))
-    return bits[: int(n)].astype(bool)
+    try:
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))
+        return bits[: int(n)].astype(bool)
+    except ValueError:
+        raise InputError(
+            f'correct = {text[:40]!r}: must be a number of examples and bits, as in 3:a0'
+        ) from None
 
 
 def paired_error(a: Model, b: Model) -> float:

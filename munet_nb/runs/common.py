@@ -24,7 +24,7 @@ from ..models.pool import Digest, Layer
 from ..network.arch import Arch
 from ..network.kinds import kind_of
 from ..search.config import Config, TrainingSettings
-from ..search.groups import GroupGeneration, TrainedGroup
+from ..search.groups import Group, GroupGeneration, TrainedGroup
 from ..search.journal import State, trunk_of
 from ..tasks.task import Task
 
@@ -128,14 +128,16 @@ class CommonWork:
             if not tasks or name in tasks
         }
 
-    def examples(self, generation: GroupGeneration, trained: Sequence[TrainedGroup], root) -> dict:
+    def examples(self, generation: GroupGeneration, trained: Sequence[TrainedGroup]) -> dict:
         "Training images that each task took: those that trained, and those of the probes."
         training = self.config.training
-        probed = [*(t.probes for t in trained), root or {}]
         found = {}
         for name, feed in self.feeds.items():
-            found[name] = sum(name in own for own in probed) * probe_examples(feed, training)
+            probes = sum(name in t.probes for t in trained)
+            found[name] = probes * probe_examples(feed, training)
         for t in trained:
+            if not t.group.tasks:
+                continue  # the root
             feeds = [self.feeds[name] for name in t.group.tasks]
             steps = common_batches(feeds, training) * generation.segments
             for name in t.group.tasks:
@@ -160,12 +162,19 @@ def train_groups(
     generation: GroupGeneration,
     progress: Callable[[int, int, float], None] = no_progress,  # group, segment, mean accuracy
 ) -> list[TrainedGroup]:
-    "Train the groups of a generation, one after the other; trials are probed."
+    """Train the groups of a generation, one after the other, and probe them.
+
+    A search begins with the root, which is of no tasks and is only probed.
+    """
     settings = replace(work.config.training, segments=generation.segments)
     key = jax.random.key(work.config.seed)
     for n in (generation.number, generation.generation, bool(generation.trial)):
         key = jax.random.fold_in(key, int(n))
     trained = []
+    if not (generation.generation or generation.trial):
+        root = Group('root', (), work.config.defaults)
+        made = TrainedGroup(root, {}, -1, work.root, {}, {}, {}, {})
+        trained.append(with_probes(made, work.probes(work.root)))
     for i, group in enumerate(generation.children):
         names = crc32(repr((group.tasks, bool(generation.trial))).encode())
         rng = np.random.default_rng([work.config.seed, generation.number, names])

@@ -197,10 +197,7 @@ class Evolution:
         self, generation: GroupGeneration, trained: Sequence[TrainedGroup]
     ) -> GroupReport:
         work, layers = self._common_work(), []
-        first = not generation.trial and not self.state.groups.trials
-        found = work.probes(work.root) if first else {}
-        root = {task: probe.accuracy for task, probe in found.items()}
-        examples = work.examples(generation, trained, root)
+        examples = work.examples(generation, trained)
         if generation.trial:
             (made,) = trained
             tasks = takers(self.state.groups, generation.trial, self.config, self.arch)
@@ -208,7 +205,7 @@ class Evolution:
             heads = (head for task, head in made.heads.items() if task in tasks)
             layers = [*made.layers.values(), *heads]
         else:
-            record = tell_groups(generation, trained, root, examples)
+            record = tell_groups(generation, trained, examples)
         self._commit(record, layers)
         self._end_groups()
         return GroupReport(record)

@@ -232,6 +232,8 @@ def propose_groups(
     if search.generation == 0:
         return _first_generation(search, config)
     trials, rates = search.trials, lr_list(config)
+    if len(trials) < 2:
+        return []  # all that was tried diverged
     selection = best_selection(search, config, size)
     parents = selection[1:]
     if not parents:
@@ -359,24 +361,20 @@ class TrainedGroup:
 
 def tell_groups(
     generation: GroupGeneration,
-    trained: Sequence[TrainedGroup],
-    root: Mapping[str, float] | None,  # task -> the root's probe; in the first generation
+    trained: Sequence[TrainedGroup],  # in the first generation the root, which is of no tasks, first
     examples: Mapping[str, int],  # task -> training images that it took
 ) -> dict:
-    "The record of trials."
-    trials = []
-    if root:
-        trials.append({'id': 'root', 'tasks': [], 'lr': 0.0, 'probes': dict(root)})
-    for t in trained:
-        if t.layers:
-            trials.append(
-                {
-                    'id': t.group.id,
-                    'tasks': list(t.group.tasks),
-                    'lr': t.group.hparams.lr,
-                    'probes': dict(t.probes),
-                }
-            )
+    "The record of trials, without those that diverged."
+    trials = [
+        {
+            'id': t.group.id,
+            'tasks': list(t.group.tasks),
+            'lr': t.group.hparams.lr,
+            'probes': dict(t.probes),
+        }
+        for t in trained
+        if t.layers
+    ]
     return {
         'kind': 'groups',
         'number': generation.number,
