@@ -13,7 +13,7 @@ import pytest
 
 from munet_nb import Config, Evolution, load_benchmark, load_root
 from munet_nb.bench.comparison import Stopped, run_method
-from munet_nb.bench.folder import Bench, setting_digest
+from munet_nb.bench.folder import Bench
 from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, EARLIER, Comparison, charged_plans
 from munet_nb.bench.protocol import check_method, evolution_config
 from munet_nb.bench.records import mean_test, read_records
@@ -186,8 +186,9 @@ def test_of_rates_that_are_tied_the_lower_goes_on_and_longer_rungs_decide():
 
 @pytest.fixture
 def charged(tiny, monkeypatch):
-    "The tiny comparison with two rates to choose from and a budget of its own."
-    changes = {'rates': (0.2, 0.05), 'budget': 8}
+    "The tiny comparison with two rates to choose from and eight segments a task."
+    config = with_fields(COMPARISONS['quick'].config, children_per_task=8)
+    changes = {'rates': (0.2, 0.05), 'config': config}
     monkeypatch.setitem(COMPARISONS, 'quick', replace(COMPARISONS['quick'], **changes))
     return tiny
 
@@ -289,14 +290,6 @@ def test_a_run_that_is_stopped_in_a_race_goes_on_behind_its_last_trial(charged, 
     assert run_method(bench, 'polytropon_2_3@charged', 0)['tasks'] == record['tasks']
     assert len(ticks) == 8 + 1
     assert not list((bench.work / 'replicas').rglob('*.*'))
-
-
-def test_a_budget_of_its_own_is_another_setting_and_none_changes_nothing():
-    comparison = COMPARISONS['characters8']
-    assert comparison.charged_segments == 160
-    assert setting_digest(replace(comparison, budget=0), {}) == setting_digest(comparison, {})
-    assert setting_digest(replace(comparison, budget=80), {}) != setting_digest(comparison, {})
-    assert halving(6, 80) in charged_plans('lora_8@charged', replace(comparison, budget=80))
 
 
 def test_the_interval_of_a_difference_holds_it_and_narrows_with_more_seeds():

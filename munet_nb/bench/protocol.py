@@ -34,14 +34,13 @@ class Comparison:
     seeds: tuple[int, ...]
     tasks: tuple[str, ...] = ()  # of the benchmark; none: all
     layers: int | None = None  # how many of the root's bottom blocks are taken; None: all
-    budget: int = 0  # segments per task of a rival with everything charged; 0: the evolution's
 
     @property
     def charged_segments(self) -> int:
         "The segments per task that a rival with everything charged may take."
         config = self.config
         children = config.task_iterations * config.children_per_task
-        return self.budget or children * config.training.segments
+        return children * config.training.segments
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-010
 # Cheap steps: blocks are cloned as rarely as anything else is mutated (cloning_prob=0 says so),

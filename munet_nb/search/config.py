@@ -86,47 +86,12 @@ class Config:
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
 
     def __post_init__(self):
-        self._check_numbers()
-        self._check_sections()
+        _check_numbers(self)
+        _check_sections(self)
         lists = {name: tuple(values) for name, values in self.search.items()}
         object.__setattr__(self, 'search', MappingProxyType(lists))
         if self.auto_tune:
             check_space(self.search, self.defaults)
-
-    def _check_numbers(self):
-        seed_fits = type(self.seed) is int and 0 <= self.seed < 2**32
-        check('seed', self.seed, seed_fits, 'a whole number from 0 to 2^32 - 1')
-        s = self.scale_factor
-        check('scale_factor', s, is_number(s) and 0 < s <= 1, 'a number in (0, 1]')
-        chances = ('mutation_prob', 'cloning_prob', 'adapter_prob')
-        _check_all(self, chances, lambda p: is_number(p) and 0 <= p <= 1, 'a number in [0, 1]')
-        counts = (
-            'children_per_task', 'children_per_generation', 'task_iterations',
-            'group_generations', 'trial_segments', 'trunk_segments',
-        )
-        _check_all(self, counts, is_count, 'a positive whole number')
-        trial = self.seed_segments
-        shorter = is_count(trial) and trial < getattr(self.training, 'segments', 0)
-        none = type(trial) is int and trial == 0
-        allowed = 'a whole number, less than the segments of a child'
-        check('seed_segments', trial, none or shorter, allowed)
-        probed = self.probed_seeds
-        check('probed_seeds', probed, type(probed) is int and probed >= 0, 'a whole number')
-        errors = self.acceptance_errors
-        check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
-        switches = ('auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates')
-        _check_all(self, switches, lambda v: type(v) is bool, 'True or False')
-
-    def _check_sections(self):
-        for name, cls in (('training', TrainingSettings), ('defaults', HParams)):
-            value = getattr(self, name)
-            check(name, value, isinstance(value, cls), f'a {cls.__name__}')
-        space = self.search
-        lists = isinstance(space, Mapping)
-        lists = lists and all(isinstance(v, (list, tuple)) for v in space.values())
-        check('search', space, lists, 'a mapping of hyperparameters to lists of values')
-        without = "without 'num_layers', which follows from the root (see tune_num_layers)"
-        check('search', sorted(space), 'num_layers' not in space, without)
 
     @staticmethod
     def preset(name: str, **values) -> 'Config':
@@ -142,6 +107,45 @@ class Config:
         "The search space over a root of this architecture."
         layers = {'num_layers': tuple(range(1, arch.depth + 1))} if self.tune_num_layers else {}
         return layers | (dict(self.search) if self.auto_tune else {})
+
+# %% ../../nbs/40_search/00_config.ipynb #93df81c4
+def _check_numbers(config: 'Config'):
+    "Raise InputError for a number or a switch that is not right."
+    seed_fits = type(config.seed) is int and 0 <= config.seed < 2**32
+    check('seed', config.seed, seed_fits, 'a whole number from 0 to 2^32 - 1')
+    s = config.scale_factor
+    check('scale_factor', s, is_number(s) and 0 < s <= 1, 'a number in (0, 1]')
+    chances = ('mutation_prob', 'cloning_prob', 'adapter_prob')
+    _check_all(config, chances, lambda p: is_number(p) and 0 <= p <= 1, 'a number in [0, 1]')
+    counts = (
+        'children_per_task', 'children_per_generation', 'task_iterations',
+        'group_generations', 'trial_segments', 'trunk_segments',
+    )
+    _check_all(config, counts, is_count, 'a positive whole number')
+    trial = config.seed_segments
+    shorter = is_count(trial) and trial < getattr(config.training, 'segments', 0)
+    none = type(trial) is int and trial == 0
+    allowed = 'a whole number, less than the segments of a child'
+    check('seed_segments', trial, none or shorter, allowed)
+    probed = config.probed_seeds
+    check('probed_seeds', probed, type(probed) is int and probed >= 0, 'a whole number')
+    errors = config.acceptance_errors
+    check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
+    switches = ('auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates')
+    _check_all(config, switches, lambda v: type(v) is bool, 'True or False')
+
+
+def _check_sections(config: 'Config'):
+    "Raise InputError for a section of another type, or lists that are none."
+    for name, cls in (('training', TrainingSettings), ('defaults', HParams)):
+        value = getattr(config, name)
+        check(name, value, isinstance(value, cls), f'a {cls.__name__}')
+    space = config.search
+    lists = isinstance(space, Mapping)
+    lists = lists and all(isinstance(v, (list, tuple)) for v in space.values())
+    check('search', space, lists, 'a mapping of hyperparameters to lists of values')
+    without = "without 'num_layers', which follows from the root (see tune_num_layers)"
+    check('search', sorted(space), 'num_layers' not in space, without)
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-012
 def _sections() -> dict[str, type]:
