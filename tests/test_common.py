@@ -297,7 +297,8 @@ def test_the_first_mutated_children_try_rates_two_steps_apart():
         seed_segments=1,
         children_per_generation=3,
         defaults=HParams(lr=0.1),
-        search={'lr': lrs},
+        search={'lr': lrs, 'momentum': (0.8, 0.9, 0.95), 'area_min': (0.05, 0.5)},
+        mutation_prob=1.0,
     )
     run = ToyRun(config, [info('a')])
     generations = []
@@ -307,5 +308,21 @@ def test_the_first_mutated_children_try_rates_two_steps_apart():
     trial, spread, later = generations
     assert trial.seeds_tried and [c.hparams.lr for c in trial.children] == [0.1]
     assert [c.hparams.lr for c in spread.children] == [0.1, 0.02, 0.5]
+    assert len({c.parent for c in spread.children}) == 1, 'they differ in their rates only'
+    assert len({replace(c.hparams, lr=0.1) for c in spread.children}) == 1
     assert spread_rates(run.state, config) == []
     assert len(later.children) == 3
+
+
+def test_rates_begin_at_that_of_the_best_trial_in_a_group(whole):
+    rates = CONFIG.search['lr']
+    records = [json.loads(line) for line in Path(whole, 'journal.jsonl').open()]
+    trials = [t for r in records if r['kind'] == 'groups' for t in r['trials'] if t['tasks']]
+    for task in ('mnist', 'digits'):
+        own = [t for t in trials if task in t['tasks']]
+        best = max(own, key=lambda t: t['probes'][task])['lr']
+        first = next(r for r in records if r['kind'] == 'generation' and r['task'] == task)
+        assert best != CONFIG.defaults.lr, 'where rates begin without groups'
+        _, second = first['children']  # the first child tries a seed model
+        lr = second['model']['hparams']['lr']
+        assert abs(rates.index(lr) - rates.index(best)) == 2

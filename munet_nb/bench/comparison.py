@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 
+import jax
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -128,6 +129,7 @@ def _make_record(bench: Bench, method: str, seed: int) -> dict:
         'benchmark': bench.comparison.benchmark,
         'root': bench.comparison.root,
         'command': _command(bench, method, seed),
+        'device': jax.devices()[0].device_kind,
         'versions': {n: version(n) for n in _VERSIONS},
     }
 

@@ -57,7 +57,9 @@ ABLATIONS = (  # of characters8, with seed 0
 )
 # What the preset of rounds one and two was: without what round three brought.
 EARLIER = dict(
+    mutation_prob=0.2,
     children_per_task=5,
+    segments=16,
     task_iterations=2,
     common_trunks=False,
     trial_segments=4,
@@ -76,7 +78,7 @@ _QUICK = dict(
 )
 THE_PAPER = (  # its exact method, with the budget of the third round
     'munet_1+common_trunks=False+probed_seeds=0+spread_rates=False+acceptance_errors=0'
-    '+cloning_prob=0+mutation_prob=0.1+seed_segments=0+children_per_task=5+task_iterations=2'
+    '+cloning_prob=0+seed_segments=0+children_per_task=5+task_iterations=2+segments=16'
 )
 THIRD_ROUND = (
     'munet_1',

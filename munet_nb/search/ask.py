@@ -172,13 +172,12 @@ class _Parents:
         return parent
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-019
-def _data_hparams(rng, state, config, arch, parents) -> HParams:
+def _data_hparams(rng, state, config, arch, parents, mu) -> HParams:
     "The hyperparameters whose data part holds for a generation."
     best = parents.best or state.root
     if parents.untried:
         return best.hparams
-    space, mu = config.space(arch), config.mutation_prob
-    return mutate_hparams(rng, best.hparams, space, mu, DATA_HPARAMS)
+    return mutate_hparams(rng, best.hparams, config.space(arch), mu, DATA_HPARAMS)
 
 
 def _surroundings(state, config, arch, task) -> Surroundings:
@@ -206,7 +205,8 @@ def spread_rates(state: State, config: Config) -> list[float]:
     if not (config.spread_rates and tuned) or state.generation != first:
         return []
     rates = config.search['lr']
-    middle = rates.index(config.defaults.lr)
+    task = next_task(state, config)
+    middle = rates.index(state.rates.get(task, config.defaults.lr))
     far = sorted(range(middle % 2, len(rates), 2), key=lambda i: (abs(i - middle), i))
     return [rates[far[i % len(far)]] for i in range(config.children_per_generation)]
 
@@ -246,15 +246,16 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     iteration = state.visits.get(task, 0)
     rng = rng_for(config, task, iteration, state.generation, 0)
     parents = _Parents(state, config, arch, task)
-    data = _data_hparams(rng, state, config, arch, parents)
-    around = _surroundings(state, config, arch, task)
-    chances = probabilities(config)
-    segments, n = _size(state, config, parents)
     rates = spread_rates(state, config)
+    mu = 0.0 if rates else config.mutation_prob
+    data = _data_hparams(rng, state, config, arch, parents, mu)
+    around = _surroundings(state, config, arch, task)
+    chances = probabilities(config) | ({'step': 0.0} if rates else {})
+    segments, n = _size(state, config, parents)
 
     def child(i, seed=None):
         id = f'{task}:{iteration}.{state.generation}.{i}'
-        parent = seed or parents.draw(rng)
+        parent = seed or (parents.best if rates else None) or parents.draw(rng)
         lineage, hparams = state.lineage(parent), with_data_hparams(parent.hparams, data)
         if seed:
             return seed_child(id, task, lineage, hparams, around)

@@ -258,9 +258,8 @@ PRESETS = {
         search=_GLYPH_SEARCH,
     ),
     'characters8': Config(
-        mutation_prob=0.2,
         cloning_prob=0.5,
-        children_per_task=10,
+        children_per_task=4,
         children_per_generation=2,
         task_iterations=1,
         seed_segments=2,
@@ -270,7 +269,7 @@ PRESETS = {
         probed_seeds=2,
         spread_rates=True,
         acceptance_errors=1.0,
-        training=TrainingSettings(128, 16, 16, 10),
+        training=TrainingSettings(128, 16, 40, 10),
         defaults=_GLYPHS,
         search={
             **_without(_GLYPH_SEARCH, 'flip', 'schedule', 'nesterov'),

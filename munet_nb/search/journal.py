@@ -101,6 +101,7 @@ class State:
     groups: GroupSearch | None = None  # in progress
     group_searches: int = 0  # that began
     common: Mapping[str, int] = field(default_factory=dict)  # task -> segments in groups and trunks
+    rates: Mapping[str, float] = field(default_factory=dict)  # task -> lr of its best group trial
     probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # task, trunk: probe
 
     @property
@@ -241,11 +242,14 @@ def _groups(state, record):
     search = state.groups
     trials = tuple(make(Trial, {**t, 'tasks': tuple(t['tasks'])}) for t in record['trials'])
     told = replace(search, generation=record['generation'] + 1, trials=search.trials + trials)
-    spent = dict(state.common)
+    spent, rates = dict(state.common), dict(state.rates)
     for task in search.tasks:
         own = sum(task in t.tasks for t in trials)
         spent[task] = spent.get(task, 0) + len(trials) + record['segments'] * own
-    return replace(state, groups=told, common=spent)
+        tried = [t for t in told.trials if task in t.tasks]
+        if tried:
+            rates[task] = max(tried, key=lambda t: t.probes[task]).lr
+    return replace(state, groups=told, common=spent, rates=rates)
 
 
 def _common_trunk(state, record):
