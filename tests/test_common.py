@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import jax
 import numpy as np
@@ -204,10 +205,14 @@ def test_the_selection_is_worth_its_price_and_every_trunk_is_shared(found):
     selection = best_selection(search, config, 1.0)
     worth = selection_score(selection, config.scale_factor, 1.0)
     assert worth >= selection_score([root], config.scale_factor, 1.0)
-    taken = assign(selection)
+    taken = assign(selection, config.scale_factor, 1.0)
     for task, trial in taken.items():
         assert trial is root or task in trial.tasks
-        assert trial.probes[task] >= root.probes[task]
+        assert trial.probes[task] >= root.probes[task] or config.scale_factor < 1
+    for trial in selection:
+        if not trial.tasks or set(trial.tasks) == set(search.tasks):
+            alone = fmean(trial.probes.values()) * config.scale_factor ** (1 / len(search.tasks))
+            assert worth >= alone - 1e-9, 'all tasks could have been there'
     for trial in selection[1:]:
         assert list(taken.values()).count(trial) >= 2
 
@@ -229,11 +234,25 @@ def test_alike_tasks_are_told_from_the_others_and_no_trunk_is_better_than_a_bad_
         search = replace(search, generation=generation + 1, trials=(*search.trials, *made))
     selection = best_selection(search, rates(search), 1.0)
     assert [set(t.tasks) for t in selection[1:]] in ([alike], [set(tasks)])
-    assert alike == {t for t, trial in assign(selection).items() if trial is not root}
+    taken = assign(selection, rates(search).scale_factor, 1.0)
+    assert alike == {t for t, trial in taken.items() if trial is not root}
     lost = replace(search, generation=1, trials=(root,))  # all trials diverged
     assert propose_groups(default_rng(0), lost, rates(search), 1.0) == []
     bad = replace(search.trials[1], probes=dict.fromkeys(tasks, 0.4))
     assert best_selection(replace(search, trials=(root, bad)), rates(search), 1.0) == [root]
+
+
+def test_where_size_counts_all_tasks_take_the_one_trunk_that_is_better_for_all_together():
+    "No task gains by leaving the root alone, and half of them would not if they chose by probes."
+    root = Trial('root', (), 0.1, {'a': 0.97, 'b': 0.85, 'c': 0.37, 'd': 0.42})
+    every = Trial('group:0.0.0', tuple('abcd'), 0.2, {'a': 0.96, 'b': 0.84, 'c': 0.52, 'd': 0.56})
+    search = GroupSearch(0, every.tasks, dict.fromkeys('abcd', 600), 1, (root, every))
+    for s, there in ((1.0, 'cd'), (0.7, 'abcd'), (0.3, 'abcd')):
+        config = Config(scale_factor=s, acceptance_errors=1.0)
+        selection = best_selection(search, config, 1.0)
+        assert selection == [root, every]
+        taken = assign(selection, s, 1.0)
+        assert ''.join(t for t, trial in taken.items() if trial is every) == there
 
 
 # Training on several tasks

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = [
-    'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
+    'Taken', 'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
     'lr_list', 'propose_groups', 'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks',
     'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'takers', 'tell_trunk',
     'group_segments_left',
 ]
 
 # %% ../../nbs/40_search/07_groups.ipynb #14c17c34
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import fsum
 from statistics import fmean, pvariance
 
@@ -28,16 +30,46 @@ from .config import Config
 from .journal import GroupSearch, State, Trial
 
 # %% ../../nbs/40_search/07_groups.ipynb #4e97ae45
+Taken = Mapping[str, Trial]  # task -> the trunk that it takes
+
+
+def _worth(taken: Taken, scale_factor: float, size: float) -> float:
+    "The mean score of the tasks."
+    users = Counter(trial.id for trial in taken.values())
+    scores = [
+        trial.probes[task] * scale_factor ** (size / users[trial.id])
+        for task, trial in taken.items()
+    ]
+    return fsum(scores) / len(scores)
+
+
+def _settled(taken: Taken, options: Mapping[str, list[Trial]], worth: Callable) -> Taken:
+    "The assignment after every move of one task that makes it worth more."
+    best, moved = worth(taken), True
+    while moved:
+        moved = False
+        for task, own in options.items():
+            for trial in own:
+                after = {**taken, task: trial}
+                if worth(after) > best:
+                    taken, best, moved = after, worth(after), True
+    return taken
+
+
 def assign(
     selection: Sequence[Trial],  # the root's first
+    scale_factor: float,  # s in (0, 1]: 1 is no size penalty
+    size: float,  # of a trunk: its parameters over P, the root model's reference count
 ) -> dict[str, Trial]:  # by task
-    "The trunk that each task takes: of its own groups' and the root's, the one of the best probe."
-
-    def best(task):
-        own = [t for t in selection if not t.tasks or task in t.tasks]
-        return max(own, key=lambda t: t.probes[task])
-
-    return {task: best(task) for task in selection[0].probes}
+    "The trunk that each task takes: of its own groups' and the root's, for the best mean score."
+    worth = partial(_worth, scale_factor=scale_factor, size=size)
+    tasks = selection[0].probes
+    options = {n: [t for t in selection if not t.tasks or n in t.tasks] for n in tasks}
+    by_probe = {n: max(own, key=lambda t: t.probes[n]) for n, own in options.items()}
+    if scale_factor == 1 or len(selection) == 1:
+        return by_probe
+    together = [{n: t if t in options[n] else by_probe[n] for n in tasks} for t in selection]
+    return max((_settled(taken, options, worth) for taken in (by_probe, *together)), key=worth)
 
 
 def selection_score(
@@ -46,24 +78,18 @@ def selection_score(
     size: float,  # of a trunk: its parameters over P, the root model's reference count
 ) -> float:  # in [0, 1]
     "The mean score of the tasks, each on the trunk that it takes."
-    taken = assign(selection)
-    users = [trial.id for trial in taken.values()]
-    scores = [
-        trial.probes[task] * scale_factor ** (size / users.count(trial.id))
-        for task, trial in taken.items()
-    ]
-    return fmean(scores)
+    return _worth(assign(selection, scale_factor, size), scale_factor, size)
 
 # %% ../../nbs/40_search/07_groups.ipynb #3b2125d3
-def _shared(selection):
+def _shared(selection, taken):
     "Whether every trunk of a selection has at least two tasks."
-    users = [trial.id for trial in assign(selection).values()]
-    return all(users.count(trial.id) >= 2 for trial in selection[1:])
+    users = Counter(trial.id for trial in taken.values())
+    return all(users[trial.id] >= 2 for trial in selection[1:])
 
 
 def selection_error(
     trial: Trial,
-    selection: Sequence[Trial],  # the root's first, `trial` among them
+    taken: Taken,  # in a selection with this trial
     images: Mapping[str, int],  # task -> validation images
 ) -> float:
     """The standard error of what a trunk adds to the mean of a selection.
@@ -71,7 +97,6 @@ def selection_error(
     Of the tasks that take it. The probes see the same images and mostly agree about them, so the
     error of a difference is taken as half of what it is between independent samples.
     """
-    taken = assign(selection)
     users = [task for task, own in taken.items() if own is trial]
     p = [trial.probes[task] for task in users]
     variance = fsum(2 * q * (1 - q) / images[task] for q, task in zip(p, users))
@@ -84,24 +109,21 @@ def best_selection(
     size: float,  # of a trunk: its parameters over P
 ) -> list[Trial]:  # the root's first
     "The trunks that are worth having, each of which at least two tasks take."
-    trials = search.trials
+    trials, price = search.trials, (config.scale_factor, size)
 
     def worth(selection):
-        return selection_score(selection, config.scale_factor, size)
+        return selection_score(selection, *price)
 
     selection = [trials[0]]
     while True:
         groups = [t.tasks for t in selection]
-        wider = [
-            [*selection, trial]
-            for trial in trials[1:]
-            if trial.tasks not in groups and _shared([*selection, trial])
-        ]
+        more = [[*selection, trial] for trial in trials[1:] if trial.tasks not in groups]
+        wider = [s for s in more if _shared(s, assign(s, *price))]
         if not wider:
             return selection
         best = max(wider, key=worth)
-        noise = config.acceptance_errors * selection_error(best[-1], best, search.images)
-        if worth(best) - worth(selection) <= noise:
+        error = selection_error(best[-1], assign(best, *price), search.images)
+        if worth(best) - worth(selection) <= config.acceptance_errors * error:
             return selection
         selection = best
 
@@ -143,7 +165,7 @@ def _split(rng, trial, selection, rates) -> list[tuple[str, ...]]:
 
 
 def _leave(rng, trial, selection, rates):
-    elsewhere = assign([*selection, trial])
+    elsewhere = assign([*selection, trial], 1.0, 1.0)  # by their probes alone
     return [tuple(t for t in trial.tasks if elsewhere[t] is trial)]
 
 
@@ -312,7 +334,7 @@ def begin_groups(
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
     "The first trial of the best selection whose group has no trunk yet, and who is to train it."
     root, *trunks = best_selection(search, config, size)
-    taken = assign([root, *trunks])
+    taken = assign([root, *trunks], config.scale_factor, size)
     for trial in trunks:
         if trial.id not in search.trunks:
             return trial, tuple(t for t in trial.tasks if taken[t] is not root)
@@ -387,7 +409,8 @@ def tell_groups(
 
 def takers(search: GroupSearch, trial: str, config: Config, arch: Arch) -> tuple[str, ...]:
     "The tasks that take the trunk of a trial, in the best selection."
-    taken = assign(best_selection(search, config, trunk_size(arch, config)))
+    size = trunk_size(arch, config)
+    taken = assign(best_selection(search, config, size), config.scale_factor, size)
     return tuple(task for task in search.tasks if taken[task].id == trial)
 
 
