@@ -1789,7 +1789,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                     'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups.selection_score': ( '40_search/groups.html#selection_score',
                                                                                     'munet_nb/search/groups.py'),
-                                        'munet_nb.search.groups.takers': ('40_search/groups.html#takers', 'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups.tell_groups': ( '40_search/groups.html#tell_groups',
                                                                                 'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups.tell_trunk': ( '40_search/groups.html#tell_trunk',

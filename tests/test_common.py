@@ -29,7 +29,14 @@ from munet_nb.models.hparams import HParams
 from munet_nb.models.model import Model, pack_correct, paired_error
 from munet_nb.search.ask import ask, spread_rates
 from munet_nb.search.config import TrainingSettings, with_fields
-from munet_nb.search.groups import Group, assign, best_selection, propose_groups, selection_score
+from munet_nb.search.groups import (
+    Group,
+    ask_groups,
+    assign,
+    best_selection,
+    propose_groups,
+    selection_score,
+)
 from munet_nb.search.journal import GroupSearch, Trial, kept_models, trunk_of
 
 CONFIG = Config.preset(
@@ -253,6 +260,23 @@ def test_where_size_counts_all_tasks_take_the_one_trunk_that_is_better_for_all_t
         assert selection == [root, every]
         taken = assign(selection, s, 1.0)
         assert ''.join(t for t, trial in taken.items() if trial is every) == there
+
+
+def test_a_task_trains_in_one_trunk_the_one_that_it_takes():
+    "So what it spends on trunks stays within its budget."
+    root = Trial('root', (), 0.1, dict.fromkeys('abcd', 0.5))
+    every = Trial('group:0.0.0', tuple('abcd'), 0.1, dict(zip('abcd', (0.6, 0.6, 0.55, 0.55))))
+    pair = Trial('group:0.1.0', tuple('cd'), 0.1, dict(zip('abcd', (0.4, 0.4, 0.7, 0.7))))
+    images = dict.fromkeys('abcd', 600)
+    search = GroupSearch(0, tuple('abcd'), images, 1, (root, every, pair))
+    config = Config(group_generations=1, search={'lr': (0.05, 0.1, 0.2)}, defaults=HParams(lr=0.1))
+    state = replace(ToyRun(config, [info(t) for t in 'abcd']).state, groups=search)
+    trained = []
+    while generation := ask_groups(state, config, ARCH):
+        trained.append(generation.children[0].tasks)
+        made = (*state.groups.trunks, generation.trial)
+        state = replace(state, groups=replace(state.groups, trunks=made))
+    assert sorted(trained) == [('a', 'b'), ('c', 'd')]
 
 
 # Training on several tasks

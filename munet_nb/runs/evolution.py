@@ -32,7 +32,7 @@ from ..search.ask import Generation, ask, generations_left, next_task, probes_du
 from ..search.ask import rng_for, segments_left
 from ..search.config import Config, with_fields
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
-from ..search.groups import groups_due, takers, tell_groups, tell_trunk
+from ..search.groups import groups_due, tell_groups, tell_trunk
 from ..search.journal import CHANGEABLE, apply_record, info_to_json, kept_models
 from ..search.journal import open_records
 from ..search.plans import TrainedChild
@@ -200,10 +200,8 @@ class Evolution:
         examples = work.examples(generation, trained)
         if generation.trial:
             (made,) = trained
-            tasks = takers(self.state.groups, generation.trial, self.config, self.arch)
-            record = tell_trunk(generation, made, tasks, self.config, examples)
-            heads = (head for task, head in made.heads.items() if task in tasks)
-            layers = [*made.layers.values(), *heads]
+            record = tell_trunk(generation, made, self.config, examples)
+            layers = [*made.layers.values(), *made.heads.values()]
         else:
             record = tell_groups(generation, trained, examples)
         self._commit(record, layers)

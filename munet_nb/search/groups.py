@@ -6,8 +6,7 @@
 __all__ = [
     'Taken', 'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
     'lr_list', 'propose_groups', 'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks',
-    'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'takers', 'tell_trunk',
-    'group_segments_left',
+    'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
 ]
 
 # %% ../../nbs/40_search/07_groups.ipynb #14c17c34
@@ -332,12 +331,15 @@ def begin_groups(
 
 # %% ../../nbs/40_search/07_groups.ipynb #a91d191c
 def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tuple[str, ...]] | None:
-    "The first trial of the best selection whose group has no trunk yet, and who is to train it."
-    root, *trunks = best_selection(search, config, size)
-    taken = assign([root, *trunks], config.scale_factor, size)
-    for trial in trunks:
+    """The first trial of the best selection whose group has no trunk yet, and who is to train it.
+
+    Those are the tasks that take it: a task pays for one trunk.
+    """
+    selection = best_selection(search, config, size)
+    taken = assign(selection, config.scale_factor, size)
+    for trial in selection[1:]:
         if trial.id not in search.trunks:
-            return trial, tuple(t for t in trial.tasks if taken[t] is not root)
+            return trial, tuple(t for t in trial.tasks if taken[t] is trial)
     return None
 
 
@@ -407,17 +409,9 @@ def tell_groups(
     }
 
 
-def takers(search: GroupSearch, trial: str, config: Config, arch: Arch) -> tuple[str, ...]:
-    "The tasks that take the trunk of a trial, in the best selection."
-    size = trunk_size(arch, config)
-    taken = assign(best_selection(search, config, size), config.scale_factor, size)
-    return tuple(task for task in search.tasks if taken[task].id == trial)
-
-
 def tell_trunk(
     generation: GroupGeneration,
     trained: TrainedGroup,
-    tasks: Sequence[str],  # that take the trunk
     config: Config,
     examples: Mapping[str, int],  # task -> training images that it took
 ) -> dict:
@@ -441,7 +435,6 @@ def tell_trunk(
             pack_correct(trained.correct[task]) if config.acceptance_errors else '',
         )
         for task, head in trained.heads.items()
-        if task in tasks
     ]
     return {
         'kind': 'common_trunk',
