@@ -38,7 +38,7 @@ def _lies_in(value, interval):
         return False
     return (value > low or interval[0] == '[') and (value < high or interval[-1] == ']')
 
-
+# %% ../../nbs/20_models/02_hparams.ipynb #7b1e05cb
 @dataclass(frozen=True)
 class HParams:
     "Hyperparameters of a model, with the paper's defaults."

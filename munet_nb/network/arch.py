@@ -59,7 +59,7 @@ def _shortest_name(variant, arch):
         name += f'-eps{arch.eps:.0e}'.replace('e-0', 'e-')
     return name
 
-
+# %% ../../nbs/10_network/00_arch.ipynb #3c40d9eb
 def get_arch(
     name: str,  # 'Ti', 'Ti3', 'S/32', 'S2/14-erf-eps1e-12'
 ) -> Arch:
