@@ -30,6 +30,7 @@ from .pictures.architectures import plot_architectures
 from .pictures.progress import plot_progress
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
+from .runs.repair import check_run, describe, repair_run
 from .runs.rundir import RunDir
 from .runs.system import System
 from .search.config import Config
@@ -155,6 +156,32 @@ def _add_report(commands):
 def _report(args: argparse.Namespace):
     run = RunDir(args.run)
     _show_run(run.path, run.records(), System.open(args.run))
+
+# %% ../nbs/95_cli.ipynb #2c6627ab
+def _add_check(commands):
+    p = commands.add_parser('check', help='what is whole of a run, and what is not')
+    p.set_defaults(do=_check)
+    p.add_argument('run', metavar='DIR')
+
+
+def _check(args: argparse.Namespace):
+    condition = check_run(args.run)
+    print(describe(condition))
+    if not condition.whole:
+        raise InputError(f'{args.run}: is not whole')
+
+
+def _add_repair(commands):
+    p = commands.add_parser('repair', help='save what can be saved of a run, and delete nothing')
+    p.set_defaults(do=_repair)
+    p.add_argument('run', metavar='DIR')
+
+
+def _repair(args: argparse.Namespace):
+    condition, aside = repair_run(args.run)
+    print(describe(condition))
+    if aside:
+        print(f'saved {condition.saved} of {condition.told} records; the rest is in {aside}')
 
 # %% ../nbs/95_cli.ipynb #cell-012
 def _add_predict(commands):
@@ -282,6 +309,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evolve(commands)
     _add_resume(commands)
     _add_report(commands)
+    _add_check(commands)
+    _add_repair(commands)
     bench = commands.add_parser('bench', help='measure')
     what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
     _add_speed(what)

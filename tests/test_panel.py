@@ -61,8 +61,8 @@ def long_run(tmp_path_factory):
     run.records[0] |= {'format': FORMAT, 'arch': ARCH.name, 'config': config_to_json(config)}
     assert sum(r['kind'] == 'generation' for r in run.records) >= 1000
     folder = tmp_path_factory.mktemp('long')
-    lines = [json.dumps(r, default=lambda number: number.item()) + '\n' for r in run.records]
-    (folder / 'journal.jsonl').write_text(''.join(lines))
+    lines = [json.dumps(r, default=lambda number: number.item()) for r in run.records]
+    write_run(folder, map(json.loads, lines))
     return folder
 
 

@@ -202,7 +202,7 @@ def test_torn_last_record_and_left_over_files_do_not_matter(whole, tmp_path):
         evo.step()
     with open(tmp_path / 't/journal.jsonl', 'ab') as f:
         f.write(b'{"kind": "generation", "chil')
-    (tmp_path / f"t/pool/.{'1' * 64}.safetensors.123").write_bytes(b'half')
+    (tmp_path / f"t/pool/.{'1' * 64}.safetensors.0123abcd").write_bytes(b'half')
     (tmp_path / f"t/pool/{'0' * 64}.safetensors").write_bytes(b'unused')
     with Evolution.resume(tmp_path / 't', tasks=small_tasks()) as evo:
         evo.run()

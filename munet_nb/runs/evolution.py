@@ -6,6 +6,7 @@
 __all__ = ['Evolution']
 
 # %% ../../nbs/70_runs/08_evolution.ipynb #c81e728d9d4c2f636f067f89cc14862c
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +33,7 @@ from ..search.ask import Generation, ask, generations_left, next_task, probes_du
 from ..search.ask import rng_for, segments_left
 from ..search.config import Config, with_fields
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
-from ..search.groups import groups_due, tell_groups, tell_trunk
+from ..search.groups import groups_due, is_next, tell_groups, tell_trunk
 from ..search.journal import CHANGEABLE, apply_record, info_to_json, kept_models
 from ..search.journal import open_records
 from ..search.plans import TrainedChild
@@ -58,6 +59,8 @@ class Evolution:
         self._run_dir = run
         self._feed: TaskFeed | None = None  # images of the task that is trained
         self._common_feeds: dict[str, TaskFeed] = {}  # images of tasks that train together
+        # Threads share a search: two panels, or a panel and a cell. One at a time moves it on.
+        self._moving = threading.RLock()
 
     @classmethod
     def create(
@@ -73,7 +76,8 @@ class Evolution:
         """
         first = first_record(root, tasks, config)
         run = RunWriter(path)
-        run.create(first, root.layers.values())
+        with interrupt_later():
+            run.create(first, root.layers.values())
         pool = StoredPool(run.pool, [layer.digest for layer in root.layers.values()])
         return cls(run, run.records(), pool, {t.name: t for t in tasks})
 
@@ -96,7 +100,7 @@ class Evolution:
             state = open_records(records)[0]
             pool = StoredPool(run.pool, state.alive).checked()
             evo = cls(run, records, pool, tasks_of_run(state, tasks, run.path))
-            run.trim()
+            run.go_on()
             run.sweep(state.alive)
             evo._end_iteration()  # if it died between the last generation and the end
             evo._end_groups()
@@ -141,12 +145,13 @@ class Evolution:
 
         What has to be known first is found out. Raises InputError if the search is done.
         """
-        if groups_due(self.state, self.config):
-            if not self.state.groups:
-                self._commit(begin_groups(self.state, self._probed_images()))
-            return ask_groups(self.state, self.config, self.arch)
-        self._probe()
-        return ask(self.state, self.config, self.arch)
+        with self._moving:
+            if groups_due(self.state, self.config):
+                if not self.state.groups:
+                    self._commit(begin_groups(self.state, self._probed_images()))
+                return ask_groups(self.state, self.config, self.arch)
+            self._probe()
+            return ask(self.state, self.config, self.arch)
 
     def _probe(self):
         "Judge the seed models of the task iteration that begins, if that is wanted."
@@ -165,9 +170,10 @@ class Evolution:
         return {name: min(len(task.validation), most) for name, task in self.tasks.items()}
 
     def _feed_of(self, task: str) -> TaskFeed:
-        if self._feed is None or self._feed.name != task:
-            self._feed = TaskFeed(self.tasks[task], self.config.training)
-        return self._feed
+        feed = self._feed  # which another thread may take away
+        if feed is None or feed.name != task:
+            feed = self._feed = TaskFeed(self.tasks[task], self.config.training)
+        return feed
 
     def train(
         self,
@@ -177,20 +183,20 @@ class Evolution:
         "Train a generation."
         if isinstance(generation, GroupGeneration):
             return train_groups(self._common_work(), generation, progress)
-        self._feed_of(generation.task)
+        feed = self._feed_of(generation.task)
         settings = replace(self.config.training, segments=generation.segments)
-        engine = Engine(self.arch, self.pool, self._feed, settings, self.programs)
+        engine = Engine(self.arch, self.pool, feed, settings, self.programs)
         where = (generation.task, generation.iteration, generation.number)
         rng = rng_for(self.config, *where, 1)
         key = key_for(self.config, *where)
         return train_generation(engine, generation.children, rng, key, self.times, progress)
 
     def _common_work(self) -> CommonWork:
-        if not self._common_feeds:
-            tasks = [self.tasks[t] for t in self.state.groups.tasks]
-            self._common_feeds = CommonWork.feeds_of(tasks, self.config.training)
-        root = {ref.name: self.pool[ref.digest] for ref in self.state.root.chain}
         feeds, programs = self._common_feeds, self.programs
+        if not feeds:
+            tasks = [self.tasks[t] for t in self.state.groups.tasks]
+            feeds = self._common_feeds = CommonWork.feeds_of(tasks, self.config.training)
+        root = {ref.name: self.pool[ref.digest] for ref in self.state.root.chain}
         return CommonWork(self.config, self.arch, root, feeds, programs, self.times)
 
     def _tell_groups(
@@ -219,14 +225,23 @@ class Evolution:
         generation: Generation | GroupGeneration,
         trained: Sequence[TrainedChild] | Sequence[TrainedGroup],
     ) -> GenerationReport | GroupReport:
-        "Accept or reject the trained children, save what is new, end the task iteration if over."
-        if isinstance(generation, GroupGeneration):
-            return self._tell_groups(generation, trained)
-        before = self.state
-        record = tell(before, self.config, reference_params(self.arch), generation, trained)
-        self._commit(record, accepted_layers(record, trained))
-        self._end_iteration()
-        return GenerationReport(record, before)
+        """Accept or reject the trained children, save what is new, end the task iteration if over.
+
+        Raises InputError, and changes nothing, if the search moved on since it was asked.
+        """
+        with self._moving:
+            if not is_next(generation, self.state):
+                raise InputError(
+                    f'{generation.title}: the search moved on since this was asked for, so another '
+                    'panel, cell or thread trains it too; what it told is saved, this is not'
+                )
+            if isinstance(generation, GroupGeneration):
+                return self._tell_groups(generation, trained)
+            before = self.state
+            record = tell(before, self.config, reference_params(self.arch), generation, trained)
+            self._commit(record, accepted_layers(record, trained))
+            self._end_iteration()
+            return GenerationReport(record, before)
 
     def step(
         self,
@@ -251,9 +266,10 @@ class Evolution:
         for name in values:
             if name not in CHANGEABLE:
                 raise unknown('field that may change during a search', name, CHANGEABLE)
-        config = with_fields(self.config, **values)
-        self._commit({'kind': 'config_changed', 'values': values})
-        self.config = config
+        with self._moving:
+            config = with_fields(self.config, **values)
+            self._commit({'kind': 'config_changed', 'values': values})
+            self.config = config
 
     def common_trunk(
         self,
@@ -266,8 +282,9 @@ class Evolution:
         and `run` go on with it. Raises InputError for tasks that may not take part, and in the
         middle of a task iteration.
         """
-        before = self.state.trunks
-        self._commit(begin_groups(self.state, self._probed_images(), tasks))
+        with self._moving:
+            before = self.state.trunks
+            self._commit(begin_groups(self.state, self._probed_images(), tasks))
         while self.state.groups:
             self.step(progress)
         return [id for id in self.state.trunks if id not in before]
@@ -278,10 +295,11 @@ class Evolution:
         What finished tasks use stays as it is. Raises InputError if there is one of that name.
         """
         check_tasks([task])
-        if task.name in self.state.tasks:
-            raise InputError(f'task {task.name!r}: the system has a task of that name already')
-        self._commit({'kind': 'task_added', 'task': info_to_json(task_info(task))})
-        self.tasks = {**self.tasks, task.name: task}
+        with self._moving:
+            if task.name in self.state.tasks:
+                raise InputError(f'task {task.name!r}: the system has a task of that name already')
+            self._commit({'kind': 'task_added', 'task': info_to_json(task_info(task))})
+            self.tasks = {**self.tasks, task.name: task}
 
     def close(self):
         "Release the run directory."
@@ -297,7 +315,8 @@ class Evolution:
 
     def _commit(self, record: dict, layers: Sequence[Layer] = ()):
         "What `record` tells happens: on disk, then in memory."
-        with interrupt_later():  # the journal and what is in memory must not part
+        # The journal and what is in memory must not part, for Ctrl-C or another thread.
+        with self._moving, interrupt_later():
             state = apply_record(self.state, record)
             self._run_dir.append(record, layers)
             self.records.append(record)

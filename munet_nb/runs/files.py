@@ -4,19 +4,25 @@
 
 # %% auto #0
 __all__ = [
-    'write_atomic', 'sync_folder', 'save_layer', 'load_layer', 'read_journal', 'StoredPool',
+    'write_atomic', 'sync_folder', 'refuse_link', 'layer_file', 'save_layer', 'load_layer',
+    'sealed', 'Journal', 'parse_journal', 'Head', 'head_file', 'read_head', 'cut_of',
+    'read_journal', 'add_line', 'StoredPool',
 ]
 
 # %% ../../nbs/70_runs/00_files.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from ..checks import InputError
@@ -25,15 +31,16 @@ from ..models.pool import Digest, Layer, params_digest
 # %% ../../nbs/70_runs/00_files.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 def write_atomic(path: Path, data: bytes):
     "Write a file in one step: whoever reads it sees all of it, or what was there before."
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    beside = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
     try:
-        with open(beside, 'wb') as f:
+        with open(beside, 'xb') as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise
 
 # %% ../../nbs/70_runs/00_files.ipynb #c9f0f895fb98ab9159f51fd0297e236d
 def sync_folder(folder: Path):
@@ -50,36 +57,52 @@ def sync_folder(folder: Path):
         os.close(handle)
 
 # %% ../../nbs/70_runs/00_files.ipynb #d3d9446802a44259755d38e6d163e820
-def _check_digest(digest: str) -> Digest:
-    "`digest` if it is 64 hexadecimal digits. Raises InputError if not."
+def refuse_link(path: Path):
+    "Raise InputError if a file of a run is a link: it could lead out of the run."
+    if path.is_symlink():
+        raise InputError(f'{path}: is a link; the files of a run must be files of its own')
+
+
+def layer_file(folder: Path, digest: str) -> Path:
+    "Where a pool keeps a layer. Raises InputError for what is no digest, or if a link is there."
     if not isinstance(digest, str) or not re.fullmatch('[0-9a-f]{64}', digest):
         raise InputError(
             f'{str(digest)[:80]!r} is not the digest of a layer: must be 64 hexadecimal digits'
         )
-    return digest
+    path = folder / f'{digest}.safetensors'
+    refuse_link(path)
+    return path
 
 # %% ../../nbs/70_runs/00_files.ipynb #6512bd43d9caa6e02c990b0a82652dca
 def save_layer(folder: Path, layer: Layer):
     "Write a layer to its file, unless it is already there."
-    path = folder / f'{_check_digest(layer.digest)}.safetensors'
+    path = layer_file(folder, layer.digest)
     if not path.exists():
         flat = {name: np.ascontiguousarray(a) for name, a in layer.flat.items()}
         write_atomic(path, save_safetensors(flat))
 
 # %% ../../nbs/70_runs/00_files.ipynb #c51ce410c124a10e0db5e4b97fc2af39
+def _blank_after_header(data: bytes) -> bool:
+    "Whether nothing but spaces lies between a safetensors file's header and its arrays."
+    header = data[8 : 8 + int.from_bytes(data[:8], 'little')]
+    return header.rstrip(b' ').endswith(b'}')
+
+
 def load_layer(folder: Path, digest: Digest) -> Layer:
     "Read a layer. Raises InputError if its file is missing, truncated or altered."
-    path = folder / f'{_check_digest(digest)}.safetensors'
+    path = layer_file(folder, digest)
+    if not path.is_file():
+        raise InputError(f'{path}: this layer of the run is missing')
     try:
-        with safe_open(path, framework='numpy') as f:
-            flat = {name: f.get_tensor(name) for name in f.keys()}
-    except FileNotFoundError:
+        data = path.read_bytes()
+        flat = load_safetensors(data)
+    except FileNotFoundError:  # a search that goes on has swept it away just now
         raise InputError(f'{path}: this layer of the run is missing') from None
-    except (OSError, SafetensorError) as e:
+    except (OSError, SafetensorError, KeyError) as e:  # KeyError: a type of numbers unknown here
         raise InputError(f'{path}: this layer of the run is truncated or altered ({e})') from None
     for array in flat.values():
         array.setflags(write=False)
-    if params_digest(flat) != digest:
+    if params_digest(flat) != digest or not _blank_after_header(data):
         raise InputError(
             f'{path}: this layer of the run was altered, its parameters no longer have the digest '
             'that is its name'
@@ -87,22 +110,155 @@ def load_layer(folder: Path, digest: Digest) -> Layer:
     return Layer(flat, digest)
 
 # %% ../../nbs/70_runs/00_files.ipynb #c74d97b01eae257e44aa9d5bade97baf
-def read_journal(
-    path: Path,
-) -> tuple[list[dict], int]:  # the records, and the length of their lines in bytes
-    "The complete lines of a journal. Raises InputError if one of them is not a record."
-    data = path.read_bytes()
-    end = data.rfind(b'\n') + 1
-    records = []
-    for number, line in enumerate(data[:end].splitlines(), 1):
+def _link(before: str, body: bytes) -> str:
+    "The digest of a line: of the digest of the line before, '' for the first, and its own bytes."
+    return sha256(before.encode() + body).hexdigest()
+
+
+def _seal(digest: str) -> bytes:
+    return f', "chain": "{digest}"}}'.encode()
+
+
+_SEAL = len(_seal('0' * 64))  # bytes
+
+
+def sealed(
+    record: Mapping,
+    before: str,  # the digest of the line before, '' if it is the first
+) -> tuple[bytes, str]:  # the line, and its digest
+    "A record as a line of a journal. Its keys are sorted, so that the same run gives the same bytes."
+    text = json.dumps(record, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    body = text[:-1].encode()
+    digest = _link(before, body)
+    return body + _seal(digest) + b'\n', digest
+
+# %% ../../nbs/70_runs/00_files.ipynb #17c9dd00
+@dataclass(frozen=True)
+class Journal:
+    "What the lines of a journal hold, as far as they are whole."
+
+    records: list[dict]
+    links: list[str]  # the digest of each line
+    length: int  # bytes of these lines
+    fault: str | None = None  # why what follows is not of this journal
+
+    @property
+    def digest(self) -> str:
+        "Of the last line; '' if there is none."
+        return self.links[-1] if self.links else ''
+
+
+def _no_number(name: str):
+    raise ValueError(f'{name} is no number')  # which Python would read, and JSON does not know
+
+
+def _record(body: bytes) -> dict:
+    "The record of a line without its seal. Raises ValueError if it is none."
+    try:
+        record = json.loads(body + b'}', parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError('too deep') from None
+    if not isinstance(record, dict) or 'kind' not in record:
+        raise ValueError('no kind')
+    return record
+
+# %% ../../nbs/70_runs/00_files.ipynb #32596648
+def parse_journal(data: bytes) -> Journal:
+    "The lines of a journal, up to the first that was altered."
+    records, links, length, fault = [], [], 0, None
+    *lines, torn = data.split(b'\n')
+    for number, line in enumerate(lines, 1):
+        body = line[:-_SEAL]
+        digest = _link(links[-1] if links else '', body)
+        if line[-_SEAL:] != _seal(digest):
+            fault = f'line {number}: was altered, or is not the line that was written here'
+            break
         try:
-            record = json.loads(line)
+            records.append(_record(body))
         except ValueError as e:
-            raise InputError(f'{path}, line {number}: is not a journal record ({e})') from None
-        if not isinstance(record, dict) or 'kind' not in record:
-            raise InputError(f'{path}, line {number}: is not a journal record (no kind)')
-        records.append(record)
-    return records, end
+            fault = f'line {number}: is not a journal record ({e})'
+            break
+        links.append(digest)
+        length += len(line) + 1
+    if not fault and torn and not b'{"'.startswith(torn[:2]):
+        fault = f'line {len(lines) + 1}: is not what an interrupted write leaves'
+    return Journal(records, links, length, fault)
+
+# %% ../../nbs/70_runs/00_files.ipynb #553d9def
+@dataclass(frozen=True)
+class Head:
+    "How far a journal went, at least."
+
+    records: int = 0
+    digest: str = ''  # of the last line
+
+    def to_bytes(self) -> bytes:
+        "The head as a file."
+        return f'{{"digest": "{self.digest}", "records": {self.records}}}\n'.encode()
+
+
+def head_file(journal: Path) -> Path:
+    "Where the head of a journal is."
+    return journal.with_suffix('.head')
+
+
+def read_head(journal: Path) -> Head | None:
+    "The head of a journal; None if there is none. Raises InputError if it was altered."
+    path = head_file(journal)
+    refuse_link(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    parts = re.fullmatch(rb'{"digest": "([0-9a-f]{64}|)", "records": (\d{1,15})}\n', data)
+    head = parts and Head(int(parts[2]), parts[1].decode())
+    if not head or head.to_bytes() != data:
+        raise InputError(f'{path}: was altered, it does not tell how far the journal goes')
+    return head
+
+# %% ../../nbs/70_runs/00_files.ipynb #16da87bf
+def cut_of(journal: Journal, head: Head | None) -> str | None:
+    "What a journal lacks that its head tells of; None if nothing."
+    if head is None:
+        return 'its head, the file journal.head, is missing'
+    have = ['', *journal.links]
+    if head.records >= len(have):
+        return f'ends after {len(have) - 1} of {head.records} records: it was cut'
+    if have[head.records] != head.digest:
+        return f'its record {head.records} is not the one that journal.head tells of'
+    return None
+
+
+def read_journal(path: Path) -> Journal:
+    """A journal, every line of which is checked, and that none is missing at its end.
+
+    Raises InputError if not.
+    """
+    refuse_link(path)
+    head = read_head(path)  # first: a search that goes on adds lines in the meantime
+    journal = parse_journal(path.read_bytes())
+    wrong = journal.fault or cut_of(journal, head)
+    if wrong:
+        raise InputError(f'{path}, {wrong}; munet check tells what is whole')
+    return journal
+
+# %% ../../nbs/70_runs/00_files.ipynb #31535431
+def add_line(journal: Path, line: bytes, head: Head):
+    """Append a line to a journal and note it in its head: both, or neither if it raises.
+
+    Raises OSError if the disk is full or gone.
+    """
+    with open(journal, 'r+b', buffering=0) as f:
+        end = f.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[f.write(rest) :]
+            os.fsync(f.fileno())
+            write_atomic(head_file(journal), head.to_bytes())
+        except BaseException:
+            f.truncate(end)
+            raise
 
 # %% ../../nbs/70_runs/00_files.ipynb #1f0e3dad99908345f7439f8ffabdffc4
 class StoredPool(Mapping):

@@ -6,7 +6,8 @@
 __all__ = [
     'Taken', 'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
     'lr_list', 'propose_groups', 'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks',
-    'begin_groups', 'ask_groups', 'TrainedGroup', 'tell_groups', 'tell_trunk', 'group_segments_left',
+    'begin_groups', 'ask_groups', 'is_next', 'TrainedGroup', 'tell_groups', 'tell_trunk',
+    'group_segments_left',
 ]
 
 # %% ../../nbs/40_search/07_groups.ipynb #14c17c34
@@ -25,6 +26,7 @@ from ..models.model import LayerRef, Model, model_to_json, pack_correct
 from ..models.pool import Layer
 from ..network.arch import Arch
 from ..network.chain import count_params, reference_params, root_names
+from .ask import Generation
 from .config import Config
 from .journal import GroupSearch, State, Trial
 
@@ -367,6 +369,19 @@ def ask_groups(state: State, config: Config, arch: Arch) -> GroupGeneration | No
     return GroupGeneration(
         search.number, search.generation, (group,), config.trunk_segments, trial.id
     )
+
+# %% ../../nbs/40_search/07_groups.ipynb #03f69251
+def is_next(generation: Generation | GroupGeneration, state: State) -> bool:
+    "Whether a generation that was asked for is still what comes next."
+    search = state.groups
+    if isinstance(generation, GroupGeneration):
+        asked = (generation.number, generation.generation)
+        there = search and (search.number, search.generation)
+        return asked == there and generation.trial not in search.trunks
+    task = generation.task
+    asked = (generation.iteration, generation.number)
+    there = (state.visits.get(task, 0), state.generation)
+    return not search and state.task in (None, task) and asked == there
 
 # %% ../../nbs/40_search/07_groups.ipynb #b7b0dff4
 @dataclass(frozen=True, eq=False)
