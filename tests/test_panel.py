@@ -17,6 +17,7 @@ from munet_nb.pictures.panel import Dashboard
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
+from munet_nb.runs.rundir import write_run
 from munet_nb.search.config import Config, config_to_json
 from munet_nb.search.groups import GroupGeneration
 from munet_nb.search.journal import FORMAT
