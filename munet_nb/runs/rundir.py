@@ -246,6 +246,9 @@ class RunWriter(RunDir):
         for path in self.pool.iterdir():
             if _OWN.fullmatch(path.name) and (path.stem not in needed or path.name[0] == '.'):
                 path.unlink()
+        for path in self.journal.parent.iterdir():
+            if _HALF_WRITTEN_HEAD.fullmatch(path.name):
+                path.unlink()
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #40b6f7e4
 def write_run(path: Path, records: Iterable[Mapping]):
