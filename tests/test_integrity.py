@@ -296,7 +296,7 @@ def test_what_a_kill_leaves_at_the_end_is_forgiven(run, half):
 def test_repair_saves_what_is_whole_and_deletes_nothing(run, half, capsys):
     journal = run / 'journal.jsonl'
     data = bytearray(journal.read_bytes())
-    data[-200] ^= 1
+    data[-200:-196] = b'oops'
     journal.write_bytes(data)
     before = contents(run)
     assert main(['repair', str(run)]) == 0
@@ -309,6 +309,23 @@ def test_repair_saves_what_is_whole_and_deletes_nothing(run, half, capsys):
     with resume(run) as evo:
         evo.step()
     assert contents(run)['journal.jsonl'] == contents(half)['journal.jsonl']
+
+
+@pytest.mark.parametrize('line', range(6))
+def test_repair_turns_a_bit_back_and_loses_nothing(run, line, tmp_path):
+    with resume(run) as evo:
+        evo.step()
+        assert evo.done
+    whole = contents(run)
+    journal = run / 'journal.jsonl'
+    lines = journal.read_bytes().splitlines(keepends=True)
+    bad = bytearray(lines[line])
+    bad[random.Random(line).randrange(len(bad) - 1)] ^= 1 << line
+    journal.write_bytes(b''.join([*lines[:line], bytes(bad), *lines[line + 1 :]]))
+    assert not opens(run)
+    condition, _ = repair_run(run)
+    assert condition.mended == (line + 1,)
+    assert contents(run).items() >= whole.items()
 
 
 def test_repair_of_a_lost_head_loses_nothing(run, half):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'write_atomic', 'sync_folder', 'refuse_link', 'layer_file', 'save_layer', 'load_layer',
-    'sealed', 'Journal', 'parse_journal', 'Head', 'head_file', 'read_head', 'cut_of',
-    'read_journal', 'add_line', 'StoredPool',
+    'SEAL', 'write_atomic', 'sync_folder', 'refuse_link', 'layer_file', 'save_layer', 'load_layer',
+    'line_digest', 'seal', 'sealed', 'Journal', 'parse_journal', 'Head', 'head_file', 'read_head',
+    'cut_of', 'read_journal', 'add_line', 'StoredPool',
 ]
 
 # %% ../../nbs/70_runs/00_files.ipynb #c81e728d9d4c2f636f067f89cc14862c
@@ -110,16 +110,17 @@ def load_layer(folder: Path, digest: Digest) -> Layer:
     return Layer(flat, digest)
 
 # %% ../../nbs/70_runs/00_files.ipynb #c74d97b01eae257e44aa9d5bade97baf
-def _link(before: str, body: bytes) -> str:
+def line_digest(before: str, body: bytes) -> str:
     "The digest of a line: of the digest of the line before, '' for the first, and its own bytes."
     return sha256(before.encode() + body).hexdigest()
 
 
-def _seal(digest: str) -> bytes:
+def seal(digest: str) -> bytes:
+    "How a line ends, but for its newline."
     return f', "chain": "{digest}"}}'.encode()
 
 
-_SEAL = len(_seal('0' * 64))  # bytes
+SEAL = len(seal('0' * 64))  # bytes
 
 
 def sealed(
@@ -129,8 +130,8 @@ def sealed(
     "A record as a line of a journal. Its keys are sorted, so that the same run gives the same bytes."
     text = json.dumps(record, sort_keys=True, allow_nan=False, ensure_ascii=False)
     body = text[:-1].encode()
-    digest = _link(before, body)
-    return body + _seal(digest) + b'\n', digest
+    digest = line_digest(before, body)
+    return body + seal(digest) + b'\n', digest
 
 # %% ../../nbs/70_runs/00_files.ipynb #17c9dd00
 @dataclass(frozen=True)
@@ -168,9 +169,9 @@ def parse_journal(data: bytes) -> Journal:
     records, links, length, fault = [], [], 0, None
     *lines, torn = data.split(b'\n')
     for number, line in enumerate(lines, 1):
-        body = line[:-_SEAL]
-        digest = _link(links[-1] if links else '', body)
-        if line[-_SEAL:] != _seal(digest):
+        body = line[:-SEAL]
+        digest = line_digest(links[-1] if links else '', body)
+        if line[-SEAL:] != seal(digest):
             fault = f'line {number}: was altered, or is not the line that was written here'
             break
         try:
