@@ -204,13 +204,15 @@ def head_file(journal: Path) -> Path:
 
 
 def read_head(journal: Path) -> Head | None:
-    "The head of a journal; None if there is none. Raises InputError if it was altered."
+    "The head of a journal; None if there is none. Raises InputError if it is not a whole one."
     path = head_file(journal)
     refuse_link(path)
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as e:
+        raise InputError(f'{path}: cannot be read ({e})') from None
     parts = re.fullmatch(rb'{"digest": "([0-9a-f]{64}|)", "records": (\d{1,15})}\n', data)
     head = parts and Head(int(parts[2]), parts[1].decode())
     if not head or head.to_bytes() != data:

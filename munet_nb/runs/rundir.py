@@ -96,6 +96,8 @@ class RunDir:
             raise InputError(
                 f'{self.path}: its journal.jsonl is missing, though its journal.head is there'
             ) from None
+        except OSError as e:
+            raise InputError(f'{self.path}: cannot be read ({e})') from None
 
     def records(self) -> list[dict]:
         "All records. Raises InputError as `read`."
