@@ -34,7 +34,6 @@ from .runs.rundir import RunDir
 from .runs.system import System
 from .search.config import Config
 from .tasks.benchmarks import load_benchmark
-from .tasks.images import open_image
 
 # %% ../nbs/95_cli.ipynb #cell-005
 def _show_run(path: Path, records: Sequence, system: System):
@@ -176,8 +175,8 @@ def _predict(args: argparse.Namespace):
     if args.top < 1:
         raise InputError(f'top = {args.top}: must be a positive whole number')
     system = System.open(args.run)
-    images = [open_image(_file(name)) for name in args.files]
-    for file, p in zip(args.files, system.predict(args.task, images)):
+    files = [_file(name) for name in args.files]
+    for file, p in zip(args.files, system.predict(args.task, files)):
         best = (-p).argsort()[: args.top]
         classes = system.classes[args.task]
         print(f"{file}: {', '.join(f'{classes[i]} {p[i]:.3f}' for i in best)}")

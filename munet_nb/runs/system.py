@@ -6,7 +6,7 @@
 __all__ = ['system_table', 'network_of', 'System']
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..roots.export import export_model
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, kept_models, open_records
-from ..tasks.images import to_images
+from ..tasks.images import each_image
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -117,7 +117,7 @@ class System:
     def predict(
         self,
         task: str,
-        images: Sequence,  # (n, h, w[, 1 or 3]), or of any sizes; bytes, or floats in [0, 1]
+        images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
     ) -> np.ndarray:  # float32 (n, classes)
         """Class probabilities.
 
@@ -125,7 +125,7 @@ class System:
         """
         network = self._network(task)
         precision = self._training.precision
-        return probabilities(to_images(images), network, precision, shared_programs())
+        return probabilities(each_image(images), network, precision, shared_programs())
 
     def evaluate(
         self,
