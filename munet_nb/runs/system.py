@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check, unknown
+from ..checks import InputError, check, find_name, unknown
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
 from ..models.accounting import accounted_params, params_per_task, users_of_models
@@ -104,15 +104,23 @@ class System:
         state, pool, arch, config = _read_system(RunDir(path))
         return cls(state, pool, arch, config.training)
 
-    def _network(self, task: str) -> Network:
-        if task in self.models:
-            return network_of(self.models[task], self._arch, self._pool)
-        if task in self._state.tasks:
+    def named(self, task: str) -> str:
+        """The name of a task that has a model, as the run spells it.
+
+        Raises InputError if there is none.
+        """
+        name = find_name(task, self._state.tasks)
+        if name is None:
+            raise unknown('task', task, self._state.tasks)
+        if name not in self.models:
             raise InputError(
-                f'task {task!r} has no model: its first task iteration is not finished, '
+                f'task {name!r} has no model: its first task iteration is not finished, '
                 'or all its children diverged'
             )
-        raise unknown('task', task, self._state.tasks)
+        return name
+
+    def _network(self, task: str) -> Network:
+        return network_of(self.models[self.named(task)], self._arch, self._pool)
 
     def predict(
         self,
@@ -136,6 +144,7 @@ class System:
 
         Raises InputError if the system was opened without it.
         """
+        task = self.named(task)
         network = self._network(task)
         splits = ('train', 'validation', 'test')
         check('split', split, split in splits, "'train', 'validation' or 'test'")
@@ -160,7 +169,8 @@ class System:
         network = self._network(task)
         layers = dict(zip(network.names, network.params))
         size = network.image_size
-        export_model(folder, format, self._arch, layers, size, self.classes[task])
+        classes = self.classes[self.named(task)]
+        export_model(folder, format, self._arch, layers, size, classes)
 
     @property
     def params_per_task(self) -> float:
