@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .bench.results import plot_quality, quality_table, task_table
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
-from .checks import InputError
+from .checks import InputError, Notice
 from .options import add_config, add_moved, add_sources
 from .options import read_config, read_moved, read_tasks
 from .pictures.architectures import plot_architectures
@@ -35,7 +36,6 @@ from .runs.rundir import RunDir
 from .runs.system import System
 from .search.config import Config
 from .tasks.benchmarks import load_benchmark
-from .tasks.images import open_image
 
 # %% ../nbs/95_cli.ipynb #cell-005
 def _show_run(path: Path, records: Sequence, system: System):
@@ -203,10 +203,10 @@ def _predict(args: argparse.Namespace):
     if args.top < 1:
         raise InputError(f'top = {args.top}: must be a positive whole number')
     system = System.open(args.run)
-    images = [open_image(_file(name)) for name in args.files]
-    for file, p in zip(args.files, system.predict(args.task, images)):
+    files = [_file(name) for name in args.files]
+    for file, p in zip(args.files, system.predict(args.task, files)):
         best = (-p).argsort()[: args.top]
-        classes = system.classes[args.task]
+        classes = system.classes[system.named(args.task)]
         print(f"{file}: {', '.join(f'{classes[i]} {p[i]:.3f}' for i in best)}")
 
 # %% ../nbs/95_cli.ipynb #cell-014
@@ -319,6 +319,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 # %% ../nbs/95_cli.ipynb #cell-018
+def _show_warning(message, category, *where):
+    "A notice in one line; any other warning as Python shows it."
+    text = f'munet: {message}\n'
+    if category is not Notice:
+        text = warnings.formatwarning(message, category, *where[:2])
+    sys.stderr.write(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
@@ -326,7 +334,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
-        args.do(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args.do(args)
     except InputError as e:
         print(f'munet: {e}', file=sys.stderr)
         return 2

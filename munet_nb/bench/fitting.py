@@ -136,7 +136,10 @@ class _Fitting:
             for f in self.feeds
         ]
         size = max(1, min(sizes) // len(self.feeds))
-        pieces = [f.train.chunks(index, size) for f, index in zip(self.feeds, indices)]
+        pieces = [
+            f.train.chunks(index, size, hparams.image_size)
+            for f, index in zip(self.feeds, indices)
+        ]
         for side_by_side in zip(*pieces):
             step = first + side_by_side[0].first
             images = [load(t, c, np.int32(step)) for t, c in enumerate(side_by_side)]

@@ -131,7 +131,10 @@ def learned_weights(
 
     splits = [f.validation for f in feeds]
     indices = [batch_indices(rng, len(s.split), MERGING_STEPS, MERGING_BATCH) for s in splits]
-    pieces = [s.chunks(index, MERGING_PIECE) for s, index in zip(splits, indices)]
+    pieces = [
+        s.chunks(index, MERGING_PIECE, recipe.hparams.image_size)
+        for s, index in zip(splits, indices)
+    ]
     for chunks in zip(*pieces):
         images = jnp.stack([load(c) for c in chunks], axis=1)
         weights, state = trainer.programs(

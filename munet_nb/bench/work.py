@@ -121,8 +121,9 @@ class Work:
         train, validation = self.feed.train, self.feed.validation
         steps = SEGMENTS * case.batches
         index = batch_indices(np.random.default_rng(0), len(train.split), steps, case.batch_size)
-        (c,) = train.chunks(index, len(index))
-        (v,) = validation.chunks(eval_indices(len(validation.split), case.batch_size), 1)
+        (c,) = train.chunks(index, len(index), case.image_size)
+        judged = eval_indices(len(validation.split), case.batch_size)
+        (v,) = validation.chunks(judged, 1, case.image_size)
         draw = jax.jit(partial(augment, size=case.image_size))
         args = augment_args(self.plans[0].hparams)
 

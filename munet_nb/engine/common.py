@@ -176,7 +176,8 @@ class _TrunkInTraining:
         "Train on some batches of every task, the first of which has number `first`."
         size = self.chunk_size()
         pieces = [
-            feed.train.chunks(index, size) for feed, index in zip(self.engine.feeds, indices)
+            feed.train.chunks(index, size, self.group.hparams.image_size)
+            for feed, index in zip(self.engine.feeds, indices)
         ]
         for chunks in zip(*pieces, strict=True):
             step, n = first + chunks[0].first, chunks[0].n

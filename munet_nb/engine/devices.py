@@ -106,7 +106,7 @@ def chunk_batches(
 ) -> int:
     "Batches per chunk, as many as a quarter of the device's budget holds twice."
     numbers = 3 * image_size**2 + outputs * n_tokens(arch, image_size) * arch.width
-    per_example = jnp.dtype(settings.precision).itemsize * numbers + feed.bytes_per_example
+    per_example = jnp.dtype(settings.precision).itemsize * numbers + feed.bytes_per_example(image_size)
     fit = settings.share(1 / 4) // (2 * settings.batch_size * per_example)
     return max(1, min(CHUNK_BATCHES, settings.batches, fit))
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'MAX_PIXELS', 'Packed', 'pack', 'Pixels', 'to_pixels', 'crop_resize', 'to_rgb', 'resize',
+    'SMALLEST_SIDE', 'MAX_PIXELS', 'shrink_factor', 'shrink', 'Packed', 'pack', 'Pixels',
+    'to_pixels', 'crop_resize', 'to_rgb', 'resize',
 ]
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-002
@@ -15,8 +16,35 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+from PIL import Image
 
 from ..checks import InputError
+
+# %% ../../nbs/50_engine/00_pixels.ipynb #7a31c002
+SMALLEST_SIDE = 256  # pixels that the shorter side of a shrunk image has at least
+
+
+def shrink_factor(
+    height: Int[np.ndarray, '*images'],  # in pixels
+    width: Int[np.ndarray, '*images'],
+    image_size: int,  # of the model, pixels
+) -> Int[np.ndarray, '*images']:
+    "By how much images are shrunk for a model; 1: not at all."
+    side = max(SMALLEST_SIDE, 2 * image_size)
+    return np.maximum(1, np.minimum(height, width) // side)
+
+
+def shrink(
+    image: UInt8[np.ndarray, 'height width channels'],
+    image_size: int,  # of the model, pixels
+) -> UInt8[np.ndarray, 'less_height less_width channels']:
+    "An image as a model of this image size takes it, see `shrink_factor`."
+    factor = int(shrink_factor(*image.shape[:2], image_size))
+    if factor == 1:
+        return image
+    is_gray = image.shape[-1] == 1
+    small = np.asarray(Image.fromarray(image[..., 0] if is_gray else image).reduce(factor))
+    return small[..., None] if is_gray else small
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-005
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'PREDICT_BATCH', 'PREDICT_PIXELS', 'Network', 'feed_correct', 'feed_accuracy', 'accuracy',
-    'probabilities',
+    'PREDICT_BATCH', 'PREDICT_PIXELS', 'PREDICT_ROOM', 'Network', 'feed_correct', 'feed_accuracy',
+    'accuracy', 'probabilities',
 ]
 
 # %% ../../nbs/50_engine/13_predict.ipynb #9ffaeb14
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from .chunks import evaluate_chain, load_eval
 from .devices import chunk_batches
 from .feeds import Feed, eval_indices, padded_pixels
-from .pixels import Pixels, pack, resize
+from .pixels import Pixels, pack, resize, shrink
 from .programs import Programs
 from ..network.arch import Arch
 from ..network.chain import apply_chain, chain_kinds
@@ -48,7 +48,7 @@ def feed_correct(
     kinds, device, marks = chain_kinds(network.names), jax.devices()[0], []
     index = eval_indices(len(feed.split), settings.batch_size)
     static = (size, settings.precision)
-    for chunk in feed.chunks(index, chunk_batches(arch, settings, size, feed)):
+    for chunk in feed.chunks(index, chunk_batches(arch, settings, size, feed), size):
         n = np.int32(chunk.n)
         x = programs(load_eval, static, chunk.on(device), chunk.place, n)
         marked = evaluate_chain(programs, arch, kinds, params, x, chunk.labels, n)
@@ -86,7 +86,8 @@ def _classes(network: Network) -> int:
 
 # %% ../../nbs/50_engine/13_predict.ipynb #cb838f53
 PREDICT_BATCH = 64  # images
-PREDICT_PIXELS = 2**26  # of a group, about
+PREDICT_PIXELS = 2**24  # of a group, about
+PREDICT_ROOM = 2**20  # pixels, of the smallest group
 
 
 def _probabilities(
@@ -117,7 +118,7 @@ def _groups(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def probabilities(
-    images: Sequence[UInt8[np.ndarray, 'height width channels']],  # of any sizes, gray or color
+    images: Iterable[UInt8[np.ndarray, 'height width channels']],  # of any sizes, gray or color
     network: Network,
     precision: str,
     programs: Programs,
@@ -126,10 +127,10 @@ def probabilities(
     static = (network.arch, chain_kinds(network.names), network.image_size, precision)
     params = list(network.params)
     out = [np.zeros((0, _classes(network)), np.float32)]
-    for some in _groups(images):
-        filled = some + [some[-1]] * (PREDICT_BATCH - len(some))
-        pixels = padded_pixels(pack([(image, 0) for image in filled]), PREDICT_BATCH)
-        index = np.arange(PREDICT_BATCH)
+    for some in _groups(shrink(image, network.image_size) for image in images):
+        packed = pack([(image, 0) for image in some])
+        pixels = padded_pixels(packed, PREDICT_BATCH, PREDICT_ROOM)
+        index = np.minimum(np.arange(PREDICT_BATCH, dtype=np.int32), len(some) - 1)
         made = programs(_probabilities, static, params, pixels, index)
         out.append(np.asarray(made)[: len(some)])
     return np.concatenate(out)

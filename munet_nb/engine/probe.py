@@ -115,7 +115,7 @@ def _passes(feed: Feed, index, trunks, sources, settings, programs) -> Iterator:
     device = jax.devices()[0]
     layers = len({source for own in sources for source in own})
     size_of_chunk = chunk_batches(arch, settings, size, feed, 1 + layers)
-    for chunk in feed.chunks(index, size_of_chunk):
+    for chunk in feed.chunks(index, size_of_chunk, size):
         n = np.int32(chunk.n)
         static = (size, settings.precision)
         x = programs(load_eval, static, chunk.on(device), chunk.place, n)

@@ -29,7 +29,8 @@ def _images(g: GenerationInTraining, batches: int) -> jax.ShapeDtypeStruct:
 
 
 def _first_chunk(g, feed, batches) -> Chunk:
-    return next(feed.chunks(np.zeros((1, g.engine.settings.batch_size), np.int32), batches))
+    index = np.zeros((1, g.engine.settings.batch_size), np.int32)
+    return next(feed.chunks(index, batches, g.image_size))
 
 
 def _plan_training(g: GenerationInTraining, device):
@@ -72,7 +73,7 @@ def _train(
 ):
     "Train all children on some batches."
     last = {}
-    for chunk in g.engine.feed.train.chunks(index, g.chunk):
+    for chunk in g.engine.feed.train.chunks(index, g.chunk, g.image_size):
         earlier, step = last, first + chunk.first
 
         def load(device, chunk=chunk, step=step):
@@ -107,7 +108,7 @@ def _held_bytes(g: GenerationInTraining, batches: int) -> int:
 
 def _validation(g: GenerationInTraining, index):
     "Chunk by chunk: labels, batches that count, and all children with the outputs of their trunks."
-    for chunk in g.engine.feed.validation.chunks(index, g.eval_chunk):
+    for chunk in g.engine.feed.validation.chunks(index, g.eval_chunk, g.image_size):
 
         def load(device, chunk=chunk):
             return g.load_eval(g.engine.programs, device, chunk)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..checks import InputError, unknown
+from ..checks import InputError, find_name, unknown
 from ..engine.feeds import TaskFeed
 from ..engine.generation import Engine
 from ..engine.predict import accuracy
@@ -296,7 +296,7 @@ class Evolution:
         """
         check_tasks([task])
         with self._moving:
-            if task.name in self.state.tasks:
+            if find_name(task.name, self.state.tasks):
                 raise InputError(f'task {task.name!r}: the system has a task of that name already')
             self._commit({'kind': 'task_added', 'task': info_to_json(task_info(task))})
             self.tasks = {**self.tasks, task.name: task}

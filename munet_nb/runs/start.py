@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..checks import InputError, check, unknown
+from ..checks import InputError, check, find_name, unknown
 from ..models.model import Root, model_to_json, root_model
 from ..network.kinds import n_tokens
 from ..search.config import Config, config_to_json
@@ -65,10 +65,12 @@ def tasks_of_run(
     Raises InputError if a given task is not of this run, one cannot be loaded again, or its data
     is not what the run was started with.
     """
-    named = {t.name: t for t in check_tasks(given)} if given is not None else {}
-    for name in named:
-        if name not in state.tasks:
-            raise unknown(f'task for the run {where}', name, state.tasks)
+    named = {}
+    for task in check_tasks(given) if given is not None else ():
+        name = find_name(task.name, state.tasks)
+        if name is None:
+            raise unknown(f'task for the run {where}', task.name, state.tasks)
+        named[name] = replace(task, name=name)
 
     data = {}
     for name, info in state.tasks.items():
@@ -77,7 +79,8 @@ def tasks_of_run(
         if data[name].fingerprint != info.fingerprint:
             raise InputError(
                 f'task {name!r}: its classes, sizes or images are not those that the run {where} '
-                'was started with'
+                'was started with; if files were taken away or added, undo that (in place of one '
+                'that is lost there may be another image of its class)'
             )
         data[name] = replace(data[name], private=info.private)
     return data

@@ -6,13 +6,13 @@
 __all__ = ['system_table', 'network_of', 'System']
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check, unknown
+from ..checks import InputError, check, find_name, unknown
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
 from ..models.accounting import accounted_params, params_per_task, users_of_models
@@ -23,7 +23,7 @@ from ..roots.export import export_model
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, kept_models, open_records
-from ..tasks.images import to_images
+from ..tasks.images import each_image
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -104,20 +104,28 @@ class System:
         state, pool, arch, config = _read_system(RunDir(path))
         return cls(state, pool, arch, config.training)
 
-    def _network(self, task: str) -> Network:
-        if task in self.models:
-            return network_of(self.models[task], self._arch, self._pool)
-        if task in self._state.tasks:
+    def named(self, task: str) -> str:
+        """The name of a task that has a model, as the run spells it.
+
+        Raises InputError if there is none.
+        """
+        name = find_name(task, self._state.tasks)
+        if name is None:
+            raise unknown('task', task, self._state.tasks)
+        if name not in self.models:
             raise InputError(
-                f'task {task!r} has no model: its first task iteration is not finished, '
+                f'task {name!r} has no model: its first task iteration is not finished, '
                 'or all its children diverged'
             )
-        raise unknown('task', task, self._state.tasks)
+        return name
+
+    def _network(self, task: str) -> Network:
+        return network_of(self.models[self.named(task)], self._arch, self._pool)
 
     def predict(
         self,
         task: str,
-        images: Sequence,  # (n, h, w[, 1 or 3]), or of any sizes; bytes, or floats in [0, 1]
+        images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
     ) -> np.ndarray:  # float32 (n, classes)
         """Class probabilities.
 
@@ -125,7 +133,7 @@ class System:
         """
         network = self._network(task)
         precision = self._training.precision
-        return probabilities(to_images(images), network, precision, shared_programs())
+        return probabilities(each_image(images), network, precision, shared_programs())
 
     def evaluate(
         self,
@@ -136,6 +144,7 @@ class System:
 
         Raises InputError if the system was opened without it.
         """
+        task = self.named(task)
         network = self._network(task)
         splits = ('train', 'validation', 'test')
         check('split', split, split in splits, "'train', 'validation' or 'test'")
@@ -160,7 +169,8 @@ class System:
         network = self._network(task)
         layers = dict(zip(network.names, network.params))
         size = network.image_size
-        export_model(folder, format, self._arch, layers, size, self.classes[task])
+        classes = self.classes[self.named(task)]
+        export_model(folder, format, self._arch, layers, size, classes)
 
     @property
     def params_per_task(self) -> float:

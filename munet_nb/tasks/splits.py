@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Int
 
 from ..checks import InputError
-from .images import to_image
+from .images import as_images, to_image, to_images
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-005
 def check_labels(
@@ -36,20 +37,20 @@ class ArraySplit:
 
     def __init__(
         self,
-        images,  # as `to_images` takes them
+        images,  # as `as_images` takes them
         labels: Sequence[int],  # (n,)
         where: str = 'images',  # what to call the split in an error
     ):
-        if len(images) != len(labels):
-            raise InputError(f'{where}: {len(images)} images but {len(labels)} labels')
-        self.images = images
+        self.images = as_images(images, where)
         self.labels = check_labels(labels, where)
         self.where = where
-        is_array = isinstance(images, np.ndarray) and images.ndim in (3, 4)
-        if not is_array or images.dtype != np.uint8:
-            self.images = [to_image(im, f'image {i} of {where}') for i, im in enumerate(images)]
-        elif len(images):
-            to_image(images[0], f'image 0 of {where}')
+        if len(self.images) != len(self.labels):
+            counts = f'{len(self.images)} images but {len(self.labels)} labels'
+            raise InputError(f'{where}: {counts}')
+        if not isinstance(self.images, np.ndarray) or self.images.dtype != np.uint8:
+            self.images = to_images(self.images, where)
+        elif len(self.images):
+            to_image(self.images[0], f'image 0 of {where}')
 
     def __len__(self):
         return len(self.labels)
@@ -57,14 +58,14 @@ class ArraySplit:
     def __getitem__(self, i) -> tuple[np.ndarray, int]:
         return to_image(self.images[i], f'image {i} of {self.where}'), int(self.labels[i])
 
-    @property
-    def nbytes(self) -> int:
-        "Bytes of all pixels."
-        return sum(np.asarray(im).size for im in self.images)
+    @cached_property
+    def shapes(self) -> Int[np.ndarray, 'images 3']:
+        "Height, width and channels of every image."
+        return np.array([(*im.shape, 1)[:3] for im in self.images])
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-010
 class LazySplit:
-    "Images read one by one. Its size in bytes is estimated from a sample."
+    "Images read one by one."
 
     def __init__(
         self,
@@ -87,10 +88,10 @@ class LazySplit:
         return to_image(image, f'image {i} of {self.where}'), int(label)
 
     @cached_property
-    def nbytes(self) -> int:
-        "Bytes of all pixels, estimated from 64 images."
+    def shapes(self) -> Int[np.ndarray, 'images 3']:
+        "Height, width and channels of 64 images, or of all if they are fewer."
         sample = np.unique(np.linspace(0, self.n - 1, 64).astype(int))
-        return int(np.mean([self[int(i)][0].size for i in sample]) * self.n)
+        return np.array([self[int(i)][0].shape for i in sample])
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-011
 def part(

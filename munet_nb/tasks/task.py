@@ -13,29 +13,24 @@ from functools import cached_property
 
 import numpy as np
 
-from ..checks import InputError, check
+from ..checks import InputError, check, is_name, same_name
 from .splits import ArraySplit, LazySplit, fill_splits, part
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-005
 def _check_name(name: str):
-    is_name = isinstance(name, str) and 0 < len(name) <= 100
-    check(
-        'task name',
-        name,
-        is_name and name.isprintable() and ':' not in name,
-        'a printable text of 1 to 100 characters without a colon',
-    )
+    is_short = is_name(name) and len(name) <= 100
+    allowed = 'a printable text of 1 to 100 characters without a colon'
+    check('task name', name, is_short and ':' not in name, allowed)
     check('task name', name, name != 'root', "another name: 'root' is the root model's")
 
 
 def _check_classes(classes: Sequence[str], task: str):
     where = f'classes of task {task!r}'
     check(where, classes, len(classes) >= 2, 'at least two')
-    different = len(set(classes)) == len(classes)
-    check(where, len(classes), different, 'of different names')
     for c in classes:
-        is_text = isinstance(c, str) and c.isprintable() and 0 < len(c)
-        check(f'a class of task {task!r}', c, is_text, 'a printable text')
+        check(f'a class of task {task!r}', c, is_name(c), 'a printable text')
+    different = len(set(map(same_name, classes))) == len(classes)
+    check(where, len(classes), different, 'of different names')
 
 
 def _check_split(split: ArraySplit | LazySplit, where: str, n_classes: int):
@@ -77,7 +72,8 @@ class Task:
     def fingerprint(self) -> str:
         "Digest of its classes, sizes and a sample of its examples."
         sizes = (len(self.train), len(self.validation), len(self.test))
-        h = hashlib.sha256(repr((self.classes, *sizes)).encode())
+        classes = tuple(map(same_name, self.classes))  # another system may spell them otherwise
+        h = hashlib.sha256(repr((classes, *sizes)).encode())
         for split in (self.train, self.validation, self.test):
             for i in np.unique(np.linspace(0, len(split) - 1, 16).astype(int)):
                 image, label = split[int(i)]
@@ -161,7 +157,7 @@ def check_tasks(tasks: Sequence[Task]) -> list[Task]:
         if not isinstance(t, Task):
             made = 'make one with task_from_arrays or load_task'
             raise InputError(f'tasks: {t!r} is not a Task; {made}')
-    names = [t.name for t in tasks]
+    names = [same_name(t.name) for t in tasks]
     for n in names:
         if names.count(n) > 1:
             raise InputError(f'tasks: {names.count(n)} tasks are named {n!r}: names must differ')
