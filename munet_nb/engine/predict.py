@@ -129,7 +129,7 @@ def probabilities(
     for some in _groups(images):
         filled = some + [some[-1]] * (PREDICT_BATCH - len(some))
         pixels = padded_pixels(pack([(image, 0) for image in filled]), PREDICT_BATCH)
-        index = np.arange(PREDICT_BATCH)
+        index = np.arange(PREDICT_BATCH, dtype=np.int32)
         made = programs(_probabilities, static, params, pixels, index)
-        out.append(np.asarray(made)[: len(some)])
+        out.append(jax.device_get(made)[: len(some)])
     return np.concatenate(out)
