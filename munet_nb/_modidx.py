@@ -869,6 +869,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                 'munet_nb/network/chain.py'),
                                         'munet_nb.network.chain.chain_kinds': ( '10_network/chain.html#chain_kinds',
                                                                                 'munet_nb/network/chain.py'),
+                                        'munet_nb.network.chain.compiled': ('10_network/chain.html#compiled', 'munet_nb/network/chain.py'),
                                         'munet_nb.network.chain.count_params': ( '10_network/chain.html#count_params',
                                                                                  'munet_nb/network/chain.py'),
                                         'munet_nb.network.chain.fold_key': ('10_network/chain.html#fold_key', 'munet_nb/network/chain.py'),

@@ -156,8 +156,6 @@ class Programs:
         If it is not compiled yet, it will be by `compile_planned`.
         """
         on = on or (jax.devices()[0],)
-        if jax.config.jax_disable_jit:
-            return jax.eval_shape(partial(fn, *static), *args)
         key = _key(fn, static, args, on)
         planned = self._planned[threading.get_ident()]
         if made := self._store.find(key):
@@ -165,7 +163,8 @@ class Programs:
         if key not in planned:
             started = time.perf_counter()
             structs = jax.tree.map(lambda leaf: _struct(leaf, on), args)
-            planned[key] = jax.jit(partial(fn, *static)).trace(*structs)
+            with jax.disable_jit(False):
+                planned[key] = jax.jit(partial(fn, *static)).trace(*structs)
             with self._lock:
                 self.seconds += time.perf_counter() - started
         return planned[key].out_info
@@ -173,7 +172,8 @@ class Programs:
     def compile_one(self, key, traced):
         "Lower and compile one traced program, and count it."
         fn, *_, on = key
-        program = traced.lower().compile(_OPTIONS.get(on[0].platform))
+        with jax.disable_jit(False):
+            program = traced.lower().compile(_OPTIONS.get(on[0].platform))
         with self._lock:
             self.compilations[fn.__name__] += 1
         return program
@@ -195,8 +195,6 @@ class Programs:
         "fn(*static, *args) on these devices, compiled if need be."
         on = on or (jax.devices()[0],)
         args = _placed(args, on)
-        if jax.config.jax_disable_jit:
-            return fn(*static, *args)
         key = _key(fn, static, args, on)
         while True:
             if made := self._store.find(key):
@@ -204,7 +202,8 @@ class Programs:
                     program = made[1].result()
                 except CancelledError:
                     continue  # the thread that was to compile it was interrupted
-                return program(*args)
+                with jax.disable_jit(False):
+                    return program(*args)
             self.plan(fn, static, *args, on=on)
             self.compile_planned()
 

@@ -23,7 +23,8 @@ from .trunks import trunk_length
 from ..models.hparams import HParams, sizes_of
 from ..models.pool import Digest, Layer
 from ..network.arch import Arch
-from ..network.chain import fold_key, init_layer, layer_key, layer_shapes, resize_posembed
+from ..network.chain import compiled, fold_key, init_layer, layer_key, layer_shapes
+from ..network.chain import resize_posembed
 from ..network.kinds import KINDS, Sizes, kind_of, n_tokens
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan, LayerPlan
@@ -86,7 +87,7 @@ def suffix_start(
     return start
 
 # %% ../../nbs/50_engine/09_suffixes.ipynb #9310cd15
-@partial(jax.jit, static_argnums=1)
+@partial(compiled, static_argnums=1)
 def _first(a, shape):
     return a[tuple(map(slice, shape))]
 
