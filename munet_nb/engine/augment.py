@@ -23,7 +23,7 @@ TRIES = 10  # boxes drawn for an image before the whole of it is taken
 
 def _uniform(keys, n):
     "A row of n numbers in [0, 1) for each key, all drawn together."
-    return jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, (n,), jnp.float32))(keys)
 
 
 def _between(u, low, high):
@@ -95,7 +95,8 @@ def rgb_to_hsv(
 def hsv_to_rgb(hsv: Float[Array, '*shape 3']) -> Float[Array, '*shape 3']:
     "The inverse of `rgb_to_hsv`."
     h, s, v = hsv[..., :1], hsv[..., 1:2], hsv[..., 2:]
-    k = (jnp.array([5.0, 3.0, 1.0]) + h * 6) % 6
+    shifts = jnp.array([5, 3, 1], hsv.dtype).reshape(*(1,) * (hsv.ndim - 1), 3)
+    k = (shifts + h * 6) % 6
     return v - v * s * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 # %% ../../nbs/50_engine/01_augment.ipynb #cell-020

@@ -80,7 +80,7 @@ def mark_correct(
         correct, finite = marked
         logits = apply_layer(arch, kind, params, x[i])
         good = jnp.isfinite(logits).all(-1) | (labels[i] < 0)
-        return correct.at[i].set(logits.argmax(-1) == labels[i]), finite & good.all()
+        return correct.at[i].set(logits.argmax(-1).astype(labels.dtype) == labels[i]), finite & good.all()
 
     return jax.lax.fori_loop(0, n, mark, (jnp.zeros(labels.shape, bool), jnp.bool_(True)))
 

@@ -22,19 +22,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .augment import augment_args
-from .children import mesh_of
 from .chunks import load_train
 from .devices import batch_parts, chunk_batches
 from .feeds import TaskFeed, batch_indices
 from .optimisers import OPTIMISERS, StepRates, optimiser_of, step_rates
 from .predict import Network, feed_correct
-from .programs import Programs
+from .programs import Programs, mesh_of, whole_on
 from .steps import Fit, Structure, learning_rates, sum_of_parts
 from .training import Times
 from ..models.hparams import sizes_of
 from ..models.pool import Layer, make_layer
 from ..network.arch import Arch
-from ..network.chain import apply_chain, apply_layer, chain_kinds, init_layer, layer_key
+from ..network.chain import apply_chain, apply_layer, chain_kinds, fold_key, init_layer
+from ..network.chain import layer_key
 from ..search.config import TrainingSettings
 from ..search.groups import Group, TrainedGroup
 
@@ -137,12 +137,6 @@ class _TrunkInTraining:
     on: tuple  # its devices
     fit: Fit
 
-    @property
-    def where(self):
-        "Where whole values are: on one device, or on each of a mesh."
-        mesh = self.structure.mesh
-        return NamedSharding(mesh, PartitionSpec()) if mesh else self.on[0]
-
     def _spread(self, x):
         mesh = self.structure.mesh
         if not mesh:
@@ -154,7 +148,7 @@ class _TrunkInTraining:
         return self.engine.programs(
             load_train,
             (hparams.image_size, settings.precision),
-            jax.random.fold_in(self.key, task),
+            fold_key(self.key, task),
             np.int32(step),
             chunk.on(self.on[0]),
             chunk.place,
@@ -226,8 +220,9 @@ def _begin(engine: CommonEngine, group: Group, key: PRNGKeyArray) -> _TrunkInTra
     kinds = chain_kinds((*engine.root, 'head'))
     structure = Structure(arch, kinds, (True,) * len(kinds), optimiser.name, parts, mesh_of(on))
     trunk = _TrunkInTraining(engine, group, key, structure, on, Fit(params, ()))
-    params = jax.device_put(params, trunk.where)
-    trunk.fit = Fit(params, jax.device_put(optimiser.init(params), trunk.where))
+    where = whole_on(on)
+    params = jax.device_put(params, where)
+    trunk.fit = Fit(params, jax.device_put(optimiser.init(params), where))
     return trunk
 
 

@@ -57,6 +57,7 @@ def sgd_step(
     "One step of SGD, gradients clipped to global norm 1 (section 4.1 of the paper)."
     grads, _ = optax.clip_by_global_norm(1.0).update(grads, optax.EmptyState())
     accumulate = optax.trace(momentum, accumulator_dtype=jnp.bfloat16)
+    trace = jax.tree.map(lambda t: t.astype(jnp.float32), trace)
     updates, trace = accumulate.update(grads, optax.TraceState(trace))
     updates = jax.tree.map(lambda u, g: jnp.where(nesterov, g + momentum * u, u), updates, grads)
     return jax.tree.map(lambda p, u: p - rate * u, params, updates), trace.trace

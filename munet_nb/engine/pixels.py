@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
@@ -99,7 +100,7 @@ class Pixels(NamedTuple):
 def to_pixels(packed: Packed) -> Pixels:
     "Move packed images to the device."
     arrays = (packed.pixels, packed.start, packed.height, packed.width)
-    return Pixels(*(jnp.asarray(a) for a in arrays))
+    return Pixels(*jax.device_put(arrays))
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-013
 def crop_resize(
@@ -113,16 +114,17 @@ def crop_resize(
     start = pixels.start[index]
     height = pixels.height[index]
     width = pixels.width[index]
-    steps = (jnp.arange(size) + 0.5) / size
+    steps = (jnp.arange(size, dtype=jnp.float32)[None] + 0.5) / size
     across = jnp.where(mirror[:, None], 1 - steps, steps)
-    y = jnp.clip(boxes[:, :1] + steps * boxes[:, 2:3] - 0.5, 0, height[:, None] - 1)
-    x = jnp.clip(boxes[:, 1:2] + across * boxes[:, 3:] - 0.5, 0, width[:, None] - 1)
+    last_y, last_x = height[:, None] - 1, width[:, None] - 1
+    y = jnp.clip(boxes[:, :1] + steps * boxes[:, 2:3] - 0.5, 0, last_y.astype(jnp.float32))
+    x = jnp.clip(boxes[:, 1:2] + across * boxes[:, 3:] - 0.5, 0, last_x.astype(jnp.float32))
     y0 = jnp.floor(y).astype(jnp.int32)
     x0 = jnp.floor(x).astype(jnp.int32)
-    y1 = jnp.minimum(y0 + 1, height[:, None] - 1)
-    x1 = jnp.minimum(x0 + 1, width[:, None] - 1)
-    fy = (y - y0)[:, :, None, None]
-    fx = (x - x0)[:, None, :, None]
+    y1 = jnp.minimum(y0 + 1, last_y)
+    x1 = jnp.minimum(x0 + 1, last_x)
+    fy = (y - y0.astype(jnp.float32))[:, :, None, None]
+    fx = (x - x0.astype(jnp.float32))[:, None, :, None]
 
     def at(row, column):
         first = start[:, None] + row * width[:, None]

@@ -132,5 +132,5 @@ def probabilities(
         pixels = padded_pixels(packed, PREDICT_BATCH, PREDICT_ROOM)
         index = np.minimum(np.arange(PREDICT_BATCH, dtype=np.int32), len(some) - 1)
         made = programs(_probabilities, static, params, pixels, index)
-        out.append(np.asarray(made)[: len(some)])
+        out.append(jax.device_get(made)[: len(some)])
     return np.concatenate(out)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'PENALTIES', 'SCALES', 'probe_sums', 'ridge', 'Probed', 'solve_probe', 'probe_indices',
-    'probe_trunks',
+    'PENALTIES', 'SCALES', 'class_tokens', 'probe_sums', 'ridge', 'Probed', 'solve_probe',
+    'probe_indices', 'probe_trunks',
 ]
 
 # %% ../../nbs/50_engine/15_probe.ipynb #0e81c036
@@ -27,17 +27,24 @@ from ..network.chain import chain_kinds
 from ..search.config import TrainingSettings
 
 # %% ../../nbs/50_engine/15_probe.ipynb #56f2fa58
+def class_tokens(
+    x: Float[Array, 'chunk batch tokens width'],  # what a trunk made of images
+) -> Float[Array, 'chunk batch width']:  # float32
+    "What a head gets to see."
+    return x[..., 0, :].astype(jnp.float32)
+
+
 def probe_sums(
     classes: int,
     x: Float[Array, 'chunk batch tokens width'],  # what a trunk made of images
     labels: Int[Array, 'chunk batch'],  # negative: padding
 ) -> tuple:  # (width + 1, width + 1) and (width + 1, classes)
     "Sums of products of the class tokens, a one beside them, with themselves and with the labels."
-    x = x[..., 0, :].reshape(-1, x.shape[-1]).astype(jnp.float32)
+    x = class_tokens(x).reshape(-1, x.shape[-1])
     labels = labels.reshape(-1)
-    counts = (labels >= 0)[:, None]
-    x = jnp.concatenate([x, jnp.ones((len(x), 1))], 1) * counts
-    y = jax.nn.one_hot(labels, classes) * counts
+    counts = (labels >= 0)[:, None].astype(jnp.float32)
+    x = jnp.concatenate([x, jnp.ones((len(x), 1), jnp.float32)], 1) * counts
+    y = jax.nn.one_hot(labels, classes, dtype=jnp.float32) * counts
     exact = jax.lax.Precision.HIGHEST
     return jnp.matmul(x.T, x, precision=exact), jnp.matmul(x.T, y, precision=exact)
 
@@ -153,7 +160,8 @@ def probe_trunks(
     for labels, outputs in _passes(feed.validation, index, trunks, sources, settings, programs):
         found.append(labels[labels >= 0])
         for i, x in enumerate(outputs):
-            features[i].append(np.asarray(x[..., 0, :], np.float64)[labels >= 0])
+            seen = jax.device_get(programs(class_tokens, (), x))
+            features[i].append(seen.astype(np.float64)[labels >= 0])
     labels = np.concatenate(found)
     return [
         solve_probe(*products, np.concatenate(own), labels)

@@ -11,6 +11,7 @@ __all__ = [
 # %% ../../nbs/50_engine/09_suffixes.ipynb #806cfdf0
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from zlib import crc32
 
 import jax
@@ -22,7 +23,8 @@ from .trunks import trunk_length
 from ..models.hparams import HParams, sizes_of
 from ..models.pool import Digest, Layer
 from ..network.arch import Arch
-from ..network.chain import init_layer, layer_key, layer_shapes, resize_posembed
+from ..network.chain import compiled, fold_key, init_layer, layer_key, layer_shapes
+from ..network.chain import resize_posembed
 from ..network.kinds import KINDS, Sizes, kind_of, n_tokens
 from ..search.config import TrainingSettings
 from ..search.plans import ChildPlan, LayerPlan
@@ -30,7 +32,7 @@ from ..search.plans import ChildPlan, LayerPlan
 # %% ../../nbs/50_engine/09_suffixes.ipynb #ec62a598
 def child_key(key: PRNGKeyArray, plan: ChildPlan) -> PRNGKeyArray:
     "The key of a child's fresh layers, given the generation's."
-    return jax.random.fold_in(key, crc32(plan.id.encode()))
+    return fold_key(key, crc32(plan.id.encode()))
 
 
 def start_params(
@@ -85,6 +87,11 @@ def suffix_start(
     return start
 
 # %% ../../nbs/50_engine/09_suffixes.ipynb #9310cd15
+@partial(compiled, static_argnums=1)
+def _first(a, shape):
+    return a[tuple(map(slice, shape))]
+
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     "A layer of a suffix as its program has it."
@@ -98,7 +105,9 @@ class Slot:
         "Parameters of the slot in the layer's own sizes."
 
         def cut(wide, own):
-            return wide if wide.shape == own.shape else wide[tuple(map(slice, own.shape))]
+            if wide.shape == own.shape:
+                return wide
+            return _first(wide, own.shape)
 
         return jax.tree.map(cut, params, self.own)
 

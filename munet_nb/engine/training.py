@@ -19,6 +19,7 @@ from .children import ChildInTraining
 from .feeds import Chunk, batch_indices, eval_indices
 from .generation import Engine, GenerationInTraining, begin_generation
 from .trunks import Branch
+from ..network.chain import seed_key
 from ..search.plans import ChildPlan, TrainedChild
 
 # %% ../../nbs/50_engine/12_training.ipynb #f7451ac2
@@ -157,7 +158,7 @@ class Times:
 # %% ../../nbs/50_engine/12_training.ipynb #4974a5c6
 def plan_generation(engine: Engine, plans: Sequence[ChildPlan]):
     "Compile the programs that training these children needs, without training them."
-    g = begin_generation(engine, plans, 1, jax.random.key(0))
+    g = begin_generation(engine, plans, 1, seed_key(0))
     try:
         _compile(g)
     finally:

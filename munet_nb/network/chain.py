@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'init_layer',
-    'layer_shapes', 'count_params', 'reference_params', 'layer_key', 'init_chain', 'resize_posembed',
+    'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'compiled',
+    'seed_key', 'fold_key', 'init_layer', 'layer_shapes', 'count_params', 'reference_params',
+    'layer_key', 'init_chain', 'resize_posembed',
 ]
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-002
-from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial, wraps
 from zlib import crc32
 
 import flax.linen as nn
@@ -95,6 +96,39 @@ def apply_chain(
         x = apply_layer(arch, kind, layer_params, x)
     return x
 
+# %% ../../nbs/10_network/03_chain.ipynb #7d01d617
+def compiled(fn: Callable, **told) -> Callable:
+    "`jax.jit(fn, **told)`, which compiles even under `jax_disable_jit`."
+    program = jax.jit(fn, **told)
+
+    @wraps(fn)
+    def call(*args):
+        with jax.disable_jit(False):
+            return program(*args)
+
+    return call
+
+
+_seeded = compiled(jax.random.key)
+_folded = compiled(jax.random.fold_in)
+
+
+def seed_key(
+    seed: int,  # from 0 to 2^32 - 1
+) -> Key[Array, '']:
+    "The key that `jax.random.key` makes of a seed."
+    return _seeded(jax.device_put(np.uint32(seed)))
+
+
+def fold_key(
+    key: Key[Array, ''],
+    *numbers: int,  # from 0 to 2^32 - 1
+) -> Key[Array, '']:
+    "The key that `jax.random.fold_in` makes of a key and one number after the other."
+    for number in numbers:
+        key = _folded(key, jax.device_put(np.uint32(number)))
+    return key
+
 # %% ../../nbs/10_network/03_chain.ipynb #cell-014
 def _kinds_below(kind):
     order = sorted(KINDS, key=chain_order)
@@ -113,9 +147,9 @@ def _input_shape(arch, kind, image_size):
     return 1, side**2 + _tokens_added(kind), arch.width
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(compiled, static_argnums=(1, 2, 3))
 def _init(key, arch, kind, sizes):
-    x = jnp.zeros(_input_shape(arch, kind, sizes.image_size))
+    x = jnp.zeros(_input_shape(arch, kind, sizes.image_size), jnp.float32)
     return _layer_module(arch, kind, sizes).init(key, x)['params']
 
 
@@ -124,13 +158,13 @@ def init_layer(key: Key[Array, ''], arch: Arch, name: str, sizes: Sizes) -> dict
 
     Raises InputError as `grid_side`.
     """
-    return jax.tree.map(np.asarray, _init(key, arch, layer_kind(name), sizes))
+    return jax.device_get(_init(key, arch, layer_kind(name), sizes))
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-016
 @lru_cache(maxsize=4096)
 def layer_shapes(arch: Arch, kind: str, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     "Shape of each parameter of a kind of layer, by its path ('mlp1/kernel')."
-    tree = jax.eval_shape(lambda key: _init(key, arch, kind, sizes), jax.random.key(0))
+    tree = jax.eval_shape(lambda: _init(jax.random.key(0), arch, kind, sizes))
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep='/').items()}
 
 
@@ -151,7 +185,7 @@ def reference_params(arch: Arch) -> int:
 # %% ../../nbs/10_network/03_chain.ipynb #cell-027
 def layer_key(key: Key[Array, ''], name: str) -> Key[Array, '']:
     "A key for the layer called `name`, independent of the other layers of the model."
-    return jax.random.fold_in(key, crc32(name.encode()))
+    return fold_key(key, crc32(name.encode()))
 
 
 def init_chain(

@@ -6,12 +6,12 @@
 __all__ = ['Embedding', 'ClsToken', 'PositionEmbedding', 'Block', 'Adapter', 'Norm', 'Head']
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-002
+import math
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-005
@@ -27,11 +27,12 @@ class Embedding(nn.Module):
         p = self.patch
         side = size // p
         lecun = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
-        kernel = self.param('kernel', lecun, (p, p, colors, self.width))
-        bias = self.param('bias', nn.initializers.zeros, (self.width,))
+        kernel = self.param('kernel', lecun, (p, p, colors, self.width), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (self.width,), jnp.float32)
         patches = x.reshape(n, side, p, side, p, colors).transpose(0, 1, 3, 2, 4, 5)
         patches = patches.reshape(n * side * side, p * p * colors)
-        tokens = patches @ kernel.reshape(-1, self.width).astype(x.dtype) + bias.astype(x.dtype)
+        tokens = patches @ kernel.reshape(-1, self.width).astype(x.dtype)
+        tokens = tokens + bias.astype(x.dtype)[None]
         return tokens.reshape(n, side * side, self.width)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-009
@@ -41,7 +42,7 @@ class ClsToken(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n tokens+1 width']:
         n, _, width = x.shape
-        token = self.param('token', nn.initializers.zeros, (1, 1, width))
+        token = self.param('token', nn.initializers.zeros, (1, 1, width), jnp.float32)
         token = jnp.broadcast_to(token.astype(x.dtype), (n, 1, width))
         return jnp.concatenate([token, x], axis=1)
 
@@ -52,12 +53,14 @@ class PositionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n tokens width']:
         shape = (1, *x.shape[1:])
-        embedding = self.param('embedding', nn.initializers.normal(0.02), shape)
+        drawn = nn.initializers.normal(0.02)
+        embedding = self.param('embedding', drawn, shape, jnp.float32)
         return x + embedding.astype(x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-014
 def _layer_norm(x, name, eps=1e-6):
-    return nn.LayerNorm(epsilon=eps, dtype=x.dtype, name=name)(x)
+    norm = nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
+    return norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.custom_vjp
@@ -98,7 +101,7 @@ class Block(nn.Module):
         qkv = qkv.reshape(n, tokens, 3, self.heads, channels)
         q, k, v = qkv[:, :out, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum('nqhc,nkhc->nhqk', q, k, preferred_element_type=jnp.float32)
-        weights = _softmax(scores / np.sqrt(channels)).astype(x.dtype)
+        weights = _softmax(scores / math.sqrt(channels)).astype(x.dtype)
         attended = jnp.einsum('nhqk,nkhc->nqhc', weights, v).reshape(n * out, width)
         x = x[:, :out].reshape(n * out, width) + dense(width, name='out')(attended)
         hidden = dense(self.mlp, name='mlp1')(_layer_norm(x, 'norm2', self.eps))
@@ -134,7 +137,7 @@ def _narrow_backward(saved, g):
 
     if jax.default_backend() != 'cpu' or len(x) <= _PIECE:
         return g @ kernel.T, product(x, g).astype(kernel.dtype)
-    total, _ = jax.lax.scan(add, jnp.zeros(kernel.shape), (pieces(x), pieces(g)))
+    total, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), (pieces(x), pieces(g)))
     return g @ kernel.T, total.astype(kernel.dtype)
 
 
@@ -147,10 +150,11 @@ class _Narrow(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'rows width']) -> Float[Array, 'rows features']:
-        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
+        shape = (x.shape[-1], self.features)
+        kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
         product = _narrow_product(x, kernel.astype(x.dtype))
-        bias = self.param('bias', nn.initializers.zeros, (self.features,))
-        return product + bias.astype(x.dtype)
+        bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+        return product + bias.astype(x.dtype)[None]
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-021
 class Adapter(nn.Module):

@@ -184,7 +184,7 @@ PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 def _serve(arch, names, size, flat, images):
     "Logits (n, classes) of uint8 images (n, h, w, 3), from parameters by name."
     n, h, w, _ = images.shape
-    params, index = unflatten_dict(flat, sep='/'), jnp.arange(n)
+    params, index = unflatten_dict(flat, sep='/'), jnp.arange(n, dtype=jnp.int32)
 
     def of(size):
         return jnp.full((n,), size, jnp.int32)

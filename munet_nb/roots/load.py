@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from safetensors import safe_open
@@ -20,7 +19,7 @@ from ..checks import InputError, as_path, check, is_count
 from ..models.model import Root
 from ..models.pool import make_layer
 from ..network.arch import Arch, cut_arch, get_arch
-from ..network.chain import init_chain, resize_posembed, root_names
+from ..network.chain import init_chain, resize_posembed, root_names, seed_key
 from ..network.kinds import Sizes
 from .checkpoint import read_checkpoint
 from .fetch import augreg_file, fetch_checkpoint, is_download
@@ -119,7 +118,7 @@ def load_root(
 
 
 def _random(arch, seed, image_size):
-    return init_chain(jax.random.key(seed), arch, root_names(arch), Sizes(image_size))
+    return init_chain(seed_key(seed), arch, root_names(arch), Sizes(image_size))
 
 
 def _root(spec, arch, params):

@@ -14,6 +14,7 @@ import jax
 from tqdm.auto import tqdm
 
 from ..models.pool import Layer
+from ..network.chain import fold_key, seed_key
 from .interrupts import stop_on_interrupt
 from ..search.ask import generations_left, next_task
 from ..search.config import Config
@@ -28,10 +29,7 @@ def key_for(
     number: int,  # of the generation in its task iteration, from 0
 ) -> jax.Array:  # (), a typed key
     "The jax key of one generation."
-    key = jax.random.key(config.seed)
-    for n in (crc32(task.encode()), iteration, number):
-        key = jax.random.fold_in(key, n)
-    return key
+    return fold_key(seed_key(config.seed), crc32(task.encode()), iteration, number)
 
 # %% ../../nbs/70_runs/06_advance.ipynb #c9f0f895fb98ab9159f51fd0297e236d
 def accepted_layers(record: Mapping, trained: Sequence[TrainedChild]) -> list[Layer]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
-import jax
 import numpy as np
 
 from ..engine.common import CommonEngine, common_batches, shared_settings, train_group
@@ -22,6 +21,7 @@ from ..engine.training import Times, no_progress
 from ..models.model import LayerRef, Model
 from ..models.pool import Digest, Layer
 from ..network.arch import Arch
+from ..network.chain import fold_key, seed_key
 from ..network.kinds import kind_of
 from ..search.config import Config, TrainingSettings
 from ..search.groups import Group, GroupGeneration, TrainedGroup
@@ -167,9 +167,8 @@ def train_groups(
     A search begins with the root, which is of no tasks and is only probed.
     """
     settings = replace(work.config.training, segments=generation.segments)
-    key = jax.random.key(work.config.seed)
-    for n in (generation.number, generation.generation, bool(generation.trial)):
-        key = jax.random.fold_in(key, int(n))
+    numbers = (generation.number, generation.generation, bool(generation.trial))
+    key = fold_key(seed_key(work.config.seed), *numbers)
     trained = []
     if not (generation.generation or generation.trial):
         root = Group('root', (), work.config.defaults)

@@ -1,0 +1,85 @@
+"A search and its predictions under what JAX can be told to refuse, or to do otherwise."
+
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import pytest
+
+from munet_nb import Config, Evolution, load_root, task_from_arrays
+from munet_nb.engine import programs
+
+REFUSE = {
+    'jax_enable_x64': True,
+    'jax_numpy_rank_promotion': 'raise',
+    'jax_numpy_dtype_promotion': 'strict',
+    'jax_transfer_guard': 'disallow',
+}
+OTHER = {**REFUSE, 'jax_disable_jit': True}
+
+
+@contextmanager
+def told(flags):
+    "JAX with other settings in all threads, and without programs that were traced before."
+    before = {name: getattr(jax.config, name) for name in flags}
+    shared, programs._shared = programs._shared, {}
+    for name, value in flags.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        programs._shared = shared
+
+
+def colored(name):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    return task_from_arrays(name, (images, np.arange(40) % 2))
+
+
+def search(path, tasks, **values):
+    "The journal of a small search, and what it predicts."
+    small = dict(
+        children_per_task=2,
+        batches=1,
+        segments=1,
+        batch_size=8,
+        group_generations=1,
+        trial_segments=1,
+        trunk_segments=1,
+        mutation_prob=0.0,
+        image_size=16,
+    )
+    config = Config.preset('demo', **small | values)
+    root = load_root('random:Ti1', image_size=16)
+    with Evolution.create(path, root, tasks, config) as evo:
+        while not evo.done:
+            evo.step()
+        images = [tasks[0].test[0][0], tasks[0].test[1][0][:8, :9]]
+        predicted = evo.system.predict(tasks[0].name, images)
+        evo.system.export(tasks[0].name, path / 'exported', 'stablehlo')
+        return evo.records, predicted
+
+
+def test_whatever_jax_is_told_no_bit_changes(tmp_path):
+    "Groups and their probes, a generation, a test accuracy, a prediction, an export."
+    tasks = [colored('a'), colored('b')]
+    records, predicted = search(tmp_path / 'usual', tasks)
+    assert {'groups', 'generation', 'task_end'} <= {r['kind'] for r in records}
+    with told(OTHER):
+        told_records, told_predicted = search(tmp_path / 'told', tasks)
+    assert told_records == records
+    np.testing.assert_array_equal(told_predicted, predicted)
+    assert told_predicted.dtype == np.float32
+
+
+@pytest.mark.parametrize('flag', REFUSE)
+def test_what_is_refused_would_be_noticed(flag):
+    with told({flag: REFUSE[flag]}):
+        if flag == 'jax_enable_x64':
+            assert jax.numpy.zeros(1).dtype == np.float64
+            return
+        with pytest.raises(Exception, match='promotion|Disallowed'):
+            jax.numpy.ones(2, np.float32) + np.ones((2, 2), np.int32)
