@@ -140,11 +140,17 @@ def _add_resume(commands):
     p = commands.add_parser('resume', help='go on with a run that was stopped')
     p.set_defaults(do=_resume)
     p.add_argument('run', metavar='DIR')
+    p.add_argument(
+        '--trust-sources',
+        action='store_true',
+        help='read the images from where the run says they are, anywhere and over the network '
+        '(packaged ones are read without it)',
+    )
     add_moved(p)
 
 
 def _resume(args: argparse.Namespace):
-    _run(Evolution.resume(args.run, read_moved(args) or None))
+    _run(Evolution.resume(args.run, read_moved(args) or None, args.trust_sources))
 
 # %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):

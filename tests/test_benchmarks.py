@@ -250,5 +250,5 @@ def test_a_generation_of_evolution_on_each_of_the_21_data_sets(tmp_path):
                 assert chain[-1]['name'] == 'head'
                 assert chain[-1]['n_params'] == 193 * DATA[name][0]
             assert evo.done and set(evo.system.models) == set(ALL)
-        with Evolution.resume(tmp_path / 'run') as evo:
+        with Evolution.resume(tmp_path / 'run', trust_sources=True) as evo:
             assert evo.done, 'every data set was loaded again from its source'

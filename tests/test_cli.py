@@ -87,7 +87,7 @@ def test_predict_shows_classes_and_probabilities(run, folders, capsys):
 
 def test_resume_of_a_finished_run_reports_and_changes_nothing(run, capsys):
     before = (run / 'journal.jsonl').read_bytes()
-    assert main(['resume', str(run)]) == 0
+    assert main(['resume', str(run), '--trust-sources']) == 0
     assert 'odd' in capsys.readouterr().out
     assert (run / 'journal.jsonl').read_bytes() == before
 
@@ -96,11 +96,12 @@ def test_resume_says_when_the_images_are_gone_or_others(run, folders, tmp_path, 
     moved = tmp_path / 'moved'
     (folders / 'odd').rename(moved)
     try:
-        assert main(['resume', str(run)]) == 2
+        resume = ['resume', str(run), '--trust-sources']
+        assert main(resume) == 2
         assert 'does not exist' in capsys.readouterr().err
-        assert main(['resume', str(run), '--folder', f'odd={moved}']) == 0
+        assert main([*resume, '--folder', f'odd={moved}']) == 0
         next((moved / 'odd').iterdir()).unlink()
-        assert main(['resume', str(run), '--folder', f'odd={moved}']) == 2
+        assert main([*resume, '--folder', f'odd={moved}']) == 2
         assert 'not those' in capsys.readouterr().err
     finally:
         moved.rename(folders / 'odd')
@@ -265,7 +266,7 @@ def test_a_hugging_face_directory_can_be_moved_before_a_resume(folders, tmp_path
     assert evolve(run, '--hf', f'pets={here}') == 0
     here.rename(there)
     capsys.readouterr()
-    assert main(['resume', str(run)]) == 2
+    assert main(['resume', str(run), '--trust-sources']) == 2
     assert 'munet resume --hf pets=DIR' in capsys.readouterr().err
     assert main(['resume', str(run), '--hf', f'pets={there}']) == 0
 

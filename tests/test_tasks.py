@@ -89,7 +89,7 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
     root, config = load_root('random:Ti1'), Config.preset('demo')
     Evolution.create(tmp_path / 'run', root, [task, mine], config).close()
     monkeypatch.chdir(tmp_path / 'there')
-    with Evolution.resume(tmp_path / 'run') as evo:
+    with Evolution.resume(tmp_path / 'run', trust_sources=True) as evo:
         assert {n: t.fingerprint for n, t in evo.tasks.items()} == {
             'tiny_shapes': task.fingerprint,
             'mine': mine.fingerprint,
@@ -103,7 +103,7 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
         r"tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)"
     )
     with pytest.raises(InputError, match=rf'if it was moved, give its new place \({again}\)$'):
-        Evolution.resume(tmp_path / 'run')
+        Evolution.resume(tmp_path / 'run', trust_sources=True)
     moved = [
         load_tfds('tiny_shapes:1.0.0', data_dir='data'),
         load_tfds('tiny_shapes', 'mine', data_dir='data'),
@@ -120,7 +120,7 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
         ('hf:/x', "munet resume --hf 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         (
             'tfds:mnist',
-            'TFDS_DATA_DIR=DIR munet resume, '
+            'TFDS_DATA_DIR=DIR munet resume --trust-sources, '
             "Evolution.resume(..., tasks=[load_tfds('mnist', 'my cats', data_dir=DIR)])",
         ),
     ],
@@ -450,7 +450,7 @@ def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_res
     )
     with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), [t], config) as evo:
         evo.step()
-    with Evolution.resume(tmp_path / 'run') as evo:
+    with Evolution.resume(tmp_path / 'run', trust_sources=True) as evo:
         assert evo.step().record['task'] == 'shades' and evo.done
 
 

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..models.pool import Layer
 from ..network.chain import fold_key, seed_key
 from .interrupts import stop_on_interrupt
+from .start import strange_sources
 from ..search.ask import generations_left, next_task
 from ..search.config import Config
 from ..search.groups import group_segments_left, groups_due
@@ -67,5 +68,6 @@ def run_to_end(evo):  # an Evolution
             tqdm.write(report.line())
         bar.set_description('done' if evo.done else 'stopped')
     if not evo.done:
-        resume = f'munet resume {shlex.quote(str(evo.path))}'
+        trust = ' --trust-sources' if strange_sources(evo.state.tasks.values()) else ''
+        resume = f'munet resume {shlex.quote(str(evo.path))}{trust}'
         tqdm.write(f'Stopped; everything is saved in {evo.path}. Go on with: {resume}')

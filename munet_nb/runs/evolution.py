@@ -86,11 +86,13 @@ class Evolution:
         cls,
         path: str | Path,  # a run directory
         tasks: Sequence[Task] | None = None,  # missing: loaded again from where they came from
+        trust_sources: bool = False,  # whether to read from the places that the journal names
     ) -> 'Evolution':
         """Go on with a run.
 
-        Raises InputError, and changes nothing, if it is in use, altered, or its data is not the
-        same.
+        Tasks of the packaged benchmarks are loaded again in any case. Raises InputError, and
+        changes nothing, if it is in use, altered, its data is not the same, or other places are
+        to be read and not trusted.
         """
         run = RunWriter(path)
         run.records()  # before a lock file is made where there is no run
@@ -99,7 +101,8 @@ class Evolution:
             records = run.records()
             state = open_records(records)[0]
             pool = StoredPool(run.pool, state.alive).checked()
-            evo = cls(run, records, pool, tasks_of_run(state, tasks, run.path))
+            data = tasks_of_run(state, tasks, run.path, trust_sources)
+            evo = cls(run, records, pool, data)
             run.go_on()
             run.sweep(state.alive)
             evo._end_iteration()  # if it died between the last generation and the end

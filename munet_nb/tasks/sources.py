@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SOURCES', 'Source', 'resume_with_option', 'load_source', 'if_gone', 'forms', 'load_task',
+    'SOURCES', 'Source', 'resume_with_option', 'load_source', 'is_packaged', 'if_gone', 'forms',
+    'load_task',
 ]
 
 # %% ../../nbs/30_tasks/07_sources.ipynb #cell-002
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checks import InputError, as_path, check, unknown
-from .benchmarks import load_benchmark
+from .benchmarks import PACKAGED_BENCHMARKS, load_benchmark
 from .folders import load_folder, load_idx
 from .hub import load_hf
 from .task import Task
@@ -75,7 +76,7 @@ def resume_with_option(
 def _resume_with_data_dir(kind: str, name: str, text: str) -> str:
     "The same for TFDS, whose own default directory is a setting of the environment."
     dataset, own_place, _ = text.partition('@')
-    shell = '' if own_place else 'TFDS_DATA_DIR=DIR munet resume, '
+    shell = '' if own_place else 'TFDS_DATA_DIR=DIR munet resume --trust-sources, '
     return f'{shell}Evolution.resume(..., tasks=[load_tfds({dataset!r}, {name!r}, data_dir=DIR)])'
 
 # %% ../../nbs/30_tasks/07_sources.ipynb #cell-011
@@ -144,6 +145,14 @@ def load_source(
     if kind not in SOURCES:
         raise unknown('source of tasks', kind, SOURCES)
     return SOURCES[kind].load(text, name)
+
+# %% ../../nbs/30_tasks/07_sources.ipynb #0ff6c81c
+def is_packaged(
+    source: str,  # as in Task.source
+) -> bool:
+    "Whether what `source` reads comes with the package."
+    kind, _, text = source.partition(':')
+    return kind == 'benchmark' and text.partition('/')[0] in PACKAGED_BENCHMARKS
 
 # %% ../../nbs/30_tasks/07_sources.ipynb #cell-017
 def if_gone(

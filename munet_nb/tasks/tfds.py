@@ -8,11 +8,12 @@ __all__ = ['tfds_ranges', 'prepared', 'load_tfds']
 # %% ../../nbs/30_tasks/04_tfds.ipynb #cell-002
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..checks import InputError, as_path, unknown
+from ..checks import InputError, as_path, check, unknown
 from .splits import LazySplit, five_percent
 from .task import Task, image_and_label
 
@@ -65,6 +66,10 @@ def tfds_ranges(
         raise InputError(f'TFDS data set {name!r} has the splits {has}, but not {e}') from None
 
 # %% ../../nbs/30_tasks/04_tfds.ipynb #cell-010
+# Neither a namespace, whose code TFDS would fetch and run, nor arguments of the builder.
+_NAME = re.compile(r'[A-Za-z]\w*(/[\w+.-]+)?(:[\d*]+(\.[\d*]+){2})?')
+
+
 def _without_version(name: str) -> str:
     return re.sub(r':[\d*]+(\.[\d*]+){2}', '', name)
 
@@ -96,12 +101,39 @@ def _find_builder(name: str, data_dir: str | None):
     "TFDS's builder of a data set. Raises InputError if it is unknown or cannot be opened."
     import tensorflow_datasets as tfds  # slow to import, so only where it is used
 
+    allowed = 'NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION, without options'
+    check('TFDS data set', name, _NAME.fullmatch(name), allowed)
     try:
         return tfds.builder(name, data_dir=data_dir)
+    except InputError:
+        raise
     except tfds.core.registered.DatasetNotFoundError:
         raise _no_dataset(name) from None
     except Exception as e:
         raise _not_opened(name, e) from None
+
+# %% ../../nbs/30_tasks/04_tfds.ipynb #a3c34e7e
+@contextmanager
+def _with_its_own_features() -> Iterator[None]:
+    """For a while, TFDS finds no other features than its own.
+
+    Raises InputError where the files of a data set name another one.
+    """
+    from tensorflow_datasets.core.features import FeatureConnector
+
+    as_it_was = vars(FeatureConnector)['cls_from_name']
+    find = FeatureConnector.cls_from_name
+
+    def find_own(name):
+        own = name.startswith('tensorflow_datasets.')
+        check('a feature of a TFDS data set', name, own, "one of TFDS's own")
+        return find(name)
+
+    FeatureConnector.cls_from_name = staticmethod(find_own)
+    try:
+        yield
+    finally:
+        FeatureConnector.cls_from_name = as_it_was
 
 # %% ../../nbs/30_tasks/04_tfds.ipynb #cell-013
 def _unprepared(builder, name: str, data_dir: str | None, e: BaseException) -> InputError:
@@ -187,6 +219,7 @@ def _split(
     return LazySplit(len(examples), read, where)
 
 # %% ../../nbs/30_tasks/04_tfds.ipynb #cell-016
+@_with_its_own_features()
 def load_tfds(
     dataset: str,  # 'cifar100', 'visual_domain_decathlon/dtd', 'mnist:3.0.1', ...
     name: str | None = None,  # missing: the data set's, without a version

@@ -1,0 +1,200 @@
+"""A run directory from a stranger.
+
+Its journal names places to read from, holds records that no search writes, names that are made
+to fool a page or a terminal, and layers that are none. Nothing of it may run, read what it should
+not, or end in a traceback.
+"""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from munet_nb import Config, Dashboard, Evolution, InputError, System
+from munet_nb import load_benchmark, load_folder, load_root, load_tfds
+from munet_nb.cli import main
+from munet_nb.runs.rundir import RunDir, write_run
+from munet_nb.tasks.sources import SOURCES
+
+TINY = dict(
+    batch_size=8,
+    batches=1,
+    segments=1,
+    children_per_task=2,
+    children_per_generation=2,
+    task_iterations=1,
+    common_trunks=False,
+)
+
+
+def make_folder(path, n=12):
+    "An image folder of two classes."
+    for name, color in (('dark', 10), ('light', 200)):
+        (path / name).mkdir(parents=True)
+        for i in range(n):
+            Image.new('L', (8, 8), color + i).save(path / name / f'{i}.png')
+    return path
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp('images') / 'shades')
+
+
+@pytest.fixture(scope='module')
+def run(folder, tmp_path_factory):
+    "A small finished run on an image folder."
+    path = tmp_path_factory.mktemp('runs') / 'my shades'
+    config = Config.preset('demo', **TINY)
+    with Evolution.create(path, load_root('random:Ti1'), [load_folder(folder)], config) as evo:
+        evo.run()
+    return path
+
+
+# What a journal says is read
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    "What was loaded from sources of any kind."
+    found = []
+
+    def watched(kind, load):
+        def watch(text, name):
+            found.append(f'{kind}:{text}')
+            return load(text, name)
+
+        return watch
+
+    for kind, row in list(SOURCES.items()):
+        monkeypatch.setitem(SOURCES, kind, replace(row, load=watched(kind, row.load)))
+    return found
+
+
+def test_looking_at_a_run_reads_no_source(run, folder, loaded, capsys):
+    image = str(folder / 'dark/0.png')
+    assert main(['report', str(run)]) == 0
+    assert main(['predict', str(run), '--task', 'shades', image]) == 0
+    System.open(run)
+    Dashboard.open(run)
+    assert not loaded
+
+
+def test_going_on_says_what_would_be_read_and_the_command_that_reads_it(
+    run, folder, loaded, capsys
+):
+    assert main(['resume', str(run)]) == 2
+    told = capsys.readouterr().err
+    assert f"'shades' from 'folder:{folder}'" in told and not loaded
+    assert f"go on with: munet resume '{run}' --trust-sources (" in told
+    with pytest.raises(InputError, match='trust_sources=True'):
+        Evolution.resume(run)
+    assert not loaded
+    assert main(['resume', str(run), '--trust-sources']) == 0
+    assert loaded == [f'folder:{folder}']
+    Evolution.resume(run, [load_folder(folder)]).close()
+    assert main(['resume', str(run), '--folder', f'shades={folder}']) == 0
+
+
+def test_tasks_that_come_with_the_package_go_on_without_a_word(tmp_path, loaded):
+    tasks = [load_benchmark('demo', ['digits'])[0], load_benchmark('characters8', ['latin'])[0]]
+    config = Config.preset('demo', **TINY)
+    Evolution.create(tmp_path / 'r', load_root('random:Ti1'), tasks, config).close()
+    Evolution.resume(tmp_path / 'r').close()
+    assert loaded == ['benchmark:demo', 'benchmark:characters8']
+
+
+def test_a_search_that_was_stopped_says_the_command_that_goes_on(folder, tmp_path, capsys):
+    config = Config.preset('demo', **TINY)
+    root = load_root('random:Ti1')
+    for task, trust in ((load_folder(folder), ' --trust-sources'), (digits_task(), '')):
+        path = tmp_path / task.name
+        with Evolution.create(path, root, [task], config) as evo:
+            evo.step = lambda count: pytest.fail('not wanted')
+            with pytest.MonkeyPatch.context() as m:
+                m.setattr('munet_nb.runs.advance.stop_on_interrupt', stopped)
+                evo.run()
+        told = capsys.readouterr().out
+        assert told.rstrip().endswith(f'Go on with: munet resume {path}{trust}')
+
+
+def digits_task():
+    return load_benchmark('demo', ['digits'])[0]
+
+
+class stopped:
+    "Ctrl-C was pressed before anything began."
+
+    def __enter__(self):
+        return [True]
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        'folder:/etc',
+        'idx:/etc',
+        'hf:someone/data',
+        'tfds:mnist@/tmp/x',
+        'tfds:mnist',
+        'tfds:mnist@gs://bucket/data',
+        'benchmark:vit',
+        'benchmark:characters',
+        'nothing:x',
+    ],
+)
+def test_no_other_source_is_read_unasked(run, source, tmp_path, loaded):
+    path = with_records(run, tmp_path / 'r', lambda records: set_source(records, source))
+    with pytest.raises(InputError, match='its journal names where to read') as e:
+        Evolution.resume(path)
+    assert repr(source) in str(e.value) and not loaded
+
+
+def set_source(records, source):
+    records[0]['tasks'][0]['source'] = source
+
+
+def with_records(run, path, alter):
+    "A copy of a run, its records altered."
+    shutil.copytree(run, path)
+    records = RunDir(path).records()
+    alter(records)
+    for file in path.glob('journal.*'):
+        file.unlink()
+    write_run(path, records)
+    return path
+
+
+def test_no_code_is_run_that_a_data_set_names(tmp_path, monkeypatch):
+    "Not even if its directory is trusted."
+    from test_tasks import TinyShapes
+
+    data = tmp_path / 'data'
+    TinyShapes(data_dir=data, file_format='array_record').download_and_prepare()
+    (tmp_path / 'code').mkdir()
+    (tmp_path / 'code/stranger.py').write_text('import pathlib; pathlib.Path("ran").touch()')
+    monkeypatch.syspath_prepend(tmp_path / 'code')
+    monkeypatch.chdir(tmp_path)
+    (data / 'tiny_shapes').rename(data / 'their_shapes')
+    for version in (data / 'their_shapes').iterdir():
+        for file in version.glob('tiny_shapes-*'):
+            file.rename(version / file.name.replace('tiny', 'their'))
+        info = version / 'dataset_info.json'
+        info.write_text(info.read_text().replace('tiny_shapes', 'their_shapes'))
+        features = version / 'features.json'
+        as_it_was = features.read_text()
+        own = 'tensorflow_datasets.core.features.image_feature.Image'
+        assert own in as_it_was
+        features.write_text(as_it_was.replace(own, 'stranger.Image'))
+    with pytest.raises(InputError, match="feature of a TFDS data set = 'stranger.Image'"):
+        load_tfds('their_shapes', data_dir=data)
+    assert not (tmp_path / 'ran').exists()
+    features.write_text(as_it_was)
+    assert len(load_tfds('their_shapes', data_dir=data).train) == 57
+    for name in ('ns:shapes', 'huggingface:mnist', 'their_shapes/data_dir=x', 'a.b', '../x'):
+        with pytest.raises(InputError, match='must be NAME, NAME/CONFIG'):
+            load_tfds(name, data_dir=data)
