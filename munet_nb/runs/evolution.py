@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..checks import InputError, unknown
+from ..checks import InputError, as_list, check, unknown
 from ..engine.feeds import TaskFeed
 from ..engine.generation import Engine
 from ..engine.predict import accuracy
@@ -38,6 +38,11 @@ from ..search.journal import open_records
 from ..search.plans import TrainedChild
 from ..search.tell import end_of_iteration, tell
 from ..tasks.task import Task, check_tasks
+
+# %% ../../nbs/70_runs/08_evolution.ipynb #97aa0cbb
+def _check_generation(generation):
+    fine = isinstance(generation, (Generation, GroupGeneration))
+    check('generation', generation, fine, 'what ask proposes')
 
 # %% ../../nbs/70_runs/08_evolution.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 class Evolution:
@@ -174,7 +179,8 @@ class Evolution:
         generation: Generation | GroupGeneration,
         progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
     ) -> list[TrainedChild] | list[TrainedGroup]:
-        "Train a generation."
+        "Train a generation. Raises InputError for what is none."
+        _check_generation(generation)
         if isinstance(generation, GroupGeneration):
             return train_groups(self._common_work(), generation, progress)
         self._feed_of(generation.task)
@@ -219,8 +225,17 @@ class Evolution:
         generation: Generation | GroupGeneration,
         trained: Sequence[TrainedChild] | Sequence[TrainedGroup],
     ) -> GenerationReport | GroupReport:
-        "Accept or reject the trained children, save what is new, end the task iteration if over."
-        if isinstance(generation, GroupGeneration):
+        """Accept or reject the trained children, save what is new, end the task iteration if over.
+
+        Raises InputError for what `train` did not make.
+        """
+        _check_generation(generation)
+        of_groups = isinstance(generation, GroupGeneration)
+        kind = TrainedGroup if of_groups else TrainedChild
+        trained = as_list('trained', trained, 'what train made')
+        made = bool(trained) and all(isinstance(t, kind) for t in trained)
+        check('trained', trained, made, 'what train made')
+        if of_groups:
             return self._tell_groups(generation, trained)
         before = self.state
         record = tell(before, self.config, reference_params(self.arch), generation, trained)
@@ -252,6 +267,7 @@ class Evolution:
             if name not in CHANGEABLE:
                 raise unknown('field that may change during a search', name, CHANGEABLE)
         config = with_fields(self.config, **values)
+        values = {name: getattr(config, name) for name in values}
         self._commit({'kind': 'config_changed', 'values': values})
         self.config = config
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from ..checks import InputError
+from ..checks import InputError, as_path
 from ..models.pool import Digest, Layer
 from .files import load_layer, read_journal, save_layer, sync_folder
 
@@ -27,7 +27,7 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()  # as it was given, for messages
+        self.path = as_path(path, 'run directory')  # as it was given, for messages
         here = self.path.absolute()  # a later change of the working directory must not move the run
         self.journal = here / 'journal.jsonl'
         self.pool = here / 'pool'

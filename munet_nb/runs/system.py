@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check, unknown
+from ..checks import InputError, check, is_one_of, unknown
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
 from ..models.accounting import accounted_params, params_per_task, users_of_models
@@ -105,9 +105,9 @@ class System:
         return cls(state, pool, arch, config.training)
 
     def _network(self, task: str) -> Network:
-        if task in self.models:
+        if is_one_of(task, self.models):
             return network_of(self.models[task], self._arch, self._pool)
-        if task in self._state.tasks:
+        if is_one_of(task, self._state.tasks):
             raise InputError(
                 f'task {task!r} has no model: its first task iteration is not finished, '
                 'or all its children diverged'
@@ -138,7 +138,7 @@ class System:
         """
         network = self._network(task)
         splits = ('train', 'validation', 'test')
-        check('split', split, split in splits, "'train', 'validation' or 'test'")
+        check('split', split, is_one_of(split, splits), "'train', 'validation' or 'test'")
         if task not in self._data:
             raise InputError(
                 f'the images of task {task!r} are not loaded: '

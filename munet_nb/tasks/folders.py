@@ -19,7 +19,7 @@ from PIL import Image
 from ..checks import InputError, as_path
 from .images import open_image
 from .splits import SPLIT_NAMES, ArraySplit, LazySplit, fill_splits
-from .task import Task
+from .task import Task, name_or
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-005
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -118,7 +118,7 @@ def load_folder(
     folder = as_path(folder, 'image folder').resolve()
     if not folder.is_dir():
         raise InputError(f'image folder {folder}: does not exist')
-    name = name or folder.name
+    name = name_or(name, folder.name)
     found = _find_splits(folder)
     classes = _folders_in(found['train'])
     if not classes:
@@ -186,7 +186,7 @@ def load_idx(
     if not folder.is_dir():
         raise InputError(f'folder of IDX files {folder}: does not exist')
     next(_walk(folder))  # refuses a folder that may not be read, in which glob would find nothing
-    name = name or folder.name
+    name = name_or(name, folder.name)
     splits = {}
     for split, keys in (('train', ('train',)), ('test', ('t10k', 'test'))):
         images = _find_file(folder, 'images', keys)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..checks import InputError
+from ..checks import InputError, as_list
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-005
 def from_pillow(
@@ -42,12 +42,15 @@ def to_image(
     """
     if isinstance(image, Image.Image):
         image = from_pillow(image, where)
-    a = np.asarray(image)
+    try:
+        a = np.asarray(image)
+    except ValueError as e:  # lists of different lengths
+        raise InputError(f'{where}: is not an image ({e})') from None
     if a.ndim == 2:
         a = a[..., None]
     if a.ndim != 3 or a.shape[-1] not in (1, 3) or 0 in a.shape:
         shapes = '(height, width), (height, width, 1) or (height, width, 3)'
-        raise InputError(f'{where}: shape {np.shape(image)}: must be {shapes}')
+        raise InputError(f'{where}: shape {a.shape}: must be {shapes}')
     if a.dtype == np.uint8:
         return a
     whole = np.issubdtype(a.dtype, np.integer)
@@ -78,7 +81,8 @@ def to_images(
             f'images of shape {np.shape(images)}: give [image] if this is one image, '
             'or an array (n, height, width, channels) of many'
         )
-    return [to_image(im, f'image {i}') for i, im in enumerate(images)]
+    many = as_list('images', images, 'images')
+    return [to_image(im, f'image {i}') for i, im in enumerate(many)]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-014
 def open_image(path: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..checks import InputError
+from ..checks import InputError, as_list
 from .images import to_image
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-005
@@ -22,7 +22,10 @@ def check_labels(
     where: str,  # what to call them in an error
 ) -> np.ndarray:
     "Labels as int64 (n,). Raises InputError if they are not one whole number per image."
-    a = np.asarray(labels)
+    try:
+        a = np.asarray(labels)
+    except ValueError as e:  # lists of different lengths
+        raise InputError(f'labels of {where}: must be one whole number per image ({e})') from None
     if a.ndim != 1 or (len(a) and not np.issubdtype(a.dtype, np.integer)):
         raise InputError(
             f'labels of {where}: shape {a.shape} of type {a.dtype}: '
@@ -40,6 +43,9 @@ class ArraySplit:
         labels: Sequence[int],  # (n,)
         where: str = 'images',  # what to call the split in an error
     ):
+        if not isinstance(images, np.ndarray):
+            images = as_list(f'images of {where}', images, 'images')
+        labels = as_list(f'labels of {where}', labels, 'whole numbers')
         if len(images) != len(labels):
             raise InputError(f'{where}: {len(images)} images but {len(labels)} labels')
         self.images = images
