@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'InputError', 'check', 'is_number', 'is_count', 'unknown', 'make', 'is_name', 'same_name',
-    'find_name', 'Notice', 'notice', 'as_path',
+    'InputError', 'shown', 'check', 'is_number', 'is_whole', 'is_count', 'is_one_of', 'plain',
+    'plain_fields', 'as_list', 'unknown', 'make', 'is_name', 'same_name', 'find_name', 'Notice',
+    'notice', 'as_path',
 ]
 
 # %% ../nbs/00_checks.ipynb #cell-002
-import math
 import os
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 # %% ../nbs/00_checks.ipynb #cell-005
 class InputError(ValueError):
@@ -27,28 +30,76 @@ class InputError(ValueError):
     """
 
 
+def shown(value) -> str:
+    "A value in a message: as Python writes it, cut after 200 letters, whatever it is."
+    try:
+        text = repr(value)
+    except Exception:  # of somebody else's class, or a number of 5,000 digits
+        text = f'(a value of type {type(value).__name__})'
+    return text if len(text) <= 200 else text[:200] + '...'
+
+
 def check(name: str, value, ok: bool, allowed: str):
     "Raise InputError naming the field, its value and what is allowed, unless `ok`."
     if not ok:
-        raise InputError(f'{name} = {value!r}: must be {allowed}')
+        raise InputError(f'{name} = {shown(value)}: must be {allowed}')
 
 # %% ../nbs/00_checks.ipynb #cell-008
 def is_number(value) -> bool:
-    "Whether `value` is a finite int or float (a bool is not a number)."
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    "Whether `value` is an int or float that a float can hold (a bool is not a number)."
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and abs(value) <= sys.float_info.max
+
+
+def is_whole(value) -> bool:
+    "Whether `value` is a whole number from 0 to 2^31 - 1."
+    return type(value) is int and 0 <= value < 2**31
 
 
 def is_count(value) -> bool:
-    "Whether `value` is a whole number of at least 1."
-    return type(value) is int and value > 0
+    "Whether `value` is a whole number from 1 to 2^31 - 1."
+    return is_whole(value) and value > 0
+
+
+def is_one_of(
+    value,
+    names: Iterable[str],  # a mapping, a list, ...
+) -> bool:
+    "Whether `value` is one of some texts."
+    return isinstance(value, str) and value in names
+
+# %% ../nbs/00_checks.ipynb #09a2376a
+def plain(value):
+    "The value of Python that a scalar of NumPy is; anything else as it is."
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def plain_fields(owner):
+    "Replace scalars of NumPy in the fields of a new dataclass, frozen or not."
+    for name, value in list(vars(owner).items()):
+        if isinstance(value, np.generic):
+            object.__setattr__(owner, name, value.item())
+
+
+def as_list(
+    name: str,  # what it is, for the message
+    values,  # a list, a tuple, an array, or whatever else has members in an order
+    allowed: str,
+) -> list:
+    "The members of `values`. Raises InputError if it has none; a text or a mapping is one value."
+    try:
+        check(name, values, not isinstance(values, (str, bytes, Mapping)), allowed)
+        return list(values)
+    except TypeError:
+        raise InputError(f'{name} = {shown(values)}: must be {allowed}') from None
 
 # %% ../nbs/00_checks.ipynb #cell-011
 def unknown(what: str, name: str, known) -> InputError:
     "The error for a name that is not among the known ones."
     known = [str(k) for k in known]
-    near = get_close_matches(str(name), known, 1)
+    near = get_close_matches(name, known, 1) if isinstance(name, str) else []
     hint = f', did you mean {near[0]!r}?' if near else '.'
-    return InputError(f"unknown {what} {name!r}{hint} Allowed: {', '.join(known)}")
+    return InputError(f"unknown {what} {shown(name)}{hint} Allowed: {', '.join(known)}")
 
 # %% ../nbs/00_checks.ipynb #cell-013
 @cache
@@ -62,7 +113,7 @@ def make(cls, values: Mapping):
     Raises InputError for an unknown or a missing one.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f'{cls.__name__}: {values!r} is not a mapping of fields')
+        raise InputError(f'{cls.__name__}: {shown(values)} is not a mapping of fields')
     for name in values:
         if name not in _field_names(cls):
             raise unknown(f'field of {cls.__name__}', name, [f.name for f in fields(cls)])
@@ -124,6 +175,4 @@ def as_path(
         return path
     except (RuntimeError, OSError, ValueError, TypeError) as e:
         reason = getattr(e, 'strerror', None) or e
-        raise InputError(
-            f'{where} {str(text)!r}: is no path that can be used ({reason})'
-        ) from None
+        raise InputError(f'{where} {shown(text)}: is no path that can be used ({reason})') from None

@@ -450,9 +450,9 @@ def test_an_image_that_is_lost_during_a_search_is_named_and_the_run_goes_on(
             evo.run()
     if harm == 'deleted':
         with pytest.raises(InputError, match='if files were taken away or added, undo that'):
-            Evolution.resume(tmp_path / 'run')
+            Evolution.resume(tmp_path / 'run', trust_sources=True)
     victim.write_bytes((victim.parent / '1.png').read_bytes())
-    with Evolution.resume(tmp_path / 'run') as evo:
+    with Evolution.resume(tmp_path / 'run', trust_sources=True) as evo:
         evo.run()
         assert evo.done
 

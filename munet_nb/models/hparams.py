@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SCHEDULES', 'DATA_HPARAMS', 'MODEL_HPARAMS', 'SearchSpace', 'AUTO_TUNE', 'HParams',
-    'with_data_hparams', 'sizes_of', 'step_in', 'check_space', 'hparams_to_json',
+    'MAX_IMAGE_SIZE', 'SCHEDULES', 'DATA_HPARAMS', 'MODEL_HPARAMS', 'SearchSpace', 'AUTO_TUNE',
+    'HParams', 'with_data_hparams', 'sizes_of', 'step_in', 'check_space', 'hparams_to_json',
 ]
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-002
@@ -14,12 +14,14 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..checks import check, is_count, is_number, make
+from ..checks import check, is_count, is_number, is_one_of, make, plain_fields
 from .growth import grown_fields
 from ..network.kinds import Sizes
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-005
+MAX_IMAGE_SIZE = 4096  # pixels
 SCHEDULES = ('constant', 'cosine', 'restarts')
+_LARGEST = {'num_layers': 999, 'adapter_dim': 65536, 'image_size': MAX_IMAGE_SIZE}
 _INTERVALS = {
     'warmup_ratio': '[0, 1)',
     'momentum': '[0, 1)',
@@ -60,13 +62,15 @@ class HParams:
     hue: float = 0.0  # largest shift, in turns of the color wheel
 
     def __post_init__(self):
-        for name in ('num_layers', 'adapter_dim', 'image_size'):
+        plain_fields(self)
+        for name, most in _LARGEST.items():
             value = getattr(self, name)
-            check(name, value, is_count(value), 'a positive whole number')
+            fine = is_count(value) and value <= most
+            check(name, value, fine, f'a positive whole number up to {most:,}')
         for name in ('nesterov', 'flip'):
             value = getattr(self, name)
             check(name, value, type(value) is bool, 'True or False')
-        known = self.schedule in SCHEDULES
+        known = is_one_of(self.schedule, SCHEDULES)
         check('schedule', self.schedule, known, f"one of {', '.join(SCHEDULES)}")
         check('lr', self.lr, is_number(self.lr) and self.lr > 0, 'a positive number')
         for name, interval in _INTERVALS.items():
@@ -132,10 +136,10 @@ def check_space(space: SearchSpace, defaults: HParams):
     for name, values in space.items():
         allowed = f"for one of {', '.join(tunable)}"
         check('a list of the search space', name, name in tunable, allowed)
-        different = isinstance(values, tuple) and len(set(values)) == len(values) > 0
-        check(f'search space of {name}', values, different, 'a list of different values')
         for value in values:
             make(HParams, {name: value})
+        different = isinstance(values, tuple) and len(set(values)) == len(values) > 0
+        check(f'search space of {name}', values, different, 'a list of different values')
         default = getattr(defaults, name)
         allowed = (
             f'in its own search list {list(values)}; give another list '

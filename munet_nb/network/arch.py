@@ -9,7 +9,7 @@ __all__ = ['VARIANTS', 'PATCHES', 'Arch', 'get_arch', 'cut_arch', 'grid_side']
 import re
 from dataclasses import dataclass, replace
 
-from ..checks import InputError
+from ..checks import InputError, shown
 
 # %% ../../nbs/10_network/00_arch.ipynb #cell-005
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def get_arch(
 
     Raises InputError for an unknown variant, an impossible depth or an unknown patch.
     """
-    m = _NAME.fullmatch(name)
+    m = _NAME.fullmatch(name) if isinstance(name, str) else None
     if not m or m['variant'] not in VARIANTS:
         raise InputError(
-            f"unknown ViT variant {name!r}: allowed are {', '.join(VARIANTS)}, each may be cut to "
+            f"unknown ViT variant {shown(name)}: allowed are {', '.join(VARIANTS)}, each may be cut to "
             "its first n blocks, as in 'Ti3', and have other patches, as in 'S/32'"
         )
     full = VARIANTS[m['variant']]

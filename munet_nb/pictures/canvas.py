@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'LIGHT', 'DARK', 'Picture', 'Theme', 'task_colors', 'ink_on', 'without_math', 'short_name',
-    'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend', 'label_width', 'new_picture',
-    'small_multiples',
+    'LIGHT', 'DARK', 'Picture', 'Theme', 'check_theme', 'task_colors', 'ink_on', 'without_math',
+    'short_name', 'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend', 'label_width',
+    'new_picture', 'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
@@ -19,6 +19,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+
+from ..checks import check
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1437a8b4549e79e3c0e134d8f3c35155
 class Picture(Figure):
@@ -41,6 +43,11 @@ class Theme:
     ink: str = 'black'
     faint: str = '#909090'  # grid, and what is there only for comparison
     much: str = '#0B62A8'  # the most in a heat map, which begins with the page
+
+
+def check_theme(theme: Theme):
+    "Raise InputError for what is no theme."
+    check('theme', theme, isinstance(theme, Theme), 'a Theme, such as plots.LIGHT or plots.DARK')
 
 
 LIGHT = Theme()
@@ -156,7 +163,8 @@ def new_picture(
     handles: Sequence[Patch] = (),  # of a legend at the right
     title: str | None = None,  # of the legend
 ) -> tuple[Picture, list[Axes]]:
-    "An empty picture and its axes."
+    "An empty picture and its axes. Raises InputError for what is no theme."
+    check_theme(theme)
     left, below, right, above = pads
     across, down = gaps
     aside = 0.0  # what the legend takes

@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 
 from .axes import few_ticks, nothing_yet, whole_ticks
 from .canvas import LIGHT, Picture, Theme, new_picture, short_name, small_multiples
-from .canvas import task_colors, without_math
+from .canvas import check_theme, task_colors, without_math
 from .history import arrivals_by_task, children_by_task, state_of
 
 # %% ../../nbs/80_pictures/07_curves.ipynb #00aaef3ebddd0d821da27e95f8c2cfbf
@@ -39,6 +39,7 @@ def _draw_curves(
 
 def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Validation accuracy of children over their segments, per task: 100, and the kept model."
+    check_theme(theme)
     state = state_of(records)
     children = children_by_task(records, state)
     arrived = arrivals_by_task(records, state)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from matplotlib.animation import PillowWriter
 
+from ..checks import as_path, check, is_number
 from .architectures import plot_architectures
-from .canvas import LIGHT, Theme
+from .canvas import LIGHT, Theme, check_theme
+from .history import check_records
 
 # %% ../../nbs/80_pictures/12_film.ipynb #3ca99e6534da478d85e281b91895f68d
 def save_film(
@@ -21,7 +23,15 @@ def save_film(
     seconds: float = 0.8,  # of each frame
     theme: Theme = LIGHT,
 ):
-    "Write the architectures after every task iteration and common trunk as an animated GIF."
+    """Write the architectures after every task iteration and common trunk as an animated GIF.
+
+    Raises InputError for what is no path, or no time.
+    """
+    check_records(records)
+    check_theme(theme)
+    path = as_path(path, 'film')
+    fine = is_number(seconds) and 0.02 <= seconds <= 600
+    check('seconds', seconds, fine, 'a number from 0.02 to 600')
     ends = [
         i + 1
         for i, r in enumerate(records)

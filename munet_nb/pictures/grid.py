@@ -14,7 +14,7 @@ import numpy as np
 from ..models.hparams import HParams
 from ..models.model import Model
 from ..network.kinds import chain_order, kind_of
-from .canvas import Theme, short_name, task_colors, trunk_label
+from .canvas import Theme, check_theme, short_name, task_colors, trunk_label
 from .history import trunk_tasks
 from ..search.journal import State, kept_models
 
@@ -102,6 +102,7 @@ class Grid:
 
 def make_grid(records: Sequence[Mapping], state: State, theme: Theme) -> Grid:
     "The grid of the models that a picture shows."
+    check_theme(theme)
     models = _models_to_show(records, state)
     # With the root's rows, for a block that no task kept.
     rows = _layer_rows([state.root, *models.values()]) if models else []

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = [
-    'Past', 'state_of', 'History', 'children_by_task', 'Arrival', 'trunk_tasks', 'arrivals_by_task',
+    'Past', 'check_records', 'state_of', 'History', 'children_by_task', 'Arrival', 'trunk_tasks',
+    'arrivals_by_task',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..checks import as_list, check
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model
 from ..network.chain import reference_params
@@ -39,8 +41,20 @@ class Past(Sequence):
         return self._records[range(self._n)[i]]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #092d299962ee8f6953fe6fbf38cfa516
+def check_records(records: Sequence[Mapping]):
+    "Raise InputError unless these are the records of a run, from the first on."
+    if isinstance(records, Past):
+        return
+    allowed = 'the records of a run: those of an Evolution, or of RunDir(...).records()'
+    found = as_list('records', records, allowed)
+    fine = all(isinstance(r, Mapping) and isinstance(r.get('kind'), str) for r in found)
+    fine = fine and bool(found) and found[0]['kind'] == 'run'
+    check('records', records, fine, allowed)
+
+
 def state_of(records: Sequence[Mapping]) -> State:
-    "The state after records."
+    "The state after records. Raises InputError for what is none."
+    check_records(records)
     return records.state if isinstance(records, Past) else replay(records)
 
 # %% ../../nbs/80_pictures/02_history.ipynb #543884db22c8132b65acf344db49f087
@@ -51,6 +65,7 @@ class History:
     "The moments of a journal that grows: one after every record."
 
     def __init__(self, records: Sequence[Mapping]):
+        check_records(records)
         self.records = records
         self._states = {}  # number of records -> state after them, one in _KEEP
         self._last = None  # the state after all that was taken in

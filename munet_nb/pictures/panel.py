@@ -12,9 +12,9 @@ from pathlib import Path
 
 import ipywidgets as W
 
-from ..checks import InputError
+from ..checks import InputError, check
 from ..engine.devices import accelerator
-from .canvas import LIGHT, Theme
+from .canvas import LIGHT, Theme, check_theme
 from .controls import STYLE, Controls, Line, make_button
 from .curves import plot_running
 from .history import History
@@ -80,6 +80,9 @@ class Dashboard:
         search: Evolution | RunDir,  # a run directory is only looked at
         theme: Theme = LIGHT,
     ):
+        is_search = isinstance(search, (Evolution, RunDir))
+        check('search', search, is_search, 'an Evolution, or a RunDir; Dashboard.open takes a path')
+        check_theme(theme)
         only_looks = isinstance(search, RunDir)
         self.evo = None if only_looks else search
         self._run_dir = search if only_looks else None

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from ..checks import is_one_of, unknown
 from .axes import draw_dots, draw_square, few_ticks, nothing_yet, whole_ticks
 from .canvas import LIGHT, Picture, Theme, new_picture, short_name, task_colors
 from .canvas import task_legend, trunk_legend
@@ -44,8 +45,13 @@ def plot_lineage(
     task: str | None = None,  # whose kept model's ancestry to show; None: those of all tasks
     theme: Theme = LIGHT,
 ) -> Picture:
-    "The tree of models by generation and score, with the ancestors of the kept models highlighted."
+    """The tree of models by generation and score, with the ancestors of the kept models highlighted.
+
+    Raises InputError for a task that the run has not.
+    """
     state = state_of(records)
+    if task is not None and not is_one_of(task, state.tasks):
+        raise unknown('task', task, state.tasks)
     children = children_by_task(records, state)
     arrived = arrivals_by_task(records, state)
     colors = task_colors(list(state.tasks), state.trunks)

@@ -11,9 +11,9 @@ from statistics import fmean
 
 import pandas as pd
 
-from ..checks import unknown
+from ..checks import check, is_count, is_one_of, unknown
 from .canvas import trunk_name
-from .history import state_of
+from .history import check_records, state_of
 from ..runs.system import system_table
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #d21cc0a9e956ebe2b11a3e0f24bd29e2
@@ -29,7 +29,7 @@ def leaderboard(
 
     Raises InputError for another column.
     """
-    if by not in COLUMNS:
+    if not is_one_of(by, COLUMNS):
         raise unknown('column', by, COLUMNS)
     table = system_table(state_of(records))
     if not len(table):
@@ -117,7 +117,12 @@ def journal_table(
     records: Sequence[Mapping],
     last: int = 40,  # how many records
 ) -> pd.DataFrame:
-    "The last records of a journal, newest first, one line each: what, task, tells."
+    """The last records of a journal, newest first, one line each: what, task, tells.
+
+    Raises InputError for what are no records, or no number of them.
+    """
+    check_records(records)
+    check('last', last, is_count(last), 'a positive whole number')
     n = len(records)
     newest = [records[i] for i in range(n - 1, max(n - 1 - last, -1), -1)]
     lines = [_LINES[r['kind']](r) for r in newest]

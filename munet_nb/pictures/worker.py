@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..checks import InputError
+from ..checks import InputError, check, is_one_of
 from ..runs.evolution import Evolution
 from ..search.ask import Generation
 from ..search.groups import GroupGeneration, ask_groups
@@ -121,8 +121,8 @@ class Worker:
         until: str = 'end',  # 'generation', 'task iteration' or 'end'
     ):
         "Step until a goal is reached. Raises InputError for another goal."
-        if until not in _GOALS:
-            raise InputError(f"until = {until!r}: must be 'generation', 'task iteration' or 'end'")
+        allowed = "'generation', 'task iteration' or 'end'"
+        check('until', until, is_one_of(until, _GOALS), allowed)
         with self._lock:
             self.listener.answer('')
             if self.search.done and not self.running:

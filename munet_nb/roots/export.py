@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..checks import InputError, as_path, check
+from ..checks import InputError, as_path, check, is_one_of
 from ..engine.pixels import Pixels, resize
 from ..network.arch import Arch, cut_arch
 from ..network.chain import apply_chain, chain_kinds
@@ -223,7 +223,7 @@ def export_model(
     Raises InputError, and leaves nothing behind, if it cannot be written or the format cannot
     hold it.
     """
-    check('format', format, format in EXPORTS, ' or '.join(map(repr, EXPORTS)))
+    check('format', format, is_one_of(format, EXPORTS), ' or '.join(map(repr, EXPORTS)))
     blocks = sum(kind_of(name).place == 'block' for name in params)  # the top ones may be dropped
     content = _Content(cut_arch(arch, blocks), params, image_size, classes)
     with _complete_directory(as_path(folder, 'export folder').absolute()) as beside:

@@ -15,7 +15,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from safetensors import safe_open
 
-from ..checks import InputError, as_path, check, is_count
+from ..checks import InputError, as_path, check, is_count, plain
+from ..models.hparams import MAX_IMAGE_SIZE
 from ..models.model import Root
 from ..models.pool import make_layer
 from ..network.arch import Arch, cut_arch, get_arch
@@ -102,9 +103,11 @@ def load_root(
 
     Raises InputError if it describes none, or one that cannot be had, or is not what its name says.
     """
-    spec = str(spec)
-    allowed = 'a whole number of pixels from 1 to 4096'
-    check('image_size', image_size, is_count(image_size) and image_size <= 4096, allowed)
+    check('root', spec, isinstance(spec, (str, Path)), 'a text or a path')
+    spec, layers, image_size = str(spec), plain(layers), plain(image_size)
+    allowed = f'a whole number of pixels from 1 to {MAX_IMAGE_SIZE}'
+    fine = is_count(image_size) and image_size <= MAX_IMAGE_SIZE
+    check('image_size', image_size, fine, allowed)
     m = re.fullmatch(r'random:([^#]+)(?:#(\d{1,9}))?', spec)
     if m:
         arch = _cut(spec, get_arch(m[1]), layers)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..checks import InputError, find_name, unknown
+from ..checks import InputError, as_list, check, find_name, unknown
 from ..engine.feeds import TaskFeed
 from ..engine.generation import Engine
 from ..engine.predict import accuracy
@@ -39,6 +39,11 @@ from ..search.journal import open_records
 from ..search.plans import TrainedChild
 from ..search.tell import end_of_iteration, tell
 from ..tasks.task import Task, check_tasks
+
+# %% ../../nbs/70_runs/08_evolution.ipynb #97aa0cbb
+def _check_generation(generation):
+    fine = isinstance(generation, (Generation, GroupGeneration))
+    check('generation', generation, fine, 'what ask proposes')
 
 # %% ../../nbs/70_runs/08_evolution.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 class Evolution:
@@ -183,7 +188,8 @@ class Evolution:
         generation: Generation | GroupGeneration,
         progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
     ) -> list[TrainedChild] | list[TrainedGroup]:
-        "Train a generation."
+        "Train a generation. Raises InputError for what is none."
+        _check_generation(generation)
         if isinstance(generation, GroupGeneration):
             return train_groups(self._common_work(), generation, progress)
         feed = self._feed_of(generation.task)
@@ -230,15 +236,22 @@ class Evolution:
     ) -> GenerationReport | GroupReport:
         """Accept or reject the trained children, save what is new, end the task iteration if over.
 
-        Raises InputError, and changes nothing, if the search moved on since it was asked.
+        Raises InputError for what `train` did not make; and, changing nothing, if the search moved
+        on since it was asked.
         """
+        _check_generation(generation)
+        of_groups = isinstance(generation, GroupGeneration)
+        kind = TrainedGroup if of_groups else TrainedChild
+        trained = as_list('trained', trained, 'what train made')
+        made = bool(trained) and all(isinstance(t, kind) for t in trained)
+        check('trained', trained, made, 'what train made')
         with self._moving:
             if not is_next(generation, self.state):
                 raise InputError(
                     f'{generation.title}: the search moved on since this was asked for, so another '
                     'panel, cell or thread trains it too; what it told is saved, this is not'
                 )
-            if isinstance(generation, GroupGeneration):
+            if of_groups:
                 return self._tell_groups(generation, trained)
             before = self.state
             record = tell(before, self.config, reference_params(self.arch), generation, trained)
@@ -271,6 +284,7 @@ class Evolution:
                 raise unknown('field that may change during a search', name, CHANGEABLE)
         with self._moving:
             config = with_fields(self.config, **values)
+            values = {name: getattr(config, name) for name in values}
             self._commit({'kind': 'config_changed', 'values': values})
             self.config = config
 

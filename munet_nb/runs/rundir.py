@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from ..checks import InputError
+from ..checks import InputError, as_path
 from ..models.pool import Digest, Layer
 from .files import Head, Journal, add_line, head_file, load_layer, read_head
 from .files import read_journal, refuse_link, save_layer, sealed, sync_folder
@@ -30,7 +30,7 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()  # as it was given, for messages
+        self.path = as_path(path, 'run directory')  # as it was given, for messages
         here = self.path.absolute()  # a later change of the working directory must not move the run
         self.journal = here / 'journal.jsonl'
         self.pool = here / 'pool'

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check, find_name, unknown
+from ..checks import InputError, check, find_name, is_one_of, unknown
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
 from ..models.accounting import accounted_params, params_per_task, users_of_models
@@ -147,7 +147,7 @@ class System:
         task = self.named(task)
         network = self._network(task)
         splits = ('train', 'validation', 'test')
-        check('split', split, split in splits, "'train', 'validation' or 'test'")
+        check('split', split, is_one_of(split, splits), "'train', 'validation' or 'test'")
         if task not in self._data:
             raise InputError(
                 f'the images of task {task!r} are not loaded: '

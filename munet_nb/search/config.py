@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 
-from ..checks import InputError, check, is_count, is_number, make, unknown
+from ..checks import InputError, check, is_count, is_number, is_one_of, is_whole, make
+from ..checks import plain, plain_fields, unknown
 from ..models.growth import grown_fields
 from ..models.hparams import AUTO_TUNE, HParams, check_space, hparams_to_json
 from ..network.arch import Arch
@@ -42,12 +43,13 @@ class TrainingSettings:
     precision: str = 'float32'  # or 'bfloat16', that layers compute in; parameters are float32
 
     def __post_init__(self):
+        plain_fields(self)
         counts = ('batch_size', 'batches', 'segments', 'validation_batches')
-        _check_all(self, counts, is_count, 'a positive whole number')
+        _check_all(self, counts, is_count, 'a positive whole number below 2^31')
         budget = self.device_budget
         enough = is_number(budget) and budget >= 0
         check('device_budget', budget, enough, 'a number of MiB, 0 or more')
-        known = self.precision in ('float32', 'bfloat16')
+        known = is_one_of(self.precision, ('float32', 'bfloat16'))
         check('precision', self.precision, known, "'float32' or 'bfloat16'")
 
     def segment_batches(self, train_examples: int) -> int:
@@ -86,9 +88,10 @@ class Config:
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
 
     def __post_init__(self):
+        plain_fields(self)
         _check_numbers(self)
         _check_sections(self)
-        lists = {name: tuple(values) for name, values in self.search.items()}
+        lists = {name: tuple(map(plain, values)) for name, values in self.search.items()}
         object.__setattr__(self, 'search', MappingProxyType(lists))
         if self.auto_tune:
             check_space(self.search, self.defaults)
@@ -99,7 +102,7 @@ class Config:
 
         Raises InputError for an unknown name or field.
         """
-        if name not in PRESETS:
+        if not is_one_of(name, PRESETS):
             raise unknown('preset', name, PRESETS)
         return with_fields(PRESETS[name], **values)
 
@@ -121,14 +124,14 @@ def _check_numbers(config: 'Config'):
         'children_per_task', 'children_per_generation', 'task_iterations',
         'group_generations', 'trial_segments', 'trunk_segments',
     )
-    _check_all(config, counts, is_count, 'a positive whole number')
+    _check_all(config, counts, is_count, 'a positive whole number below 2^31')
     trial = config.seed_segments
     shorter = is_count(trial) and trial < getattr(config.training, 'segments', 0)
-    none = type(trial) is int and trial == 0
+    none = is_whole(trial) and trial == 0
     allowed = 'a whole number, less than the segments of a child'
     check('seed_segments', trial, none or shorter, allowed)
     probed = config.probed_seeds
-    check('probed_seeds', probed, type(probed) is int and probed >= 0, 'a whole number')
+    check('probed_seeds', probed, is_whole(probed), 'a whole number from 0 on, below 2^31')
     errors = config.acceptance_errors
     check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
     switches = ('auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates')
@@ -145,7 +148,7 @@ def _check_sections(config: 'Config'):
     lists = lists and all(isinstance(v, (list, tuple)) for v in space.values())
     check('search', space, lists, 'a mapping of hyperparameters to lists of values')
     without = "without 'num_layers', which follows from the root (see tune_num_layers)"
-    check('search', sorted(space), 'num_layers' not in space, without)
+    check('search', list(space), 'num_layers' not in space, without)
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-012
 def _sections() -> dict[str, type]:
@@ -170,6 +173,7 @@ def with_fields(config: Config, **values) -> Config:
 
     Raises InputError for an unknown one.
     """
+    check('config', config, isinstance(config, Config), 'a Config')
     if 'num_layers' in values:
         raise InputError(
             'num_layers follows from the root model and is not a field of a configuration'
@@ -213,6 +217,7 @@ def config_from_json(d: Mapping) -> Config:
 
     Raises InputError for an unknown field or a value out of range.
     """
+    check('config', d, isinstance(d, Mapping), 'a mapping of fields')
     sections = {name: make(cls, d[name]) for name, cls in _sections().items() if name in d}
     return make(Config, {**d, **sections})
 

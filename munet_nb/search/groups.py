@@ -20,7 +20,7 @@ from statistics import fmean, pvariance
 
 from numpy.random import Generator, default_rng
 
-from ..checks import InputError, check
+from ..checks import InputError, as_list, check, is_one_of
 from ..models.hparams import HParams, sizes_of
 from ..models.model import LayerRef, Model, model_to_json, pack_correct
 from ..models.pool import Layer
@@ -318,10 +318,11 @@ def begin_groups(
     Raises InputError for tasks that may not take part, fewer than two, or a wrong moment.
     """
     public = public_tasks(state)
-    tasks = public if tasks is None else tuple(dict.fromkeys(tasks))
+    tasks = public if tasks is None else as_list('tasks', tasks, 'names of public tasks')
     for t in tasks:
         allowed = f"one of the public tasks, {', '.join(public)}"
-        check('a task of a common trunk', t, t in public, allowed)
+        check('a task of a common trunk', t, is_one_of(t, public), allowed)
+    tasks = tuple(dict.fromkeys(tasks))
     check('tasks of a common trunk', tasks, len(tasks) >= 2, 'at least two public tasks')
     if state.groups:
         raise InputError('a search for common trunks is in progress already; step goes on with it')

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from ..checks import unknown
+from ..checks import as_list, is_one_of, unknown
 from .splits import part
 from .task import Task, task_from_arrays
 from .tfds import load_tfds
@@ -132,15 +132,16 @@ def load_benchmark(
 
     Raises InputError for an unknown benchmark or task.
     """
-    if name in PACKAGED_BENCHMARKS:
+    if is_one_of(name, PACKAGED_BENCHMARKS):
         known = {t.name: t for t in PACKAGED_BENCHMARKS[name]()}
         load = known.get
-    elif name in BENCHMARKS:
+    elif is_one_of(name, BENCHMARKS):
         known = BENCHMARKS[name]
         load = load_tfds
     else:
         raise unknown('benchmark', name, [*PACKAGED_BENCHMARKS, *BENCHMARKS])
+    tasks = as_list('tasks', tasks, 'names of tasks')
     for t in tasks:
-        if t not in known:
+        if not is_one_of(t, known):
             raise unknown(f'task of the benchmark {name!r}', t, known)
     return [load(t) for t in known if t in tasks or not tasks]

@@ -20,7 +20,7 @@ from PIL import Image
 from ..checks import InputError, as_path, find_name, notice, same_name
 from .images import open_image, read_file
 from .splits import SPLIT_NAMES, ArraySplit, LazySplit, fill_splits
-from .task import Task
+from .task import Task, name_or
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-005
 _LEFTOVERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'}
@@ -204,7 +204,7 @@ def load_folder(
     folder = as_path(folder, 'image folder').resolve()
     if not folder.is_dir():
         raise InputError(f'image folder {folder}: does not exist')
-    name = name or folder.name
+    name = name_or(name, folder.name)
     left_out = defaultdict(set)
     found = _find_splits(folder, left_out)
     classes = _folders_in(found['train'], left_out)
@@ -278,7 +278,7 @@ def load_idx(
     if not folder.is_dir():
         raise InputError(f'folder of IDX files {folder}: does not exist')
     _look_into(folder, defaultdict(set))  # refuses one that may not be read: glob finds nothing
-    name = name or folder.name
+    name = name_or(name, folder.name)
     splits = {}
     for split, keys in (('train', ('train',)), ('test', ('t10k', 'test'))):
         images = _find_file(folder, 'images', keys)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import InputError, as_path
+from ..checks import InputError, as_path, check
 from .splits import SPLIT_NAMES, LazySplit, check_labels, fill_splits, part
-from .task import Task, image_and_label
+from .task import Task, image_and_label, name_or
 
 # %% ../../nbs/30_tasks/05_hub.ipynb #cell-005
 def _not_loaded(name: str, is_folder: bool, e: Exception) -> InputError:
@@ -135,13 +135,14 @@ def load_hf(
 
     Raises InputError if it cannot be loaded, or is not one.
     """
+    check('dataset', dataset, isinstance(dataset, (str, Path)), 'a text or a path')
     dataset = str(dataset)
     data, folder = _load_splits(dataset)
     from datasets import ClassLabel
     from datasets import Image as HfImage
 
     where = f'Hugging Face data set {dataset!r}'
-    name = name or (folder.name if folder else dataset)
+    name = name_or(name, folder.name if folder else dataset)
     data = _named_splits(data, where)
     features = data['train'].features
     image, label = image_and_label(features, HfImage, ClassLabel, where)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..checks import InputError, as_path
+from ..checks import InputError, as_path, shown
 
 # %% ../../nbs/30_tasks/00_images.ipynb #5f0c1a01
 def _on_white(im: Image.Image) -> Image.Image:
@@ -112,7 +112,7 @@ def _is_path(value) -> bool:
 
 
 def _shown(value) -> str:
-    return f'{value!r:.60} ({type(value).__name__})'
+    return f'{shown(value)} ({type(value).__name__})'
 
 
 def _as_array(value, where: str) -> np.ndarray:

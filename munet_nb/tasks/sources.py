@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checks import InputError, as_path, check, unknown
+from ..checks import InputError, as_path, check, plain, unknown
 from .benchmarks import PACKAGED_BENCHMARKS, load_benchmark
 from .folders import load_folder, load_idx
 from .hub import load_hf
-from .task import Task
+from .task import Task, check_private
 from .tfds import load_tfds
 
 # %% ../../nbs/30_tasks/07_sources.ipynb #cell-005
@@ -184,6 +184,8 @@ def load_task(
     Raises InputError if there is nothing of that name, or if it cannot be a task.
     """
     check('text', text, isinstance(text, (str, Path)), 'a text or a path')
+    private = plain(private)
+    check_private(private)
     text = str(text).strip()
     if not text:
         raise InputError(f'no source was given: {forms()}')

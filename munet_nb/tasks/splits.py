@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from ..checks import InputError
+from ..checks import InputError, as_list
 from .images import as_images, to_image, to_images
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-005
@@ -23,7 +23,10 @@ def check_labels(
     where: str,  # what to call them in an error
 ) -> np.ndarray:
     "Labels as int64 (n,). Raises InputError if they are not one whole number per image."
-    a = np.asarray(labels)
+    try:
+        a = np.asarray(labels)
+    except ValueError as e:  # lists of different lengths
+        raise InputError(f'labels of {where}: must be one whole number per image ({e})') from None
     if a.ndim != 1 or (len(a) and not np.issubdtype(a.dtype, np.integer)):
         raise InputError(
             f'labels of {where}: shape {a.shape} of type {a.dtype}: '
@@ -42,6 +45,7 @@ class ArraySplit:
         where: str = 'images',  # what to call the split in an error
     ):
         self.images = as_images(images, where)
+        labels = as_list(f'labels of {where}', labels, 'whole numbers')
         self.labels = check_labels(labels, where)
         self.where = where
         if len(self.images) != len(self.labels):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..checks import InputError, as_path, check, unknown
 from .splits import LazySplit, five_percent
-from .task import Task, image_and_label
+from .task import Task, image_and_label, name_or
 
 # %% ../../nbs/30_tasks/04_tfds.ipynb #cell-005
 _OTHER_SPLITS = {  # data set -> its splits train, validation and test, if not by those names
@@ -195,7 +195,7 @@ def prepared(
 # %% ../../nbs/30_tasks/04_tfds.ipynb #new
 def _absolute(data_dir: str | Path) -> str:
     "The directory as a resumed run finds it, wherever that is started."
-    if '://' in str(data_dir):  # gs://... is no path of this machine
+    if isinstance(data_dir, str) and '://' in data_dir:  # gs://... is no path of this machine
         return str(data_dir)
     return str(as_path(data_dir, 'data_dir').resolve())
 
@@ -233,12 +233,12 @@ def load_tfds(
     from tensorflow_datasets.core.features import ClassLabel
     from tensorflow_datasets.core.features import Image as TfdsImage
 
-    dataset = str(dataset)
+    check('dataset', dataset, isinstance(dataset, str), 'the name of a data set')
     if data_dir is not None:
         data_dir = _absolute(data_dir)
     builder = _find_builder(dataset, data_dir)
     known = _without_version(dataset)
-    name = name or known
+    name = name_or(name, known)
     features = builder.info.features
     by_name = dict(features.items()) if hasattr(features, 'items') else {}
     keys = image_and_label(by_name, TfdsImage, ClassLabel, f'TFDS data set {dataset!r}')
