@@ -97,7 +97,7 @@ def read_journal(
     for number, line in enumerate(data[:end].splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise InputError(f'{path}, line {number}: is not a journal record ({e})') from None
         if not isinstance(record, dict) or 'kind' not in record:
             raise InputError(f'{path}, line {number}: is not a journal record (no kind)')

@@ -18,6 +18,7 @@ import filelock
 from ..checks import InputError
 from ..models.pool import Digest, Layer
 from .files import load_layer, read_journal, save_layer, sync_folder
+from ..search.records import check_records
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 class RunDir:
@@ -64,13 +65,21 @@ class RunDir:
         self._lock = None
 
     def records(self) -> list[dict]:
-        "All records. Raises InputError if there is no run here."
+        """All records.
+
+        Raises InputError if there is no run here, or if one is not what a search writes.
+        """
         if not self.is_run():
             raise InputError(
                 f'{self.path}: holds no run (there is no journal.jsonl); start one with '
                 'munet demo, munet evolve or Evolution.create'
             )
-        return read_journal(self.journal)[0]
+        records = read_journal(self.journal)[0]
+        try:
+            check_records(records)
+        except InputError as e:
+            raise InputError(f'{self.path}: {e}') from None
+        return records
 
     def load(self, digests: Iterable[Digest]) -> list[Layer]:
         "The layers with these digests, each verified."
