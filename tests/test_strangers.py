@@ -7,8 +7,10 @@ not, or end in a traceback.
 
 import json
 import shutil
+import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from altered import altered
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,9 @@ from PIL import Image
 from munet_nb import Config, Dashboard, Evolution, InputError, System
 from munet_nb import load_benchmark, load_folder, load_root, load_tfds
 from munet_nb.cli import main
+from munet_nb.models.pool import Layer, params_digest
 from munet_nb.pictures.tables import journal_table, leaderboard
+from munet_nb.runs.files import load_layer, save_layer
 from munet_nb.runs.report import GenerationReport, GroupReport
 from munet_nb.runs.rundir import RunDir
 from munet_nb.runs.system import system_table
@@ -282,4 +286,76 @@ def test_what_is_read_is_checked_wherever_a_run_is_opened(run, tmp_path, capsys)
         assert told in str(e.value)
     (path / 'journal.jsonl').write_text('{"kind":' + '[' * 100_000 + '\n')
     with pytest.raises(InputError, match='line 1: is not a journal record'):
+        System.open(path)
+
+
+# Layers that are none
+
+
+def with_layer(run, path, name, change):
+    "A copy of a run in which the kept model has another layer of that name, of the right digest."
+    model = System.open(run).models['shades']
+    old = model.layers[name].digest
+    flat = {k: np.array(a) for k, a in load_layer(run / 'pool', old).flat.items()}
+    change(flat)
+    new = Layer(flat, params_digest(flat))
+
+    def replaced(records):
+        text = json.dumps(records).replace(old, new.digest)
+        records[:] = json.loads(text)
+
+    with_records(run, path, replaced)
+    save_layer(path / 'pool', new)
+    return path
+
+
+def set_first(flat, value):
+    next(iter(flat.values())).flat[0] = value
+
+
+def each(flat, act):
+    flat.update({k: act(a) for k, a in flat.items()})
+
+
+LAYERS = {
+    'NaN': ('head', lambda flat: set_first(flat, np.nan), 'holds NaN or infinity'),
+    'infinity': ('block_0', lambda flat: set_first(flat, -np.inf), 'holds NaN or infinity'),
+    'float64': ('norm', lambda flat: each(flat, lambda a: a.astype('float64')), 'type float64'),
+    'int32': ('cls', lambda flat: each(flat, lambda a: a.astype('int32')), 'type int32'),
+    'a shape': ('cls', lambda flat: each(flat, lambda a: a.reshape(-1)), 'its shape must be'),
+    'another grid': (
+        'posembed', lambda flat: each(flat, lambda a: a[:, :2]), 'parameters, not'
+    ),
+    'a name': ('norm', lambda flat: flat.update(x=flat.pop('norm/bias')), "parameter 'norm/bias'"),
+    'turned': ('head', lambda flat: each(flat, lambda a: a.T), 'must be'),
+    'none': ('head', lambda flat: flat.clear(), 'parameters, not'),
+    'both': ('head', lambda flat: flat.update({'dense': flat['dense/bias'][:0]}), 'kind head'),
+}
+
+
+@pytest.mark.parametrize('what', LAYERS)
+def test_a_layer_that_is_none_is_refused_when_it_is_read(run, folder, tmp_path, what, capsys):
+    name, change, told = LAYERS[what]
+    path = with_layer(run, tmp_path / 'r', name, change)
+    with pytest.raises(InputError, match=told) as e:
+        System.open(path)
+    assert f'layer {name}, ' in str(e.value)
+    with pytest.raises(InputError, match=told):
+        Evolution.resume(path, [load_folder(folder)])
+    image = str(folder / 'dark/0.png')
+    assert main(['predict', str(path), '--task', 'shades', image]) == 2
+    assert 'nan' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', ['BF16', 'F8_E5M2', 'BOOL'])
+def test_numbers_that_numpy_does_not_have_are_refused(run, tmp_path, kind):
+    path = tmp_path / 'r'
+    shutil.copytree(run, path)
+    digest = System.open(run).models['shades'].layers['cls'].digest
+    header = {'token': {'dtype': kind, 'shape': [1, 2, 1], 'data_offsets': [0, 2]}}
+    header['token']['data_offsets'][1] = 4 if kind == 'BF16' else 2
+    text = json.dumps(header).encode()
+    file = path / 'pool' / f'{digest}.safetensors'
+    file.write_bytes(struct.pack('<Q', len(text)) + text + b'\1' * 4)
+    with pytest.raises(InputError, match='altered'):
         System.open(path)

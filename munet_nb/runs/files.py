@@ -73,13 +73,14 @@ def load_layer(folder: Path, digest: Digest) -> Layer:
     try:
         with safe_open(path, framework='numpy') as f:
             flat = {name: f.get_tensor(name) for name in f.keys()}
+        found = params_digest(flat)
     except FileNotFoundError:
         raise InputError(f'{path}: this layer of the run is missing') from None
-    except (OSError, SafetensorError) as e:
+    except (OSError, SafetensorError, TypeError, ValueError) as e:  # or numbers numpy has not
         raise InputError(f'{path}: this layer of the run is truncated or altered ({e})') from None
     for array in flat.values():
         array.setflags(write=False)
-    if params_digest(flat) != digest:
+    if found != digest:
         raise InputError(
             f'{path}: this layer of the run was altered, its parameters no longer have the digest '
             'that is its name'
@@ -144,15 +145,6 @@ class StoredPool(Mapping):
         "Only the layers that are needed."
         needed = set(digests)
         return StoredPool(self.folder, [d for d in self._digests if d in needed], self._held)
-
-    def checked(self) -> 'StoredPool':
-        """This pool, after reading each of its layers once.
-
-        Raises InputError if one is missing, truncated or altered: now, not hours later.
-        """
-        for digest in sorted(self):
-            self[digest]
-        return self
 
     def __repr__(self):
         return f'StoredPool({len(self)} layers, {len(self._held)} in memory)'
