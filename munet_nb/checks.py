@@ -6,11 +6,13 @@
 __all__ = [
     'InputError', 'shown', 'check', 'is_number', 'is_whole', 'is_count', 'is_one_of', 'plain',
     'plain_fields', 'as_list', 'unknown', 'make', 'is_name', 'same_name', 'find_name', 'Notice',
-    'notice', 'as_path',
+    'notice', 'for_terminal', 'for_html', 'is_plain', 'as_path',
 ]
 
 # %% ../nbs/00_checks.ipynb #cell-002
+import html
 import os
+import re
 import sys
 import unicodedata
 import warnings
@@ -154,6 +156,28 @@ class Notice(UserWarning):
 def notice(message: str):
     "Tell the user, and go on."
     warnings.warn(message, Notice, stacklevel=2)
+
+# %% ../nbs/00_checks.ipynb #e42082d3
+_COMMANDS = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f'  # control characters but tab and new line
+    '\u2028-\u202e\u2066-\u2069'  # line separators, and what turns the direction of a line
+    '\ud800-\udfff]'  # halves of characters, which cannot be encoded
+)
+
+
+def for_terminal(text) -> str:
+    "A text to print, in which no character is a command: the others are shown as in '\\x1b'."
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def for_html(text) -> str:
+    "A text to put into a page, in which no character is a tag or a command."
+    return html.escape(for_terminal(text))
+
+
+def is_plain(text) -> bool:
+    "Whether `text` is a text of one line that every terminal shows as it is."
+    return isinstance(text, str) and not (_COMMANDS.search(text) or '\n' in text or '\t' in text)
 
 # %% ../nbs/00_checks.ipynb #cell-016
 def as_path(

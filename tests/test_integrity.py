@@ -89,7 +89,7 @@ def test_a_record_that_does_not_fit_on_the_disk_leaves_the_journal_as_it_was(tmp
             assert str(writer.path) in str(e.value) and 'munet resume' in str(e.value)
             assert contents(writer.path) == before
         writer.append(record)  # there is room again
-        assert writer.records()[-1] == record
+        assert writer.read().records[-1] == record
     writer.close()
 
 

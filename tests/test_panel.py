@@ -17,10 +17,10 @@ from munet_nb.pictures.panel import Dashboard
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
-from munet_nb.runs.rundir import write_run
+from munet_nb.runs.rundir import RunDir, write_run
 from munet_nb.search.config import Config, config_to_json
 from munet_nb.search.groups import GroupGeneration
-from munet_nb.search.journal import FORMAT
+from munet_nb.search.journal import FORMAT, open_records
 from munet_nb.tasks.benchmarks import load_benchmark
 from munet_nb.tasks.splits import part
 
@@ -59,7 +59,8 @@ def long_run(tmp_path_factory):
     run = ToyRun(config, [info(f'task{i}') for i in range(8)])
     while run.step():
         pass
-    run.records[0] |= {'format': FORMAT, 'arch': ARCH.name, 'config': config_to_json(config)}
+    about = {'format': FORMAT, 'arch': ARCH.name, 'root_name': 'toy'}
+    run.records[0] |= {**about, 'config': config_to_json(config)}
     assert sum(r['kind'] == 'generation' for r in run.records) >= 1000
     folder = tmp_path_factory.mktemp('long')
     lines = [json.dumps(r, default=lambda number: number.item()) for r in run.records]
@@ -97,6 +98,17 @@ def test_a_journal_of_1000_generations_opens_at_once_and_its_slider_answers(long
     assert max(first.values()) < 1.8, first
     # Fifteen hyperparameters were tuned here: twice as many axes.
     assert max(second.values()) < 2.5, second
+
+
+def test_a_journal_of_1000_generations_is_checked_and_replayed_in_a_few_times_its_reading(long_run):
+    "Half a second in all, on a machine of our own."
+    lines = (long_run / 'journal.jsonl').read_text().splitlines()
+
+    def compared():
+        reading = seconds(lambda: [json.loads(line) for line in lines])
+        return seconds(lambda: open_records(RunDir(long_run).records())) / reading
+
+    assert median(compared() for _ in range(3)) < 5
 
 
 def test_pictures_do_not_load_the_panel():

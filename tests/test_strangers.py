@@ -5,16 +5,31 @@ to fool a page or a terminal, and layers that are none. Nothing of it may run, r
 not, or end in a traceback.
 """
 
+import json
 import shutil
+import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from altered import altered
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from munet_nb import Config, Dashboard, Evolution, InputError, System
 from munet_nb import load_benchmark, load_folder, load_root, load_tfds
 from munet_nb.cli import main
+from munet_nb.models.pool import Layer, params_digest
+from munet_nb.pictures.tables import journal_table, leaderboard
+from munet_nb.runs.files import line_digest, load_layer, save_layer, seal
+from munet_nb.runs.report import GenerationReport, GroupReport
 from munet_nb.runs.rundir import RunDir, write_run
+from munet_nb.runs.system import system_table
+from munet_nb.search.ask import ask, next_task, probes_due
+from munet_nb.search.groups import ask_groups, groups_due
+from munet_nb.search.journal import open_records, replay
+from munet_nb.search.records import check_records
 from munet_nb.tasks.sources import SOURCES
 
 TINY = dict(
@@ -198,3 +213,151 @@ def test_no_code_is_run_that_a_data_set_names(tmp_path, monkeypatch):
     for name in ('ns:shapes', 'huggingface:mnist', 'their_shapes/data_dir=x', 'a.b', '../x'):
         with pytest.raises(InputError, match='must be NAME, NAME/CONFIG'):
             load_tfds(name, data_dir=data)
+
+
+# Records that no search writes
+
+
+@pytest.fixture(scope='module')
+def all_kinds(folder, tmp_path_factory):
+    "The records of a run in which everything happens: groups, a trunk, probes, a change, a task."
+    path = tmp_path_factory.mktemp('runs') / 'all'
+    own = dict(common_trunks=True, group_generations=2, trial_segments=1, trunk_segments=1)
+    config = Config.preset('demo', **{**TINY, **own}, probed_seeds=1, acceptance_errors=1.0)
+    shades = load_folder(folder)
+    tasks = [shades, replace(shades, name='again')]
+    with Evolution.create(path, load_root('random:Ti1'), tasks, config) as evo:
+        evo.common_trunk()
+        evo.step()
+        evo.change(mutation_prob=0.3)
+        evo.add_task(replace(shades, name='late'))
+        evo.run()
+        records = json.loads(json.dumps(evo.records))
+    assert len({r['kind'] for r in records}) >= 9
+    return records
+
+
+def use(records):
+    "All that is made of records: by opening, by reporting, and by going on."
+    check_records(records)
+    state, arch, config = open_records(records)
+    system_table(state)
+    leaderboard(records)
+    journal_table(records, len(records))
+    for i, record in enumerate(records):
+        if record['kind'] == 'generation':
+            repr(GenerationReport(record, replay(records[:i])))
+        elif record['kind'] in ('groups', 'common_trunk'):
+            repr(GroupReport(record))
+    if groups_due(state, config):
+        if state.groups:
+            ask_groups(state, config, arch)
+    elif next_task(state, config) and not probes_due(state, config):
+        ask(state, config, arch)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_altered_records_are_used_as_they_are_or_refused_by_line(all_kinds, data):
+    "A record is never half believed: there is no other exception, and no half of a state."
+    new = altered(all_kinds, lambda choices: data.draw(st.sampled_from(choices)))
+    try:
+        use(new)
+    except InputError as e:
+        assert str(e).startswith('journal.jsonl, line '), e
+        assert '\x1b' not in str(e) and '\u202e' not in str(e)
+
+
+def test_what_is_read_is_checked_wherever_a_run_is_opened(run, tmp_path, capsys):
+    path = tmp_path / 'r'
+
+    def damage(records):
+        records[2]['children'][0]['model']['chain'][2]['digest'] = None
+
+    with_records(run, path, damage)
+    told = 'line 3: children[0].model.chain[2].digest = None: must be 64 hexadecimal digits'
+    for command in ('report', 'resume'):
+        assert main([command, str(path)]) == 2
+        assert told in capsys.readouterr().err
+    for open_it in (System.open, Dashboard.open, Evolution.resume, lambda p: RunDir(p).records()):
+        with pytest.raises(InputError) as e:
+            open_it(path)
+        assert told in str(e.value)
+    deep = b'{"kind":' + b'[' * 100_000
+    (path / 'journal.jsonl').write_bytes(deep + seal(line_digest('', deep)) + b'\n')
+    with pytest.raises(InputError, match='line 1: is not a journal record'):
+        System.open(path)
+
+
+# Layers that are none
+
+
+def with_layer(run, path, name, change):
+    "A copy of a run in which the kept model has another layer of that name, of the right digest."
+    model = System.open(run).models['shades']
+    old = model.layers[name].digest
+    flat = {k: np.array(a) for k, a in load_layer(run / 'pool', old).flat.items()}
+    change(flat)
+    new = Layer(flat, params_digest(flat))
+
+    def replaced(records):
+        text = json.dumps(records).replace(old, new.digest)
+        records[:] = json.loads(text)
+
+    with_records(run, path, replaced)
+    save_layer(path / 'pool', new)
+    return path
+
+
+def set_first(flat, value):
+    next(iter(flat.values())).flat[0] = value
+
+
+def each(flat, act):
+    flat.update({k: act(a) for k, a in flat.items()})
+
+
+LAYERS = {
+    'NaN': ('head', lambda flat: set_first(flat, np.nan), 'holds NaN or infinity'),
+    'infinity': ('block_0', lambda flat: set_first(flat, -np.inf), 'holds NaN or infinity'),
+    'float64': ('norm', lambda flat: each(flat, lambda a: a.astype('float64')), 'type float64'),
+    'int32': ('cls', lambda flat: each(flat, lambda a: a.astype('int32')), 'type int32'),
+    'a shape': ('cls', lambda flat: each(flat, lambda a: a.reshape(-1)), 'its shape must be'),
+    'another grid': (
+        'posembed', lambda flat: each(flat, lambda a: a[:, :2]), 'parameters, not'
+    ),
+    'a name': ('norm', lambda flat: flat.update(x=flat.pop('norm/bias')), "parameter 'norm/bias'"),
+    'turned': ('head', lambda flat: each(flat, lambda a: a.T), 'must be'),
+    'none': ('head', lambda flat: flat.clear(), 'parameters, not'),
+    'both': ('head', lambda flat: flat.update({'dense': flat['dense/bias'][:0]}), 'kind head'),
+}
+
+
+@pytest.mark.parametrize('what', LAYERS)
+def test_a_layer_that_is_none_is_refused_when_it_is_read(run, folder, tmp_path, what, capsys):
+    name, change, told = LAYERS[what]
+    path = with_layer(run, tmp_path / 'r', name, change)
+    with pytest.raises(InputError, match=told) as e:
+        System.open(path)
+    assert f'layer {name}, ' in str(e.value)
+    with pytest.raises(InputError, match=told):
+        Evolution.resume(path, [load_folder(folder)])
+    image = str(folder / 'dark/0.png')
+    assert main(['predict', str(path), '--task', 'shades', image]) == 2
+    assert 'nan' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', ['BF16', 'F8_E5M2', 'BOOL'])
+def test_numbers_that_numpy_does_not_have_are_refused(run, tmp_path, kind):
+    path = tmp_path / 'r'
+    shutil.copytree(run, path)
+    digest = System.open(run).models['shades'].layers['cls'].digest
+    header = {'token': {'dtype': kind, 'shape': [1, 2, 1], 'data_offsets': [0, 2]}}
+    header['token']['data_offsets'][1] = 4 if kind == 'BF16' else 2
+    text = json.dumps(header).encode()
+    file = path / 'pool' / f'{digest}.safetensors'
+    file.write_bytes(struct.pack('<Q', len(text)) + text + b'\1' * 4)
+    with pytest.raises(InputError, match='altered'):
+        System.open(path)

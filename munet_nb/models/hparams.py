@@ -11,6 +11,7 @@ __all__ = [
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-002
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import numpy as np
 
@@ -34,8 +35,13 @@ _INTERVALS = {
 }
 
 
+@cache
+def _ends(interval):
+    return tuple(map(float, interval[1:-1].split(', ')))
+
+
 def _lies_in(value, interval):
-    low, high = map(float, interval[1:-1].split(', '))
+    low, high = _ends(interval)
     if not is_number(value) or not low <= value <= high:
         return False
     return (value > low or interval[0] == '[') and (value < high or interval[-1] == ']')

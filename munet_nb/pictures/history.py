@@ -75,7 +75,8 @@ class History:
     def update(self):
         "Take in the records that are new."
         while self._seen < len(self.records):
-            self._last = apply_record(self._last, self.records[self._seen])
+            new = self.records[self._seen : self._seen + 1]
+            self._last = replay(new, self._last, self._seen)
             self._seen += 1
             if self._seen % _KEEP == 1:
                 self._states[self._seen] = self._last

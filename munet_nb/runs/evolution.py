@@ -20,6 +20,7 @@ from ..engine.programs import Programs, shared_programs
 from ..engine.training import Times, no_progress, train_generation
 from ..models.model import Model, Root
 from ..models.pool import Layer, LayerPool
+from ..models.soundness import check_layers
 from ..network.chain import reference_params
 from .advance import accepted_layers, key_for, run_to_end
 from .common import CommonWork, probe_seeds, train_groups
@@ -28,7 +29,7 @@ from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
 from .rundir import RunWriter
 from .start import first_record, task_info, tasks_of_run
-from .system import System, network_of
+from .system import System, layers_needed, network_of
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
 from ..search.ask import rng_for, segments_left
 from ..search.config import Config, with_fields
@@ -104,8 +105,9 @@ class Evolution:
         run.lock()
         try:
             records = run.records()
-            state = open_records(records)[0]
-            pool = StoredPool(run.pool, state.alive).checked()
+            state, arch, _ = open_records(records)
+            pool = StoredPool(run.pool, state.alive)
+            check_layers(layers_needed(state, state.alive), arch, pool)
             data = tasks_of_run(state, tasks, run.path, trust_sources)
             evo = cls(run, records, pool, data)
             run.go_on()

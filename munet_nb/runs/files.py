@@ -96,13 +96,14 @@ def load_layer(folder: Path, digest: Digest) -> Layer:
     try:
         data = path.read_bytes()
         flat = load_safetensors(data)
+        found = params_digest(flat)
     except FileNotFoundError:  # a search that goes on has swept it away just now
         raise InputError(f'{path}: this layer of the run is missing') from None
-    except (OSError, SafetensorError, KeyError) as e:  # KeyError: a type of numbers unknown here
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:  # or strange numbers
         raise InputError(f'{path}: this layer of the run is truncated or altered ({e})') from None
     for array in flat.values():
         array.setflags(write=False)
-    if params_digest(flat) != digest or not _blank_after_header(data):
+    if found != digest or not _blank_after_header(data):
         raise InputError(
             f'{path}: this layer of the run was altered, its parameters no longer have the digest '
             'that is its name'
@@ -303,15 +304,6 @@ class StoredPool(Mapping):
         "Only the layers that are needed."
         needed = set(digests)
         return StoredPool(self.folder, [d for d in self._digests if d in needed], self._held)
-
-    def checked(self) -> 'StoredPool':
-        """This pool, after reading each of its layers once.
-
-        Raises InputError if one is missing, truncated or altered: now, not hours later.
-        """
-        for digest in sorted(self):
-            self[digest]
-        return self
 
     def __repr__(self):
         return f'StoredPool({len(self)} layers, {len(self._held)} in memory)'

@@ -17,7 +17,8 @@ from ..models.pool import Digest
 from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
-from ..search.journal import State, apply_record, kept_models, open_first
+from ..search.journal import State, kept_models, replay
+from ..search.records import check_records
 
 # %% ../../nbs/70_runs/09_repair.ipynb #d6ab3183
 @dataclass(frozen=True)
@@ -68,9 +69,8 @@ def _replayed(records: Sequence[Mapping]) -> tuple[list[frozenset[Digest]], Stat
     alive, state = [], None
     try:
         for record in records:
-            if state is None:
-                open_first(record)
-            state = apply_record(state, record)
+            check_records([records[0], record])
+            state = replay([record], state, len(alive))
             alive.append(state.alive)
     except InputError as e:
         return alive, state, str(e)
@@ -142,7 +142,7 @@ def check_run(path: str | Path) -> Condition:
         faults.append(f'{run.journal}, {wrong}')
     alive, state, misfit = _replayed(journal.records)
     if misfit:
-        faults.append(f'{run.journal}, line {len(alive) + 1}: {misfit}')
+        faults.append(f'{run.journal}, line {len(alive) + 1}: {misfit.partition(": ")[2]}')
     n = len(alive)
     lines = [line + b'\n' for line in data.split(b'\n')[:n]]
     told = max(data.count(b'\n'), head.records if head else 0)

@@ -21,6 +21,7 @@ from ..models.pool import Digest, Layer
 from .files import Head, Journal, add_line, head_file, load_layer, read_head
 from .files import read_journal, refuse_link, save_layer, sealed, sync_folder
 from .files import write_atomic
+from ..search.records import check_records
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 class RunDir:
@@ -100,8 +101,16 @@ class RunDir:
             raise InputError(f'{self.path}: cannot be read ({e})') from None
 
     def records(self) -> list[dict]:
-        "All records. Raises InputError as `read`."
-        return self.read().records
+        """All records.
+
+        Raises InputError as `read`, or if one is not what a search writes.
+        """
+        records = self.read().records
+        try:
+            check_records(records)
+        except InputError as e:
+            raise InputError(f'{self.path}: {e}') from None
+        return records
 
     def load(self, digests: Iterable[Digest]) -> list[Layer]:
         "The layers with these digests, each verified."

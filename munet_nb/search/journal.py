@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = [
     'Trunk', 'CHANGEABLE', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch', 'Probe',
-    'trunk_of', 'State', 'kept_models', 'apply_record', 'replay', 'open_first', 'open_records',
+    'trunk_of', 'State', 'kept_models', 'apply_record', 'at_line', 'replay', 'open_first',
+    'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
@@ -153,38 +154,72 @@ def kept_models(state: State) -> dict[str, Model]:
     "The kept model of each task that has one: the system that a search has made."
     return {t: state.models[state.kept[t]] for t in state.tasks if t in state.kept}
 
+# %% ../../nbs/40_search/04_journal.ipynb #5f0b3d21
+def _need(fits, told: str):
+    "Raise InputError unless a record fits what came before it."
+    if not fits:
+        raise InputError(told)
+
 # %% ../../nbs/40_search/04_journal.ipynb #cell-010
 def _info(d: Mapping) -> TaskInfo:
     return make(TaskInfo, {**d, 'classes': tuple(d['classes'])})
 
 
 def _begun(state, record):
+    _need(state is None, 'the search begins a second time')
     root = model_from_json(record['root'])
     tasks = {t['name']: _info(t) for t in record['tasks']}
+    _need(len(tasks) == len(record['tasks']), 'tasks: two have the same name')
+    _need(root.parent is None, f'root.parent = {root.parent!r}: a root model has none')
     return State(root, tasks, {root.id: root})
 
 
 def _task_added(state, record):
     info = _info(record['task'])
+    _need(info.name not in state.tasks, f'task.name = {info.name!r}: there is one already')
     return replace(state, tasks={**state.tasks, info.name: info})
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-011
-def _check_turn(state, record):
-    "Raise InputError unless this generation is the one that comes next."
-    task = record['task']
+def _check_turn(state, task: str, iteration: int, generation: int):
+    "Raise InputError unless this is what comes next in a task iteration."
+    _need(task in state.tasks, f'task = {task!r}: the run has no such task')
+    _need(not state.groups, 'a search for groups is going on')
     due = (state.task or task, state.visits.get(task, 0), state.generation)
-    if (task, record['iteration'], record['generation']) != due:
-        raise InputError(
-            f"the journal has generation {record['generation']} of {task!r}, iteration"
-            f" {record['iteration']}, where {due} was due"
-        )
+    said = (task, iteration, generation)
+    _need(said == due, f'(task, iteration, generation) = {said!r} where {due!r} was due')
 
 
+def _check_child(state, record, i: int):
+    "Raise InputError unless a child can be one of this generation."
+    child = record['children'][i]
+    model, where = child['model'], f'children[{i}].model'
+    before = (c['model']['id'] for c in record['children'][:i])
+    new = model['id'] not in state.models and model['id'] not in before
+    _need(new, f"{where}.id = {model['id']!r}: there is a model of that name already")
+    known = model['parent'] in state.models
+    _need(known, f"{where}.parent = {model['parent']!r}: there is no such model")
+    own = model['task'] == record['task']
+    _need(own, f"{where}.task = {model['task']!r}: must be {record['task']!r}")
+    _need(model['evaluations'], f'{where}.evaluations = []: it was trained')
+    _need(model['chain'] or not child['accepted'], f'{where}.chain = []: it was accepted')
+
+
+def _check_best(record, active):
+    "Raise InputError unless the best model is one of the active population."
+    if 'best' in record:
+        best = record['best'] and record['best']['id']
+        right = best in active if active else best is None
+        _need(right, f'best.id = {best!r}: must be one of the active population')
+
+# %% ../../nbs/40_search/04_journal.ipynb #7c1e9a40
 def _generation(state, record):
-    _check_turn(state, record)
     task = record['task']
+    _check_turn(state, task, record['iteration'], record['generation'])
+    for seed in record['seeds_tried']:
+        _need(seed in state.models, f'seeds_tried: there is no model {seed!r}')
     active, models, offspring = state.population(task), dict(state.models), dict(state.offspring)
-    for c in record['children']:
+    for i, c in enumerate(record['children']):
+        _check_child(state, record, i)
         parent = c['model']['parent']
         if state.models[parent].task == task:
             offspring[task, parent] = offspring.get((task, parent), 0) + 1
@@ -192,6 +227,7 @@ def _generation(state, record):
             model = model_from_json(c['model'])
             models[model.id] = model
             active += (model.id,)
+    _check_best(record, active)
     spent, tried = state.spent, state.tried  # between iterations, of the probes alone
     return replace(
         state,
@@ -207,6 +243,12 @@ def _generation(state, record):
 # %% ../../nbs/40_search/04_journal.ipynb #cell-012
 def _task_ended(state, record):
     task, kept = record['task'], record['kept']
+    _need(state.task is not None, 'no task iteration is going on')
+    _check_turn(state, task, record['iteration'], state.generation)
+    right = kept in state.active if state.active else kept is None
+    _need(right, f'kept = {kept!r}: must be one of the active population')
+    _need(kept is None or 'test' in record, 'test: is missing')
+    _check_best(record, state.active)
     return replace(
         state,
         task=None,
@@ -230,17 +272,67 @@ def _changed(state, record):
             raise unknown('field that may change during a search', name, CHANGEABLE)
     return replace(state, changes={**state.changes, **record['values']})
 
+# %% ../../nbs/40_search/04_journal.ipynb #90045792
+def _search_of(state, record) -> GroupSearch:
+    "The search for groups that a record is of."
+    _need(state.groups, 'no search for groups is going on')
+    now = state.groups.number
+    _need(record['number'] == now, f"number = {record['number']}: search {now} is going on")
+    return state.groups
+
+
+def _check_trials(search: GroupSearch, trials: Sequence[Trial]):
+    "Raise InputError unless trials can be those of a generation: in the first the root's is first."
+    known = {t.id for t in search.trials}
+    for i, trial in enumerate(trials):
+        _need(trial.id not in known, f'trials[{i}].id = {trial.id!r}: there is one already')
+        known.add(trial.id)
+        _need(set(trial.tasks) <= set(search.tasks), f'trials[{i}].tasks: not all are searched')
+        probed = set(trial.probes) == set(search.tasks)
+        _need(probed, f'trials[{i}].probes: must be of all the tasks that are searched')
+        of_root = i == 0 and not search.trials
+        _need(of_root != bool(trial.tasks), f'trials[{i}].tasks: only the first trial is of none')
+
+# %% ../../nbs/40_search/04_journal.ipynb #7fb0fae6
+def _check_trunk(state, record):
+    "Raise InputError unless a record can tell of a trunk of this search, and of its models."
+    search, trunk, models = state.groups, record['trunk'], record['models']
+    for group in search.trials:
+        if group.id == record['trial']:
+            _need(set(record['tasks']) <= set(group.tasks), 'tasks: must be ones of the trial')
+    _need(set(record['tasks']) <= set(search.tasks), 'tasks: not all are searched')
+    had = record['trial'] in search.trunks
+    _need(not had, f"trial = {record['trial']!r}: has a trunk already")
+    if trunk is None:
+        _need(not models, 'models: a trunk that diverged has none')
+        return
+    tasks = sorted(m['task'] for m in models)
+    _need(tasks == sorted(record['tasks']), 'models: must be one for each of its tasks')
+    _need(trunk['parent'] == state.root.id, f"trunk.parent = {trunk['parent']!r}: must be the root")
+    ids = [trunk['id'], *(m['id'] for m in models)]
+    new = len(set(ids)) == len(ids) and not set(ids) & state.models.keys()
+    _need(new, 'trunk.id, models: there is a model of that name already')
+    for i, m in enumerate(models):
+        _need(m['parent'] == trunk['id'], f"models[{i}].parent = {m['parent']!r}: must be the trunk")
+        _need(m['evaluations'] and m['chain'], f'models[{i}]: has no layers or evaluations')
+
 # %% ../../nbs/40_search/04_journal.ipynb #d2559467
 def _groups_begun(state, record):
-    if state.groups or state.task:
-        raise InputError('the journal begins to look for groups in the middle of something else')
+    between = not (state.groups or state.task)
+    _need(between, 'a search for groups begins in the middle of something else')
+    for task in record['tasks']:
+        public = task in state.tasks and not state.tasks[task].private
+        _need(public, f'tasks: {task!r} is no public task')
     search = GroupSearch(state.group_searches, tuple(record['tasks']), record['images'])
     return replace(state, groups=search, group_searches=state.group_searches + 1)
 
 
 def _groups(state, record):
-    search = state.groups
+    search = _search_of(state, record)
+    now = search.generation
+    _need(record['generation'] == now, f"generation = {record['generation']}: {now} was due")
     trials = tuple(make(Trial, {**t, 'tasks': tuple(t['tasks'])}) for t in record['trials'])
+    _check_trials(search, trials)
     told = replace(search, generation=record['generation'] + 1, trials=search.trials + trials)
     spent, rates = dict(state.common), dict(state.rates)
     for task in search.tasks:
@@ -253,7 +345,9 @@ def _groups(state, record):
 
 
 def _common_trunk(state, record):
-    search = replace(state.groups, trunks=(*state.groups.trunks, record['trial']))
+    search = _search_of(state, record)
+    _check_trunk(state, record)
+    search = replace(search, trunks=(*search.trunks, record['trial']))
     cost = record['segments'] + bool(record['trunk'])  # a trunk is probed
     more = {t: state.common.get(t, 0) + cost for t in record['tasks']}
     state = replace(state, groups=search, common={**state.common, **more})
@@ -272,14 +366,18 @@ def _common_trunk(state, record):
 
 
 def _groups_ended(state, record):
+    _need(state.groups, 'no search for groups is going on')
     return replace(state, groups=None)
 
 # %% ../../nbs/40_search/04_journal.ipynb #e4b2e8b5
 def _probes(state, record):
     task = record['task']
+    _check_turn(state, task, record['iteration'], 0)
     probes = dict(state.probes)
     for told in record['probes']:
+        _need(told['seed'] in state.models, f"seed = {told['seed']!r}: there is no such model")
         head = make(LayerRef, told['head'])
+        _need(not kind_of(head.name).inherited, f'head.name = {head.name!r}: is no head')
         probes[task, trunk_of(state.models[told['seed']])] = Probe(told['accuracy'], head)
     return replace(
         state,
@@ -309,6 +407,8 @@ def apply_record(state: State | None, record: Mapping) -> State:
 
     Raises InputError if the journal cannot be one of a run.
     """
+    begins = record.get('kind') == 'run'
+    _need(begins or state is not None, 'the search has not begun')
     try:
         return _APPLY[record['kind']](state, record)
     except (KeyError, TypeError, AttributeError, IndexError) as e:
@@ -318,11 +418,28 @@ def apply_record(state: State | None, record: Mapping) -> State:
         ) from None
 
 
-def replay(records: Iterable[Mapping]) -> State:
-    "The state after all these records."
-    state = None
-    for record in records:
-        state = apply_record(state, record)
+def at_line(
+    number: int,  # of a record, from 1
+    error: InputError,
+) -> InputError:
+    "What is wrong with a record, and the line of the journal that it is."
+    return InputError(f'journal.jsonl, line {number}: {error}')
+
+
+def replay(
+    records: Iterable[Mapping],
+    state: State | None = None,  # before them
+    done: int = 0,  # how many records came before
+) -> State:
+    """The state after all these records.
+
+    Raises InputError, which names the line, for one that does not fit those before it.
+    """
+    for number, record in enumerate(records, done + 1):
+        try:
+            state = apply_record(state, record)
+        except InputError as e:
+            raise at_line(number, e) from None
     return state
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-020
@@ -352,6 +469,9 @@ def open_records(records: Sequence[Mapping]) -> tuple[State, Arch, Config]:
 
     Raises InputError as `open_first`, or if a record does not fit those before it.
     """
-    arch, config = open_first(records[0])
+    try:
+        arch, config = open_first(records[0])
+    except InputError as e:
+        raise at_line(1, e) from None
     state = replay(records)
     return state, arch, with_fields(config, **state.changes)
