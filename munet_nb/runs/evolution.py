@@ -19,7 +19,7 @@ from ..engine.programs import Programs, shared_programs
 from ..engine.training import Times, no_progress, train_generation
 from ..models.model import Model, Root
 from ..models.pool import Layer, LayerPool
-from ..network.chain import reference_params
+from ..network.chain import local_devices, reference_params
 from .advance import accepted_layers, key_for, run_to_end
 from .common import CommonWork, probe_seeds, train_groups
 from .files import StoredPool
@@ -76,6 +76,7 @@ class Evolution:
 
         Raises InputError, and writes nothing, if something is wrong.
         """
+        local_devices()  # before anything is written
         first = first_record(root, tasks, config)
         run = RunWriter(path)
         run.create(first, root.layers.values())
@@ -93,6 +94,7 @@ class Evolution:
         Raises InputError, and changes nothing, if it is in use, altered, or its data is not the
         same.
         """
+        local_devices()
         run = RunWriter(path)
         run.records()  # before a lock file is made where there is no run
         run.lock()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from ..checks import InputError, as_path
+from ..checks import InputError, as_path, not_locked
 from ..models.pool import Digest, Layer
 from .files import load_layer, read_journal, save_layer, sync_folder
 
@@ -53,8 +53,8 @@ class RunDir:
                 f'{self.path}: is in use by another process, or by an Evolution of this one that '
                 'was not closed'
             ) from None
-        except OSError as e:
-            raise InputError(f'{self.path}: cannot be written to ({e})') from None
+        except (OSError, NotImplementedError) as e:
+            raise not_locked(self.path, e) from None
         self._lock = lock
 
     def close(self):
@@ -92,7 +92,7 @@ _OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.\d+')
 def _refuse_if_taken(run: RunDir):
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f'{run.path}: is a file, not a directory')
-    if run.is_run():
+    if run.is_run() and len(run.records()) > 1:
         raise InputError(
             f'{run.path}: holds a run already; go on with it (munet resume, Evolution.resume) or '
             'choose another run directory'
@@ -111,10 +111,11 @@ class RunWriter(RunDir):
     "A run's directory that can be written to."
 
     def create(self, first: Mapping, layers: Iterable[Layer]):
-        """Start a run in a new or empty directory with its first record and layers.
+        """Start a run with its first record and layers, in a directory where none has gone on.
 
-        Raises InputError if something is there already.
+        Raises InputError if something else is there already.
         """
+        layers = list(layers)
         _refuse_if_taken(self)
         try:
             self.pool.mkdir(parents=True, exist_ok=True)
@@ -123,8 +124,9 @@ class RunWriter(RunDir):
         self.lock()
         try:
             _refuse_if_taken(self)  # again, now that nobody else writes
-            self.journal.unlink(missing_ok=True)  # the torn first line of a run that never began
+            self.journal.unlink(missing_ok=True)  # of a run that never began, or never went on
             self.append(first, layers)
+            self.sweep({layer.digest for layer in layers})
             sync_folder(self.path)
             sync_folder(self.path.parent)
         except BaseException:
