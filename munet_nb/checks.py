@@ -6,10 +6,11 @@
 __all__ = [
     'InputError', 'shown', 'check', 'is_number', 'is_whole', 'is_count', 'is_one_of', 'plain',
     'plain_fields', 'as_list', 'unknown', 'make', 'is_name', 'same_name', 'find_name', 'Notice',
-    'notice', 'for_terminal', 'for_html', 'is_plain', 'as_path',
+    'notice', 'for_terminal', 'for_html', 'is_plain', 'as_path', 'not_locked',
 ]
 
 # %% ../nbs/00_checks.ipynb #cell-002
+import errno
 import html
 import os
 import re
@@ -200,3 +201,20 @@ def as_path(
     except (RuntimeError, OSError, ValueError, TypeError) as e:
         reason = getattr(e, 'strerror', None) or e
         raise InputError(f'{where} {shown(text)}: is no path that can be used ({reason})') from None
+
+# %% ../nbs/00_checks.ipynb #0290eb5f
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def not_locked(
+    folder: Path,
+    error: Exception,  # of the lock
+) -> InputError:
+    "The error for a folder that cannot be locked."
+    no_locks = isinstance(error, NotImplementedError) or getattr(error, 'errno', None) in _NO_LOCKS
+    if not no_locks:
+        return InputError(f'{folder}: cannot be written to ({error})')
+    return InputError(
+        f'{folder}: lies on a file system without file locks ({error}), and without one two '
+        'processes could write there at once; choose a folder on another, such as a local disk'
+    )

@@ -24,7 +24,8 @@ from .bench.results import plot_quality, quality_table, task_table
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
-from .checks import InputError, Notice
+from .checks import InputError, Notice, as_path
+from .network.chain import local_devices
 from .options import add_config, add_moved, add_sources
 from .options import read_config, read_moved, read_tasks
 from .pictures.architectures import plot_architectures
@@ -132,7 +133,8 @@ def _evolve(args: argparse.Namespace):
     if args.root is not None:
         spec, layers = args.root, None
     size = config.defaults.image_size
-    root = load_root(spec, layers=args.layers or layers, image_size=size)
+    layers = layers if args.layers is None else args.layers
+    root = load_root(spec, layers=layers, image_size=size)
     _run(Evolution.create(args.run, root, tasks, config))
 
 # %% ../nbs/95_cli.ipynb #cell-010
@@ -245,12 +247,14 @@ def _add_speed(what):
 def _bench_speed(args: argparse.Namespace):
     if args.repeats < 1:
         raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f'--json {args.json}: its folder does not exist')
+    path = None if args.json is None else as_path(args.json, '--json').absolute()
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(f'--json {path}: must be a file in a folder that exists')
+    local_devices()
     ways = ('munet', *(args.way or WAYS))
     record = measure_speed(tuple(args.case or CASES), args.repeats, ways)
-    if args.json:
-        Path(args.json).write_text(json.dumps(record, indent=1))
+    if path:
+        path.write_text(json.dumps(record, indent=1))
     print(show_speed(record))
 
 # %% ../nbs/95_cli.ipynb #cell-015
@@ -288,7 +292,7 @@ def _bench_quality(args: argparse.Namespace):
     name = 'quick' if args.quick else 'characters8' if args.earlier else 'charged'
     comparison = COMPARISONS[name]
     folder = {'charged': 'quality', 'characters8': 'quality-earlier', 'quick': 'quality-quick'}
-    out = Path(args.out or f'runs/{folder[name]}')
+    out = Path(f'runs/{folder[name]}') if args.out is None else as_path(args.out, '--out')
     methods = args.method or comparison.methods
     seeds = comparison.seeds if args.seed is None else args.seed
     try:
@@ -333,11 +337,19 @@ def _show_warning(message, category, *where):
     sys.stderr.write(text)
 
 
+def _write_anything():
+    "Have what an output's encoding lacks written as \\u..., instead of failing at a name."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns the exit status: 0, 2 for a mistake in the input, 130 after a second Ctrl-C.
     """
+    _write_anything()
     args = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():

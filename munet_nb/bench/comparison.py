@@ -21,7 +21,7 @@ from .protocol import check_method, evolution_config, examples_of
 from .protocol import lineage_examples
 from .records import read_json, record_line, write_json
 from .rival_runs import required_run, run_rival, segments_of
-from ..checks import InputError
+from ..checks import InputError, not_locked
 from ..models.accounting import params_per_task
 from ..models.model import model_from_json, model_to_json
 from ..runs.evolution import Evolution
@@ -152,6 +152,8 @@ def _alone(bench: Bench) -> Iterator:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f'{bench.folder}: another process works on this comparison') from None
+    except (OSError, NotImplementedError) as e:
+        raise not_locked(bench.folder, e) from None
     try:
         yield
     finally:
@@ -200,6 +202,7 @@ def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> lis
         check_method(m, bench.comparison, bench.root.arch.depth)
     for s in seeds:
         bench.config(s)
+    bench.claim()
     runs = [(m, s) for s in seeds for m in methods]
     todo = [(m, s) for m, s in runs if not bench.record_path(m, s).exists()]
 

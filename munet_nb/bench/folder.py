@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .protocol import Comparison
 from .records import only_once, read_json, write_json
-from ..checks import InputError
+from ..checks import InputError, as_path
 from ..engine.programs import shared_programs
 from ..models.growth import grown_fields
 from ..models.model import Root
@@ -62,7 +62,7 @@ class Bench:
         name: str = '',  # of the comparison, as records tell it
     ):
         self.comparison = comparison
-        self.folder = Path(folder)
+        self.folder = as_path(folder, 'folder of records')
         self.name = name
         self.work = self.folder / 'work'
         self.programs = shared_programs()
@@ -72,7 +72,8 @@ class Bench:
         self.progress = self.done_before = _count
         self.stop = False  # whether it was asked to
         self.setting = setting_digest(comparison, self.tasks)
-        if only_once(self.work / 'setting.json', lambda: self.setting) != self.setting:
+        kept = self.work / 'setting.json'
+        if kept.exists() and read_json(kept) != self.setting:
             raise self._foreign()
 
     def _load_root(self) -> Root:
@@ -84,6 +85,11 @@ class Bench:
             f'{self.folder}: holds a comparison with other data or another configuration; '
             f'choose another folder'
         )
+
+    def claim(self):
+        "Write down whose folder this is. Raises InputError if it is another comparison's."
+        if only_once(self.work / 'setting.json', lambda: self.setting) != self.setting:
+            raise self._foreign()
 
     def config(self, seed: int) -> Config:
         "The configuration with a seed."

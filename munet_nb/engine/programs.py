@@ -21,6 +21,8 @@ import numpy as np
 import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from ..network.chain import local_devices
+
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-005
 CACHE_BYTES = 2 * 2**30
 
@@ -212,7 +214,8 @@ _shared = {}  # settings -> programs: compiled code belongs to the process, as J
 
 
 def shared_programs() -> Programs:
-    "The programs of this process under the present settings of JAX."
+    "The programs of this process under the present settings of JAX, which must have a device."
+    local_devices()
     settings = (
         jax.config.jax_enable_x64,
         jax.config.jax_default_matmul_precision,

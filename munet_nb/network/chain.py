@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = [
     'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'compiled',
-    'seed_key', 'fold_key', 'init_layer', 'layer_shapes', 'count_params', 'reference_params',
-    'layer_key', 'init_chain', 'resize_posembed',
+    'local_devices', 'seed_key', 'fold_key', 'init_layer', 'layer_shapes', 'count_params',
+    'reference_params', 'layer_key', 'init_chain', 'resize_posembed',
 ]
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-002
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial, wraps
 from zlib import crc32
@@ -22,6 +23,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Key
 from scipy.ndimage import zoom
 
+from ..checks import InputError
 from .arch import Arch, grid_side
 from .kinds import KINDS, TOP, Sizes, chain_order, kind_of, layer_kind
 
@@ -109,6 +111,17 @@ def compiled(fn: Callable, **told) -> Callable:
     return call
 
 
+def local_devices() -> tuple:
+    "The devices of this process. Raises InputError if JAX can use none, as it may have been told."
+    try:
+        return tuple(jax.local_devices())
+    except RuntimeError as e:
+        told = os.environ.get('JAX_PLATFORMS', '')
+        where = f'JAX_PLATFORMS = {told!r}' if told else 'the platforms of JAX'
+        reason = ' '.join(str(e).split())
+        raise InputError(f'{where}: there is no device to compute on ({reason})') from None
+
+
 _seeded = compiled(jax.random.key)
 _folded = compiled(jax.random.fold_in)
 
@@ -116,7 +129,8 @@ _folded = compiled(jax.random.fold_in)
 def seed_key(
     seed: int,  # from 0 to 2^32 - 1
 ) -> Key[Array, '']:
-    "The key that `jax.random.key` makes of a seed."
+    "The key that `jax.random.key` makes of a seed. Raises InputError as `local_devices`."
+    local_devices()
     return _seeded(jax.device_put(np.uint32(seed)))
 
 

@@ -41,20 +41,27 @@ class Past(Sequence):
         return self._records[range(self._n)[i]]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #092d299962ee8f6953fe6fbf38cfa516
+_RECORDS = 'the records of a run: those of an Evolution, or of RunDir(...).records()'
+
+
 def check_records(records: Sequence[Mapping]):
-    "Raise InputError unless these are the records of a run, from the first on."
+    "Raise InputError unless these are records of a run."
     if isinstance(records, Past):
         return
-    allowed = 'the records of a run: those of an Evolution, or of RunDir(...).records()'
-    found = as_list('records', records, allowed)
+    found = as_list('records', records, _RECORDS)
     fine = all(isinstance(r, Mapping) and isinstance(r.get('kind'), str) for r in found)
-    fine = fine and bool(found) and found[0]['kind'] == 'run'
-    check('records', records, fine, allowed)
+    check('records', records, fine and bool(found), _RECORDS)
+
+
+def _check_all(records):
+    "Raise InputError unless these are the records of a run from the first on."
+    check_records(records)
+    check('records', records, records[0]['kind'] == 'run', _RECORDS)
 
 
 def state_of(records: Sequence[Mapping]) -> State:
     "The state after records. Raises InputError for what is none."
-    check_records(records)
+    _check_all(records)
     return records.state if isinstance(records, Past) else replay(records)
 
 # %% ../../nbs/80_pictures/02_history.ipynb #543884db22c8132b65acf344db49f087
@@ -65,7 +72,7 @@ class History:
     "The moments of a journal that grows: one after every record."
 
     def __init__(self, records: Sequence[Mapping]):
-        check_records(records)
+        _check_all(records)
         self.records = records
         self._states = {}  # number of records -> state after them, one in _KEEP
         self._last = None  # the state after all that was taken in

@@ -102,6 +102,12 @@ def find_arch(path: Path, origin: Origin, shapes: Mapping[str, tuple[int, ...]])
     return Found(arch, grid * patch, distilled)
 
 # %% ../../nbs/60_roots/04_architecture.ipynb #cell-015
+def _one_side(value):
+    "The side of a square that is told as its height and width."
+    is_pair = isinstance(value, list) and len(value) == 2 and value[0] == value[1]
+    return value[0] if is_pair else value
+
+
 def check_told(origin: Origin, found: Found):
     "Raises InputError if another architecture is written beside the arrays than they have."
     arch = found.arch
@@ -119,7 +125,7 @@ def check_told(origin: Origin, found: Found):
         use_swiglu_ffn=False,
     )
     for name, value in arrays.items():
-        if origin.told.get(name, value) != value:
+        if _one_side(origin.told.get(name, value)) != value:
             raise InputError(
                 f'{origin.told_in}: {name} = {origin.told[name]!r}: '
                 f'must be {value!r}, as the arrays of {arch.name} have it'

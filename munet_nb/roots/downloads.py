@@ -10,6 +10,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPException
@@ -20,7 +21,7 @@ import filelock
 import platformdirs
 from tqdm.auto import tqdm
 
-from ..checks import InputError, check
+from ..checks import InputError, check, not_locked
 
 # %% ../../nbs/60_roots/06_downloads.ipynb #cell-005
 class NeverToLess(urllib.request.HTTPRedirectHandler):
@@ -148,11 +149,25 @@ def download(
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(folder / f'.{path.name}.lock'):
+            with _alone(path):
                 _bring(url, path)
     except OSError as e:
         raise InputError(f'{folder}: cannot keep downloads ({e})') from None
     return path
+
+
+@contextmanager
+def _alone(path):
+    "Nobody else brings this file meanwhile."
+    lock = filelock.FileLock(path.parent / f'.{path.name}.lock')
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as e:
+        raise not_locked(path.parent, e) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _bring(url, path):

@@ -21,7 +21,7 @@ from ..engine.training import Times, no_progress, train_generation
 from ..models.model import Model, Root
 from ..models.pool import Layer, LayerPool
 from ..models.soundness import check_layers
-from ..network.chain import reference_params
+from ..network.chain import local_devices, reference_params
 from .advance import accepted_layers, key_for, run_to_end
 from .common import CommonWork, probe_seeds, train_groups
 from .files import StoredPool
@@ -80,6 +80,7 @@ class Evolution:
 
         Raises InputError, and writes nothing, if something is wrong.
         """
+        local_devices()  # before anything is written
         first = first_record(root, tasks, config)
         run = RunWriter(path)
         with interrupt_later():
@@ -100,6 +101,7 @@ class Evolution:
         changes nothing, if it is in use, altered, its data is not the same, or other places are
         to be read and not trusted.
         """
+        local_devices()
         run = RunWriter(path)
         run.records()  # before a lock file is made where there is no run
         run.lock()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from ..checks import InputError, as_path
+from ..checks import InputError, as_path, not_locked
 from ..models.pool import Digest, Layer
 from .files import Head, Journal, add_line, head_file, load_layer, read_head
 from .files import read_journal, refuse_link, save_layer, sealed, sync_folder
@@ -71,8 +71,8 @@ class RunDir:
                 f'{self.path}: is in use by another process, or by an Evolution of this one that '
                 'was not closed'
             ) from None
-        except OSError as e:
-            raise InputError(f'{self.path}: cannot be written to ({e})') from None
+        except (OSError, NotImplementedError) as e:
+            raise not_locked(self.path, e) from None
         self._lock = lock
 
     def close(self):
@@ -130,10 +130,18 @@ _OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a
 _HALF_WRITTEN_HEAD = re.compile(r'\.journal\.head\.[0-9a-f]+')
 
 
+def _may_be_begun_again(run: RunDir) -> bool:
+    "Whether a run has only its first record, and nothing is wrong with it."
+    try:
+        return len(run.records()) == 1
+    except InputError:
+        return False
+
+
 def _refuse_if_taken(run: RunDir):
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f'{run.path}: is a file, not a directory')
-    if run.is_run():
+    if run.is_run() and not _may_be_begun_again(run):
         raise InputError(
             f'{run.path}: holds a run already; go on with it (munet resume, Evolution.resume) or '
             'choose another run directory'
@@ -174,10 +182,11 @@ class RunWriter(RunDir):
     _end: _End | None = None  # None until `create` or `go_on`
 
     def create(self, first: Mapping, layers: Iterable[Layer]):
-        """Start a run in a new or empty directory with its first record and layers.
+        """Start a run with its first record and layers, in a directory where none has gone on.
 
-        Raises InputError if something is there already, or it cannot be written.
+        Raises InputError if something else is there already, or it cannot be written.
         """
+        layers = list(layers)
         _refuse_if_taken(self)
         try:
             self.pool.mkdir(parents=True, exist_ok=True)
@@ -191,6 +200,7 @@ class RunWriter(RunDir):
                 self.journal.write_bytes(b'')  # there may be a torn line of a run that never began
             self.go_on()
             self.append(first, layers)
+            self.sweep({layer.digest for layer in layers})
             sync_folder(self.path)
             sync_folder(self.path.parent)
         except BaseException:

@@ -25,6 +25,16 @@ def task_info(task: Task) -> TaskInfo:
     return TaskInfo(task.name, task.classes, task.private, task.fingerprint, task.source)
 
 # %% ../../nbs/70_runs/04_start.ipynb #1679091c5a880faf6fb5e6087eb1b2dc
+def _check_positions(root: Root, image_size: int):
+    "Raise InputError unless the root, as it is, takes images of this size."
+    positions = root.layers['posembed'].flat['embedding'].shape[1]
+    if positions != n_tokens(root.arch, image_size):
+        raise InputError(
+            f'image_size = {image_size}: the root has {positions} positions, which are those of '
+            f'another size; load it with load_root({root.name!r}, image_size={image_size})'
+        )
+
+
 def first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
     """The record that starts a journal.
 
@@ -38,6 +48,8 @@ def first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
         image_sizes.update(config.search.get('image_size', ()))
     for size in image_sizes:
         n_tokens(root.arch, size)
+    if config.common_trunks or config.probed_seeds:
+        _check_positions(root, config.defaults.image_size)
     return {
         'kind': 'run',
         'format': FORMAT,

@@ -173,6 +173,12 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     if not splits:
         return {'train': folder}
     others = set(top) - {d.name for d in splits.values()}
+    for name in sorted(n for n in others if n.lower() in SPLIT_NAMES):
+        raise InputError(
+            f'image folder {folder}: {name} has no class folders, so nobody knows the classes of '
+            'its images; move it away, and a twentieth of train is taken in its place '
+            '(munet predict says what its images are)'
+        )
     if 'train' not in splits or others:
         raise InputError(
             f"image folder {folder}: has {', '.join(top)}; beside a folder 'train' there may be "
