@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'InputError', 'check', 'is_number', 'is_count', 'unknown', 'make', 'for_terminal', 'for_html',
-    'is_plain', 'as_path',
+    'for_terminal', 'for_html', 'is_plain', 'InputError', 'check', 'is_number', 'is_count',
+    'unknown', 'make', 'as_path',
 ]
 
 # %% ../nbs/00_checks.ipynb #cell-002
@@ -19,12 +19,37 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+# %% ../nbs/00_checks.ipynb #e42082d3
+_COMMANDS = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f'  # control characters but tab and new line
+    '\u2028-\u202e\u2066-\u2069'  # line separators, and what turns the direction of a line
+    '\ud800-\udfff]'  # halves of characters, which cannot be encoded
+)
+
+
+def for_terminal(text) -> str:
+    "A text to print, in which no character is a command: the others are shown as in '\\x1b'."
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def for_html(text) -> str:
+    "A text to put into a page, in which no character is a tag or a command."
+    return html.escape(for_terminal(text))
+
+
+def is_plain(text) -> bool:
+    "Whether `text` is a text of one line that every terminal shows as it is."
+    return isinstance(text, str) and not (_COMMANDS.search(text) or '\n' in text or '\t' in text)
+
 # %% ../nbs/00_checks.ipynb #cell-005
 class InputError(ValueError):
     """A mistake in what the user gave: a value, a file, a directory.
 
-    Its message says what is wrong and what is allowed.
+    Its message says what is wrong and what is allowed, and can be printed as it is.
     """
+
+    def __init__(self, message: str):
+        super().__init__(for_terminal(message))
 
 
 def check(name: str, value, ok: bool, allowed: str):
@@ -72,28 +97,6 @@ def make(cls, values: Mapping):
         return cls(**values)
     except TypeError as e:
         raise InputError(f'{cls.__name__}: {e}') from None
-
-# %% ../nbs/00_checks.ipynb #e42082d3
-_COMMANDS = re.compile(
-    '[\x00-\x08\x0b-\x1f\x7f-\x9f'  # control characters but tab and new line
-    '\u2028-\u202e\u2066-\u2069'  # line separators, and what turns the direction of a line
-    '\ud800-\udfff]'  # halves of characters, which cannot be encoded
-)
-
-
-def for_terminal(text) -> str:
-    "A text to print, in which no character is a command: the others are shown as in '\\x1b'."
-    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
-
-
-def for_html(text) -> str:
-    "A text to put into a page, in which no character is a tag or a command."
-    return html.escape(for_terminal(text))
-
-
-def is_plain(text) -> bool:
-    "Whether `text` is a text of one line that every terminal shows as it is."
-    return isinstance(text, str) and not (_COMMANDS.search(text) or '\n' in text or '\t' in text)
 
 # %% ../nbs/00_checks.ipynb #cell-016
 def as_path(

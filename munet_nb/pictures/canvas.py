@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..checks import for_terminal
+
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1437a8b4549e79e3c0e134d8f3c35155
 class Picture(Figure):
     """A matplotlib figure that shows itself at the end of a cell, whichever backend is active.
@@ -82,13 +84,13 @@ def ink_on(color: str) -> str:
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #493fb0f79bcc9037421c4f7f8a929431
 def without_math(text: str) -> str:
-    "A text in which a dollar is a dollar."
-    return text.replace('$', r'\$')
+    "A text to draw, in which a dollar is a dollar and no character is a command."
+    return for_terminal(text).replace('$', r'\$')
 
 
 def short_name(task: str) -> str:
     "A task's name without its collection, of at most 24 letters."
-    name = task.split('/')[-1]
+    name = for_terminal(task.split('/')[-1])
     return without_math(name if len(name) <= 24 else name[:23] + '…')
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #8b5732fb5e02d1610e54c3753991baa4
@@ -131,7 +133,8 @@ _PADS = (0.72, 0.5, 0.15, 0.32)  # inches left free for labels: left, below, rig
 
 def label_width(texts: Iterable[str]) -> float:
     "Inches that the longest of some labels takes."
-    return _LETTER * max(map(len, texts), default=0)
+    shown = (text.replace(r'\$', '$') for text in texts)
+    return _LETTER * max(map(len, shown), default=0)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #837bd8139702a5b0997bb15c5af96c28
 def _style_axes(ax, theme, alone):
