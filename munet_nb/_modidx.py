@@ -1009,6 +1009,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                     'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas.new_picture': ( '80_pictures/canvas.html#new_picture',
                                                                                     'munet_nb/pictures/canvas.py'),
+                                          'munet_nb.pictures.canvas.save_picture': ( '80_pictures/canvas.html#save_picture',
+                                                                                     'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas.short_name': ( '80_pictures/canvas.html#short_name',
                                                                                    'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas.small_multiples': ( '80_pictures/canvas.html#small_multiples',

@@ -27,9 +27,11 @@ from .checks import InputError, for_terminal
 from .options import add_config, add_moved, add_sources
 from .options import read_config, read_moved, read_tasks
 from .pictures.architectures import plot_architectures
+from .pictures.canvas import save_picture
 from .pictures.progress import plot_progress
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
+from .runs.files import write_atomic
 from .runs.rundir import RunDir
 from .runs.system import System
 from .search.config import Config
@@ -49,7 +51,7 @@ def _show_run(path: Path, records: Sequence, system: System):
         return
     say(f'{system.params_per_task:,.0f} parameters per task')
     for name, plot in (('architectures', plot_architectures), ('progress', plot_progress)):
-        plot(records).savefig(path / f'{name}.png', dpi=150)
+        save_picture(plot(records), path / f'{name}.png')
         say(f'saved {path / name}.png')
 
 # %% ../nbs/95_cli.ipynb #cell-006
@@ -228,7 +230,7 @@ def _bench_speed(args: argparse.Namespace):
     ways = ('munet', *(args.way or WAYS))
     record = measure_speed(tuple(args.case or CASES), args.repeats, ways)
     if args.json:
-        Path(args.json).write_text(json.dumps(record, indent=1))
+        write_atomic(Path(args.json), json.dumps(record, indent=1).encode())
     say(show_speed(record))
 
 # %% ../nbs/95_cli.ipynb #cell-015
@@ -277,7 +279,7 @@ def _bench_quality(args: argparse.Namespace):
     tasks = task_table(records).to_string(float_format='{:.1f}'.format)
     quality = quality_table(records).to_string(float_format='{:,.2f}'.format)
     say(f'\n{tasks}\n\n{quality}\n')
-    plot_quality(records).savefig(out / 'quality.png', dpi=150)
+    save_picture(plot_quality(records), out / 'quality.png')
     say(f"saved {out / 'quality.png'} and {len(records)} records")
 
 # %% ../nbs/95_cli.ipynb #cell-017

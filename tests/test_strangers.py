@@ -26,6 +26,7 @@ from munet_nb import load_benchmark, load_folder, load_root, load_tfds, task_fro
 from munet_nb.cli import main
 from munet_nb.models.pool import Layer, params_digest
 from munet_nb.pictures.controls import Line
+from munet_nb.pictures.film import save_film
 from munet_nb.pictures.history import History
 from munet_nb.pictures.tables import journal_table, leaderboard
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS, view_of
@@ -490,3 +491,36 @@ def test_the_progress_of_a_search_prints_no_command(tmp_path, capsys, monkeypatc
     out = capsys.readouterr()
     told = re.sub('\x1b\\[A', '', out.out + out.err)  # how tqdm goes up a line
     assert r'\x1b]0;mine\x07' in told and not commands_in(told)
+
+
+# Links in place of what is written
+
+
+def test_what_is_written_replaces_links_and_never_follows_them(run, tmp_path, monkeypatch):
+    path = tmp_path / 'r'
+    shutil.copytree(run, path)
+    mine = tmp_path / 'mine.txt'
+    mine.write_text('mine')
+    monkeypatch.setattr('munet_nb.cli.measure_speed', lambda *_: {})
+    monkeypatch.setattr('munet_nb.cli.show_speed', lambda record: '')
+    names = ('architectures.png', 'progress.png', 'speed.json', 'film.gif')
+    for name in names:
+        (path / name).unlink(missing_ok=True)
+        (path / name).symlink_to(mine)
+    assert main(['report', str(path)]) == 0
+    assert main(['bench', 'speed', '--json', str(path / 'speed.json')]) == 0
+    save_film(RunDir(path).records(), path / 'film.gif')
+    System.open(path).export('shades', path / 'exported', 'safetensors')
+    assert mine.read_text() == 'mine'
+    for name in names:
+        assert (path / name).is_file() and not (path / name).is_symlink(), name
+    (path / 'progress.png').unlink()
+    (path / 'progress.png').symlink_to(tmp_path / 'nowhere')
+    assert main(['report', str(path)]) == 0
+    assert not (tmp_path / 'nowhere').exists()
+    for name in ('exported', 'linked'):
+        folder = path / name
+        if name == 'linked':
+            folder.symlink_to(tmp_path)
+        with pytest.raises(InputError):
+            System.open(path).export('shades', folder, 'safetensors')

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = [
-    'LIGHT', 'DARK', 'Picture', 'Theme', 'task_colors', 'ink_on', 'without_math', 'short_name',
-    'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend', 'label_width', 'new_picture',
-    'small_multiples',
+    'LIGHT', 'DARK', 'Picture', 'save_picture', 'Theme', 'task_colors', 'ink_on', 'without_math',
+    'short_name', 'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend', 'label_width',
+    'new_picture', 'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..checks import for_terminal
+from ..runs.files import write_atomic
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1437a8b4549e79e3c0e134d8f3c35155
 class Picture(Figure):
@@ -33,6 +35,17 @@ class Picture(Figure):
         out = BytesIO()
         self.savefig(out, format='png', dpi=100)
         return out.getvalue()
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #3a9e5c17
+def save_picture(
+    picture: Figure,
+    path: Path,  # of a .png, or another format that its suffix says
+    dpi: int = 150,
+):
+    "Write a picture to a file in one step. A link of that name is replaced, not followed."
+    out = BytesIO()
+    picture.savefig(out, format=path.suffix[1:], dpi=dpi)
+    write_atomic(path, out.getvalue())
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #f1b2b6ff9db45854dd63d55f3a6d02bc
 @dataclass(frozen=True)
