@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'InputError', 'shown', 'check', 'is_number', 'is_whole', 'is_count', 'is_one_of', 'plain',
-    'plain_fields', 'as_list', 'unknown', 'make', 'is_name', 'same_name', 'find_name', 'Notice',
-    'notice', 'for_terminal', 'for_html', 'is_plain', 'as_path', 'not_locked',
+    'for_terminal', 'for_html', 'is_plain', 'InputError', 'shown', 'check', 'is_number', 'is_whole',
+    'is_count', 'is_one_of', 'plain', 'plain_fields', 'as_list', 'unknown', 'make', 'is_name',
+    'same_name', 'find_name', 'Notice', 'notice', 'as_path', 'not_locked',
 ]
 
 # %% ../nbs/00_checks.ipynb #cell-002
@@ -25,12 +25,37 @@ from pathlib import Path
 
 import numpy as np
 
+# %% ../nbs/00_checks.ipynb #e42082d3
+_COMMANDS = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f'  # control characters but tab and new line
+    '\u2028-\u202e\u2066-\u2069'  # line separators, and what turns the direction of a line
+    '\ud800-\udfff]'  # halves of characters, which cannot be encoded
+)
+
+
+def for_terminal(text) -> str:
+    "A text to print, in which no character is a command: the others are shown as in '\\x1b'."
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def for_html(text) -> str:
+    "A text to put into a page, in which no character is a tag or a command."
+    return html.escape(for_terminal(text))
+
+
+def is_plain(text) -> bool:
+    "Whether `text` is a text of one line that every terminal shows as it is."
+    return isinstance(text, str) and not (_COMMANDS.search(text) or '\n' in text or '\t' in text)
+
 # %% ../nbs/00_checks.ipynb #cell-005
 class InputError(ValueError):
     """A mistake in what the user gave: a value, a file, a directory.
 
-    Its message says what is wrong and what is allowed.
+    Its message says what is wrong and what is allowed, and can be printed as it is.
     """
+
+    def __init__(self, message: str):
+        super().__init__(for_terminal(message))
 
 
 def shown(value) -> str:
@@ -157,28 +182,6 @@ class Notice(UserWarning):
 def notice(message: str):
     "Tell the user, and go on."
     warnings.warn(message, Notice, stacklevel=2)
-
-# %% ../nbs/00_checks.ipynb #e42082d3
-_COMMANDS = re.compile(
-    '[\x00-\x08\x0b-\x1f\x7f-\x9f'  # control characters but tab and new line
-    '\u2028-\u202e\u2066-\u2069'  # line separators, and what turns the direction of a line
-    '\ud800-\udfff]'  # halves of characters, which cannot be encoded
-)
-
-
-def for_terminal(text) -> str:
-    "A text to print, in which no character is a command: the others are shown as in '\\x1b'."
-    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], str(text))
-
-
-def for_html(text) -> str:
-    "A text to put into a page, in which no character is a tag or a command."
-    return html.escape(for_terminal(text))
-
-
-def is_plain(text) -> bool:
-    "Whether `text` is a text of one line that every terminal shows as it is."
-    return isinstance(text, str) and not (_COMMANDS.search(text) or '\n' in text or '\t' in text)
 
 # %% ../nbs/00_checks.ipynb #cell-016
 def as_path(

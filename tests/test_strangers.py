@@ -5,10 +5,14 @@ to fool a page or a terminal, and layers that are none. Nothing of it may run, r
 not, or end in a traceback.
 """
 
+import html
 import json
+import re
 import shutil
 import struct
 from dataclasses import replace
+from io import BytesIO
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,10 +22,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from munet_nb import Config, Dashboard, Evolution, InputError, System
-from munet_nb import load_benchmark, load_folder, load_root, load_tfds
+from munet_nb import load_benchmark, load_folder, load_root, load_tfds, task_from_arrays
 from munet_nb.cli import main
 from munet_nb.models.pool import Layer, params_digest
+from munet_nb.pictures.controls import Line
+from munet_nb.pictures.film import save_film
+from munet_nb.pictures.history import History
 from munet_nb.pictures.tables import journal_table, leaderboard
+from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS, view_of
 from munet_nb.runs.files import line_digest, load_layer, save_layer, seal
 from munet_nb.runs.report import GenerationReport, GroupReport
 from munet_nb.runs.rundir import RunDir, write_run
@@ -63,6 +71,32 @@ def run(folder, tmp_path_factory):
     path = tmp_path_factory.mktemp('runs') / 'my shades'
     config = Config.preset('demo', **TINY)
     with Evolution.create(path, load_root('random:Ti1'), [load_folder(folder)], config) as evo:
+        evo.run()
+    return path
+
+
+HOSTILE = (
+    '<img src=x onerror=alert(1)>',
+    r'$\frac{x$ & $y^',
+    '</td>|`%s {0} "a" \'b\'',
+    '$' * 40,
+)
+
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory):
+    "A finished run in which everything happens, to tasks and classes with hostile names."
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8), 'uint8'), [0, 1] * 20
+    *tasks, late = [task_from_arrays(t, (images, labels), classes=HOSTILE) for t in HOSTILE]
+    own = dict(common_trunks=True, group_generations=2, trial_segments=1, trunk_segments=1)
+    config = Config.preset('demo', **{**TINY, **own}, probed_seeds=1, acceptance_errors=1.0)
+    path = tmp_path_factory.mktemp('runs') / 'hostile'
+    with Evolution.create(path, load_root('random:Ti1'), tasks, config) as evo:
+        evo.common_trunk()
+        evo.step()
+        evo.change(mutation_prob=0.3)
+        evo.add_task(late)
         evo.run()
     return path
 
@@ -219,20 +253,9 @@ def test_no_code_is_run_that_a_data_set_names(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def all_kinds(folder, tmp_path_factory):
+def all_kinds(hostile):
     "The records of a run in which everything happens: groups, a trunk, probes, a change, a task."
-    path = tmp_path_factory.mktemp('runs') / 'all'
-    own = dict(common_trunks=True, group_generations=2, trial_segments=1, trunk_segments=1)
-    config = Config.preset('demo', **{**TINY, **own}, probed_seeds=1, acceptance_errors=1.0)
-    shades = load_folder(folder)
-    tasks = [shades, replace(shades, name='again')]
-    with Evolution.create(path, load_root('random:Ti1'), tasks, config) as evo:
-        evo.common_trunk()
-        evo.step()
-        evo.change(mutation_prob=0.3)
-        evo.add_task(replace(shades, name='late'))
-        evo.run()
-        records = json.loads(json.dumps(evo.records))
+    records = RunDir(hostile).records()
     assert len({r['kind'] for r in records}) >= 9
     return records
 
@@ -361,3 +384,145 @@ def test_numbers_that_numpy_does_not_have_are_refused(run, tmp_path, kind):
     file.write_bytes(struct.pack('<Q', len(text)) + text + b'\1' * 4)
     with pytest.raises(InputError, match='altered'):
         System.open(path)
+
+
+# Names that are made to fool a page, a picture or a terminal
+
+COMMANDS = '\x1b]0;mine\x07\x1b[2J\u202e\u2066'
+
+
+def is_safe_html(text):
+    "Whether a page made of this shows the names and has none of their tags."
+    assert '<img' not in text and '</td>|' not in text
+    return html.escape(HOSTILE[0]) in text
+
+
+def texts_of(figure):
+    "What a picture shows, as an SVG that a browser reads."
+    out = BytesIO()
+    figure.savefig(out, format='svg')
+    ElementTree.fromstring(out.getvalue())
+    return [t.get_text() for t in figure.findobj(lambda a: hasattr(a, 'get_text'))]
+
+
+def test_pictures_show_names_as_they_are(hostile):
+    records = RunDir(hostile).records()
+    for draw in (*PICTURES.values(), *(draw for _, draw in OTHER_PICTURES.values())):
+        for text in texts_of(draw(records)):
+            assert not re.search(r'(?<!\\)\$.*(frac|y\^)', text), (draw.__name__, text)
+
+
+def test_pages_show_names_as_they_are(hostile):
+    system, records = System.open(hostile), RunDir(hostile).records()
+    assert is_safe_html(system._repr_html_())
+    shown = 0
+    for i, record in enumerate(records):
+        if record['kind'] == 'generation':
+            shown += is_safe_html(GenerationReport(record, replay(records[:i]))._repr_html_())
+    assert shown
+    history = History(records)
+    past = history.at(len(records))
+    for tab, how in (('Leaderboard', 'test'), ('Journal', None)):
+        assert tab in TABS and is_safe_html(view_of(tab, past, how))
+    line = Line('notice')
+    for error in (False, True):
+        line.show(f'{HOSTILE[0]}{COMMANDS}', error)
+        assert is_safe_html(line.value) and not commands_in(line.value)
+
+
+def commands_in(text):
+    return set(text) & set(COMMANDS) - set('0;mine]J[2')
+
+
+def test_no_command_reaches_a_terminal(hostile, run, folder, tmp_path, capsys):
+    "Neither of a journal, which is refused, nor of records in memory, a path or an option."
+    path = with_records(
+        run, tmp_path / 'r', lambda records: records[0]['tasks'][0].update(name=COMMANDS)
+    )
+    image = str(folder / 'dark/0.png')
+    for args in (
+        ['report', str(path)],
+        ['resume', str(path)],
+        ['report', str(tmp_path / COMMANDS)],
+        ['predict', str(run), '--task', COMMANDS, image],
+        ['predict', str(run), '--task', 'shades', str(tmp_path / COMMANDS)],
+        ['resume', str(run), '--folder', f'{COMMANDS}={folder}'],
+        ['evolve', '--run', str(tmp_path / 'x'), '--folder', str(tmp_path / COMMANDS)],
+    ):
+        assert main(args) == 2, args
+        out = capsys.readouterr()
+        assert not commands_in(out.out + out.err), args
+        assert out.err.startswith('munet: ') and out.err.count('\n') == 1, args
+    named = tmp_path / COMMANDS.replace('/', '') / 'run'
+    shutil.copytree(run, named)
+    assert main(['report', str(named)]) == 0
+    assert not commands_in(capsys.readouterr().out)
+    with pytest.raises(InputError) as e:
+        RunDir(tmp_path / COMMANDS).records()
+    assert not commands_in(str(e.value))
+
+
+def test_reports_of_hostile_records_print_no_command(hostile):
+    records = json.loads(json.dumps(RunDir(hostile).records()).replace(HOSTILE[0], 'xyz'))
+    text = json.dumps(records).replace('"xyz', f'"{COMMANDS}'.encode('unicode_escape').decode())
+    records = json.loads(text.replace('\\x', '\\u00'))
+    state = replay(records)
+    assert COMMANDS in state.tasks
+    system = System(state, {}, None, None)
+    assert not commands_in(repr(system) + system._repr_html_())
+    for i, record in enumerate(records):
+        if record['kind'] == 'generation':
+            report = GenerationReport(record, replay(records[:i]))
+        elif record['kind'] in ('groups', 'common_trunk'):
+            report = GroupReport(record)
+        else:
+            continue
+        assert not commands_in(repr(report))
+    for draw in (*PICTURES.values(), *(draw for _, draw in OTHER_PICTURES.values())):
+        assert not commands_in(' '.join(texts_of(draw(records))))
+
+
+def test_the_progress_of_a_search_prints_no_command(tmp_path, capsys, monkeypatch):
+    task = replace(digits_task(), name='digits')
+    monkeypatch.setattr('munet_nb.runs.advance.next_task', lambda *_: COMMANDS)
+    monkeypatch.setattr(GenerationReport, 'line', lambda self: COMMANDS)
+    config = Config.preset('demo', **{**TINY, 'children_per_task': 1})
+    path = tmp_path / 'r'
+    with Evolution.create(path, load_root('random:Ti1'), [task], config) as evo:
+        evo.run()
+    out = capsys.readouterr()
+    told = re.sub('\x1b\\[A', '', out.out + out.err)  # how tqdm goes up a line
+    assert r'\x1b]0;mine\x07' in told and not commands_in(told)
+
+
+# Links in place of what is written
+
+
+def test_what_is_written_replaces_links_and_never_follows_them(run, tmp_path, monkeypatch):
+    path = tmp_path / 'r'
+    shutil.copytree(run, path)
+    mine = tmp_path / 'mine.txt'
+    mine.write_text('mine')
+    monkeypatch.setattr('munet_nb.cli.measure_speed', lambda *_: {})
+    monkeypatch.setattr('munet_nb.cli.show_speed', lambda record: '')
+    names = ('architectures.png', 'progress.png', 'speed.json', 'film.gif')
+    for name in names:
+        (path / name).unlink(missing_ok=True)
+        (path / name).symlink_to(mine)
+    assert main(['report', str(path)]) == 0
+    assert main(['bench', 'speed', '--json', str(path / 'speed.json')]) == 0
+    save_film(RunDir(path).records(), path / 'film.gif')
+    System.open(path).export('shades', path / 'exported', 'safetensors')
+    assert mine.read_text() == 'mine'
+    for name in names:
+        assert (path / name).is_file() and not (path / name).is_symlink(), name
+    (path / 'progress.png').unlink()
+    (path / 'progress.png').symlink_to(tmp_path / 'nowhere')
+    assert main(['report', str(path)]) == 0
+    assert not (tmp_path / 'nowhere').exists()
+    for name in ('exported', 'linked'):
+        folder = path / name
+        if name == 'linked':
+            folder.symlink_to(tmp_path)
+        with pytest.raises(InputError):
+            System.open(path).export('shades', folder, 'safetensors')

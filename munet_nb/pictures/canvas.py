@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = [
-    'LIGHT', 'DARK', 'Picture', 'Theme', 'check_theme', 'task_colors', 'ink_on', 'without_math',
-    'short_name', 'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend', 'label_width',
-    'new_picture', 'small_multiples',
+    'LIGHT', 'DARK', 'Picture', 'save_picture', 'Theme', 'check_theme', 'task_colors', 'ink_on',
+    'without_math', 'short_name', 'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend',
+    'label_width', 'new_picture', 'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..checks import check
+from ..checks import check, for_terminal
+from ..runs.files import write_atomic
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1437a8b4549e79e3c0e134d8f3c35155
 class Picture(Figure):
@@ -33,6 +35,17 @@ class Picture(Figure):
         out = BytesIO()
         self.savefig(out, format='png', dpi=100)
         return out.getvalue()
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #3a9e5c17
+def save_picture(
+    picture: Figure,
+    path: Path,  # of a .png, or another format that its suffix says
+    dpi: int = 150,
+):
+    "Write a picture to a file in one step. A link of that name is replaced, not followed."
+    out = BytesIO()
+    picture.savefig(out, format=path.suffix[1:], dpi=dpi)
+    write_atomic(path, out.getvalue())
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #f1b2b6ff9db45854dd63d55f3a6d02bc
 @dataclass(frozen=True)
@@ -89,13 +102,13 @@ def ink_on(color: str) -> str:
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #493fb0f79bcc9037421c4f7f8a929431
 def without_math(text: str) -> str:
-    "A text in which a dollar is a dollar."
-    return text.replace('$', r'\$')
+    "A text to draw, in which a dollar is a dollar and no character is a command."
+    return for_terminal(text).replace('$', r'\$')
 
 
 def short_name(task: str) -> str:
     "A task's name without its collection, of at most 24 letters."
-    name = task.split('/')[-1]
+    name = for_terminal(task.split('/')[-1])
     return without_math(name if len(name) <= 24 else name[:23] + '…')
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #8b5732fb5e02d1610e54c3753991baa4
@@ -138,7 +151,8 @@ _PADS = (0.72, 0.5, 0.15, 0.32)  # inches left free for labels: left, below, rig
 
 def label_width(texts: Iterable[str]) -> float:
     "Inches that the longest of some labels takes."
-    return _LETTER * max(map(len, texts), default=0)
+    shown = (text.replace(r'\$', '$') for text in texts)
+    return _LETTER * max(map(len, shown), default=0)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #837bd8139702a5b0997bb15c5af96c28
 def _style_axes(ax, theme, alone):

@@ -6,11 +6,11 @@
 __all__ = ['STYLE', 'Line', 'make_button', 'make_row', 'Controls']
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #76547c08d05d79c3dfc6981273f03309
-import html
 from collections.abc import Callable
 
 import ipywidgets as W
 
+from ..checks import for_html
 from .worker import COMMON_TRUNKS, Training, Worker
 from ..runs.evolution import Evolution
 from ..search.ask import generations_left
@@ -46,7 +46,7 @@ class Line(W.HTML):
 
     def show(self, text: str, error: bool = False):
         "Show a text, in the color of errors if it is one."
-        text = html.escape(text)
+        text = for_html(text)
         self.value = f'<span style="color:{_ERROR}">{text}</span>' if error else text
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #4d4f9dc708312d2f37e1661418afa0ce

@@ -8,6 +8,7 @@ __all__ = ['save_film']
 # %% ../../nbs/80_pictures/12_film.ipynb #c0f2f5b2141c33cd9bba793ccdf52e3f
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from matplotlib.animation import PillowWriter
 
@@ -15,6 +16,7 @@ from ..checks import as_path, check, is_number
 from .architectures import plot_architectures
 from .canvas import LIGHT, Theme, check_theme
 from .history import check_records
+from ..runs.files import write_atomic
 
 # %% ../../nbs/80_pictures/12_film.ipynb #3ca99e6534da478d85e281b91895f68d
 def save_film(
@@ -40,8 +42,11 @@ def save_film(
     last = plot_architectures(records, theme)
     frames = [plot_architectures(records[:n], theme) for n in ends] or [last]
     writer = PillowWriter(fps=1 / seconds)
-    with writer.saving(last, str(path), dpi=80):
-        for frame in frames:
-            frame.set_size_inches(last.get_size_inches())
-            writer.fig = frame
-            writer.grab_frame(facecolor=theme.page)
+    with TemporaryDirectory() as folder:
+        film = Path(folder, 'film.gif')
+        with writer.saving(last, str(film), dpi=80):
+            for frame in frames:
+                frame.set_size_inches(last.get_size_inches())
+                writer.fig = frame
+                writer.grab_frame(facecolor=theme.page)
+        write_atomic(Path(path), film.read_bytes())

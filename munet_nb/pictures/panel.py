@@ -6,13 +6,12 @@
 __all__ = ['Dashboard']
 
 # %% ../../nbs/80_pictures/17_panel.ipynb #d709cdb37e2f21aaececf992395e68b4
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as W
 
-from ..checks import InputError, check
+from ..checks import InputError, check, for_html
 from ..engine.devices import accelerator
 from .canvas import LIGHT, Theme, check_theme
 from .controls import STYLE, Controls, Line, make_button
@@ -129,7 +128,7 @@ class Dashboard:
             )
             return [style, self.notice, *self.viewer.widgets(again)]
         above = self.controls.widgets(self.message, self.notice)
-        machine = f'<span style="opacity:.7">trains on {html.escape(accelerator())}</span>'
+        machine = f'<span style="opacity:.7">trains on {for_html(accelerator())}</span>'
         return [style, *above, *self.viewer.widgets(), W.HTML(machine)]
 
     def _repr_mimebundle_(self, **options):

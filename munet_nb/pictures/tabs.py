@@ -24,6 +24,7 @@ from .history import Past
 from .hyperparameters import plot_hyperparameters, plot_tuned_values
 from .progress import plot_lineage, plot_progress, plot_sizes
 from .tables import journal_table, leaderboard
+from ..runs.report import table_html
 
 # %% ../../nbs/80_pictures/13_tabs.ipynb #4084ff9e0e32545e986262b53f4d628c
 PICTURES: dict[str, Callable[..., Picture]] = {
@@ -66,7 +67,8 @@ def _table_html(frame: pd.DataFrame) -> str:
     "A table for a page; it scrolls sideways where it is wider than the page."
     if not len(frame):
         return 'nothing yet'
-    table = frame.to_html(
+    table = table_html(
+        frame,
         index=False,
         float_format='{:.3f}'.format,
         formatters={'charged': '{:,}'.format},

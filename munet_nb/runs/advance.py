@@ -13,6 +13,7 @@ from zlib import crc32
 import jax
 from tqdm.auto import tqdm
 
+from ..checks import for_terminal
 from ..models.pool import Layer
 from ..network.chain import fold_key, seed_key
 from .interrupts import stop_on_interrupt
@@ -62,12 +63,13 @@ def run_to_end(evo):  # an Evolution
     look = {'unit': 'segment', 'smoothing': 0.05, 'dynamic_ncols': True}
     with stop_on_interrupt() as stop, tqdm(total=left(), **look) as bar:
         while not evo.done and not stop:
-            bar.set_description(now())
+            bar.set_description(for_terminal(now()))
             report = evo.step(count)
             bar.total = bar.n + left()
-            tqdm.write(report.line())
+            tqdm.write(for_terminal(report.line()))
         bar.set_description('done' if evo.done else 'stopped')
     if not evo.done:
         trust = ' --trust-sources' if strange_sources(evo.state.tasks.values()) else ''
         resume = f'munet resume {shlex.quote(str(evo.path))}{trust}'
-        tqdm.write(f'Stopped; everything is saved in {evo.path}. Go on with: {resume}')
+        told = f'Stopped; everything is saved in {evo.path}. Go on with: {resume}'
+        tqdm.write(for_terminal(told))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check, find_name, is_one_of, unknown
+from ..checks import InputError, check, find_name, for_terminal, is_one_of, unknown
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
 from ..models.accounting import accounted_params, params_per_task, users_of_models
@@ -23,6 +23,7 @@ from ..models.soundness import check_layers
 from ..network.arch import Arch
 from ..network.kinds import Sizes
 from ..roots.export import export_model
+from .report import table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, kept_models, open_records
@@ -203,9 +204,9 @@ class System:
         return system_table(self._state)
 
     def _repr_html_(self):
-        return self.table().to_html(float_format='{:.3f}'.format, na_rep='-')
+        return table_html(self.table(), float_format='{:.3f}'.format, na_rep='-')
 
     def __repr__(self):
         if not self.models:
             return 'System without a kept model yet'
-        return self.table().to_string(float_format='{:.3f}'.format, na_rep='-')
+        return for_terminal(self.table().to_string(float_format='{:.3f}'.format, na_rep='-'))

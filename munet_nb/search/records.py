@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'Schema', 'NAME', 'TEXT', 'YES_NO', 'COUNT', 'WHOLE', 'SHARE', 'POSITIVE', 'AMOUNT',
-    'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'Or0', 'ListOf', 'ByName', 'Fields', 'Repeated',
-    'Also', 'record_schemas', 'check_records',
+    'Schema', 'NAME', 'TASK_NAME', 'TEXT', 'YES_NO', 'COUNT', 'WHOLE', 'SHARE', 'POSITIVE',
+    'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'Or0', 'ListOf', 'ByName', 'Fields',
+    'Repeated', 'Also', 'record_schemas', 'check_records',
 ]
 
 # %% ../../nbs/40_search/08_records.ipynb #6fd9a5a9
@@ -175,6 +175,10 @@ def _is_correct(value) -> bool:
 
 # %% ../../nbs/40_search/08_records.ipynb #ac8eba6f
 NAME = Rule('a printable text of 1 to 300 characters', _is_name)
+TASK_NAME = Rule(
+    "a printable text without a colon, and not 'root'",
+    lambda v: _is_name(v) and ':' not in v and v != 'root',
+)
 TEXT = Rule('a text', lambda v: isinstance(v, str))
 YES_NO = Rule('true or false', lambda v: type(v) is bool)
 COUNT = Rule('a positive whole number', lambda v: is_count(v) and v <= _MOST)
@@ -216,7 +220,7 @@ _MODEL = Fields(
     correct=CORRECT,
 )
 _TASK = Fields(
-    name=NAME, classes=ListOf(NAME, 2), private=YES_NO, fingerprint=TEXT, source=TEXT
+    name=TASK_NAME, classes=ListOf(NAME, 2), private=YES_NO, fingerprint=TEXT, source=TEXT
 )
 _BEST = Or0(Fields(id=NAME, score=SHARE, quality=SHARE, accounted=AMOUNT))
 _TRIAL = Fields(id=NAME, tasks=ListOf(NAME), lr=POSITIVE, probes=ByName(SHARE))
@@ -256,6 +260,8 @@ def _check_model(model: Mapping, arch: Arch, space: Mapping[str, tuple]):
 def _check_root(model: Mapping, arch: Arch):
     "Raise _Wrong unless a model can be a root of this search: one that solves no task."
     names = tuple([ref['name'] for ref in model['chain']])
+    if not re.fullmatch('root|trunk:[1-9][0-9]{0,5}', model['id']):
+        raise _Wrong(model['id'], "'root', or as in trunk:1").at('id')
     if names != root_names(arch):
         allowed = f'the layers of {arch.name}, in order, without a head'
         raise _Wrong(names, allowed).at('chain')
@@ -270,6 +276,8 @@ def _check_root(model: Mapping, arch: Arch):
 
 def _check_trial(trial: Mapping, rates: Sequence[float]):
     "Raise _Wrong unless a trial has different tasks, and a rate that groups move in."
+    if not re.fullmatch(r'root|group(:[0-9]{1,6})(\.[0-9]{1,6}){2}', trial['id']):
+        raise _Wrong(trial['id'], "'root', or as in group:0.1.2").at('id')
     _check_tasks(trial)
     if trial['tasks'] and trial['lr'] not in rates:
         raise _Wrong(trial['lr'], f'one of {rates}').at('lr')
