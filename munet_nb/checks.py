@@ -212,11 +212,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def not_locked(
     folder: Path,
     error: Exception,  # of the lock
+    what: str = 'be written to',  # that it cannot, if locks are not to blame
 ) -> InputError:
     "The error for a folder that cannot be locked."
     no_locks = isinstance(error, NotImplementedError) or getattr(error, 'errno', None) in _NO_LOCKS
     if not no_locks:
-        return InputError(f'{folder}: cannot be written to ({error})')
+        return InputError(f'{folder}: cannot {what} ({error})')
     return InputError(
         f'{folder}: lies on a file system without file locks ({error}), and without one two '
         'processes could write there at once; choose a folder on another, such as a local disk'

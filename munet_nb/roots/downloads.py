@@ -163,7 +163,7 @@ def _alone(path):
     try:
         lock.acquire()
     except (OSError, NotImplementedError) as e:
-        raise not_locked(path.parent, e) from None
+        raise not_locked(path.parent, e, 'keep downloads') from None
     try:
         yield
     finally:
