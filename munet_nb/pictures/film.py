@@ -15,7 +15,7 @@ from matplotlib.animation import PillowWriter
 from ..checks import as_path, check, is_number
 from .architectures import plot_architectures
 from .canvas import LIGHT, Theme, check_theme
-from .history import check_records
+from .history import check_told
 from ..runs.files import write_atomic
 
 # %% ../../nbs/80_pictures/12_film.ipynb #3ca99e6534da478d85e281b91895f68d
@@ -29,7 +29,7 @@ def save_film(
 
     Raises InputError for what is no path, or no time.
     """
-    check_records(records)
+    check_told(records)
     check_theme(theme)
     path = as_path(path, 'film')
     fine = is_number(seconds) and 0.02 <= seconds <= 600

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'Past', 'check_records', 'state_of', 'History', 'children_by_task', 'Arrival', 'trunk_tasks',
+    'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'Arrival', 'trunk_tasks',
     'arrivals_by_task',
 ]
 
@@ -44,7 +44,7 @@ class Past(Sequence):
 _RECORDS = 'the records of a run: those of an Evolution, or of RunDir(...).records()'
 
 
-def check_records(records: Sequence[Mapping]):
+def check_told(records: Sequence[Mapping]):
     "Raise InputError unless these are records of a run."
     if isinstance(records, Past):
         return
@@ -55,7 +55,7 @@ def check_records(records: Sequence[Mapping]):
 
 def _check_all(records):
     "Raise InputError unless these are the records of a run from the first on."
-    check_records(records)
+    check_told(records)
     check('records', records, records[0]['kind'] == 'run', _RECORDS)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..checks import check, is_count, is_one_of, unknown
 from .canvas import trunk_name
-from .history import check_records, state_of
+from .history import check_told, state_of
 from ..runs.system import system_table
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #d21cc0a9e956ebe2b11a3e0f24bd29e2
@@ -121,7 +121,7 @@ def journal_table(
 
     Raises InputError for what are no records, or no number of them.
     """
-    check_records(records)
+    check_told(records)
     check('last', last, is_count(last), 'a positive whole number')
     n = len(records)
     newest = [records[i] for i in range(n - 1, max(n - 1 - last, -1), -1)]
