@@ -508,3 +508,26 @@ def test_one_name_in_two_spellings_is_one_name(tmp_path):
 
     image = next(Path(f).glob('train/tea/*.png'))
     assert main(['predict', str(tmp_path / 'run'), '--task', composed, str(image)]) == 0
+
+
+def test_a_picture_that_needs_another_program_is_refused_whatever_its_name(tmp_path):
+    eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n'
+    (tmp_path / 'a.png').write_bytes(eps)
+    with pytest.raises(InputError, match='is not an image that can be decoded'):
+        open_image(tmp_path / 'a.png')
+
+
+def test_a_class_whose_name_is_spelled_in_two_ways_is_refused_as_that(tmp_path):
+    for name in ('caf\u00e9', 'cafe\u0301', 'tea'):
+        folder_of(tmp_path / 'f', name)
+    with pytest.raises(InputError, match='spelled in two ways'):
+        load_folder(tmp_path / 'f')
+
+
+def test_a_notice_of_many_reasons_stays_short(tmp_path):
+    f = folder_of(tmp_path / 'f', 'cat', 'dog')
+    for i in range(100):
+        (f / f'cat/scan.{i:04}').touch()
+    with pytest.warns(Notice) as told:
+        load_folder(f)
+    assert len(str(told[0].message)) < 1500 and '92 other reasons' in str(told[0].message)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,46 @@ def test_two_panels_of_one_search_do_not_spoil_it(tmp_path):
     resume(tmp_path / 'r').close()
 
 
+def test_a_generation_that_was_told_by_another_is_not_trained_again(tmp_path):
+    with start(tmp_path / 'r') as evo:
+        generation = evo.ask()
+        evo.step()
+        with pytest.raises(InputError, match='moved on'):
+            evo.train(generation)
+
+
+def test_an_end_that_failed_is_made_up_for_by_the_same_search(run, monkeypatch):
+    "A generation is saved, the test of its task iteration is interrupted: stepping goes on."
+    evo = resume(run)
+    with monkeypatch.context() as m:
+        m.setattr('munet_nb.runs.evolution.accuracy', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evo.step()
+    assert not evo.done
+    evo.run()
+    assert evo.done
+    evo.close()
+    assert RunDir(run).records()[-1]['kind'] == 'task_end' and check_run(run).whole
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
 # Files that are removed or replaced while a search runs
+
+
+def test_a_second_writer_that_came_in_while_the_first_read_its_data_stops_it(run):
+    first = RunWriter(run)
+    first.lock()
+    records = first.records()
+    (run / '.lock').unlink()
+    with resume(run) as second:
+        second.step()
+    before = contents(run)
+    with pytest.raises(InputError, match='.lock was removed'):
+        first.go_on(len(records))
+    assert contents(run) == before and check_run(run).whole
 
 
 def test_a_second_writer_that_came_in_without_the_lock_file_stops_the_first(run):
@@ -366,6 +406,39 @@ def test_a_link_in_the_place_of_a_file_of_the_run_is_refused(run, half, tmp_path
         with pytest.raises(InputError, match='is a link'):
             use(run)
     assert contents(victim) == before
+
+
+@pytest.mark.parametrize('name', ['journal.jsonl', 'journal.head', '.lock'])
+def test_a_pipe_in_the_place_of_a_file_is_refused_not_waited_for(run, name):
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    for use in (resume, System.open, start, check_run, repair_run):
+        with pytest.raises(InputError, match='is no file'):
+            use(run)
+
+
+def test_a_run_that_is_begun_again_takes_nothing_from_the_one_before(tmp_path):
+    start(tmp_path / 'r').close()
+    layer = max((tmp_path / 'r/pool').iterdir(), key=lambda p: p.stat().st_size)
+    layer.write_bytes(layer.read_bytes()[:-1] + b'x')
+    start(tmp_path / 'r').close()
+    assert check_run(tmp_path / 'r').whole
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    long = task_from_arrays('long', (IMAGES, np.arange(60) % 2), classes=['a' * 301, 'b'])
+    config = Config.preset('demo', **FEW)
+    with pytest.raises(InputError, match='classes'):
+        Evolution.create(tmp_path / 'r', load_root('random:Ti1'), [long], config)
+    assert not (tmp_path / 'r').exists()
+    with start(tmp_path / 's') as evo:
+        before = contents(tmp_path / 's')
+        with pytest.raises(InputError, match='classes'):
+            evo.add_task(long)
+        odd = replace(task('odd'), source='folder:pets\udcff')
+        with pytest.raises(InputError, match='no text that can be written'):
+            evo.add_task(odd)
+        assert contents(tmp_path / 's') == before
 
 
 def test_a_linked_layer_is_refused(run, tmp_path):

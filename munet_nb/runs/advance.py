@@ -61,6 +61,7 @@ def run_to_end(evo):  # an Evolution
         bar.update()
 
     look = {'unit': 'segment', 'smoothing': 0.05, 'dynamic_ncols': True}
+    evo.settle()
     with stop_on_interrupt() as stop, tqdm(total=left(), **look) as bar:
         while not evo.done and not stop:
             bar.set_description(for_terminal(now()))

@@ -8,7 +8,8 @@ __all__ = ['Evolution']
 # %% ../../nbs/70_runs/08_evolution.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from .files import StoredPool
 from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
 from .rundir import RunWriter
-from .start import first_record, task_info, tasks_of_run
+from .start import check_readable, first_record, task_info, tasks_of_run
 from .system import System, layers_needed, network_of
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
 from ..search.ask import rng_for, segments_left
@@ -82,6 +83,7 @@ class Evolution:
         """
         local_devices()  # before anything is written
         first = first_record(root, tasks, config)
+        check_readable(first)
         run = RunWriter(path)
         with interrupt_later():
             run.create(first, root.layers.values())
@@ -112,10 +114,9 @@ class Evolution:
             check_layers(layers_needed(state, state.alive), arch, pool)
             data = tasks_of_run(state, tasks, run.path, trust_sources)
             evo = cls(run, records, pool, data)
-            run.go_on()
+            run.go_on(len(records))
             run.sweep(state.alive)
-            evo._end_iteration()  # if it died between the last generation and the end
-            evo._end_groups()
+            evo.settle()
             return evo
         except BaseException:
             run.close()
@@ -158,6 +159,7 @@ class Evolution:
         What has to be known first is found out. Raises InputError if the search is done.
         """
         with self._moving:
+            self.settle()
             if groups_due(self.state, self.config):
                 if not self.state.groups:
                     self._commit(begin_groups(self.state, self._probed_images()))
@@ -169,10 +171,10 @@ class Evolution:
         "Judge the seed models of the task iteration that begins, if that is wanted."
         seeds = probes_due(self.state, self.config)
         if seeds:
-            feed = self._feed_of(next_task(self.state, self.config))
-            told = probe_seeds(
-                seeds, self.state, self.config, self.arch, self.pool, feed, self.programs
-            )
+            with self._own_feed(next_task(self.state, self.config)) as feed:
+                told = probe_seeds(
+                    seeds, self.state, self.config, self.arch, self.pool, feed, self.programs
+                )
             self._commit(*told)
 
     def _probed_images(self) -> dict[str, int]:
@@ -181,28 +183,44 @@ class Evolution:
         most = training.validation_batches * training.batch_size
         return {name: min(len(task.validation), most) for name, task in self.tasks.items()}
 
-    def _feed_of(self, task: str) -> TaskFeed:
-        feed = self._feed  # which another thread may take away
+    @contextmanager
+    def _own_feed(self, task: str) -> Iterator[TaskFeed]:
+        "The images of a task, for one thread alone: what it holds follows the model that trains."
+        feed, self._feed = self._feed, None
         if feed is None or feed.name != task:
-            feed = self._feed = TaskFeed(self.tasks[task], self.config.training)
-        return feed
+            feed = TaskFeed(self.tasks[task], self.config.training)
+        try:
+            yield feed
+        finally:
+            self._feed = feed
 
     def train(
         self,
         generation: Generation | GroupGeneration,
         progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
     ) -> list[TrainedChild] | list[TrainedGroup]:
-        "Train a generation. Raises InputError for what is none."
+        "Train a generation. Raises InputError for what is none, or if the search moved on."
         _check_generation(generation)
-        if isinstance(generation, GroupGeneration):
-            return train_groups(self._common_work(), generation, progress)
-        feed = self._feed_of(generation.task)
+        with self._moving:
+            self._refuse_if_moved_on(generation)
+            pool = self.pool
+            work = self._common_work() if isinstance(generation, GroupGeneration) else None
+        if work:
+            return train_groups(work, generation, progress)
         settings = replace(self.config.training, segments=generation.segments)
-        engine = Engine(self.arch, self.pool, feed, settings, self.programs)
         where = (generation.task, generation.iteration, generation.number)
         rng = rng_for(self.config, *where, 1)
         key = key_for(self.config, *where)
-        return train_generation(engine, generation.children, rng, key, self.times, progress)
+        with self._own_feed(generation.task) as feed:
+            engine = Engine(self.arch, pool, feed, settings, self.programs)
+            return train_generation(engine, generation.children, rng, key, self.times, progress)
+
+    def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):
+        if not is_next(generation, self.state):
+            raise InputError(
+                f'{generation.title}: the search moved on since this was asked for, because '
+                'another panel, cell or thread told of it; that is saved, ask again'
+            )
 
     def _common_work(self) -> CommonWork:
         feeds, programs = self._common_feeds, self.programs
@@ -250,11 +268,7 @@ class Evolution:
         made = bool(trained) and all(isinstance(t, kind) for t in trained)
         check('trained', trained, made, 'what train made')
         with self._moving:
-            if not is_next(generation, self.state):
-                raise InputError(
-                    f'{generation.title}: the search moved on since this was asked for, so another '
-                    'panel, cell or thread trains it too; what it told is saved, this is not'
-                )
+            self._refuse_if_moved_on(generation)
             if of_groups:
                 return self._tell_groups(generation, trained)
             before = self.state
@@ -304,6 +318,7 @@ class Evolution:
         middle of a task iteration.
         """
         with self._moving:
+            self.settle()
             before = self.state.trunks
             self._commit(begin_groups(self.state, self._probed_images(), tasks))
         while self.state.groups:
@@ -319,12 +334,15 @@ class Evolution:
         with self._moving:
             if find_name(task.name, self.state.tasks):
                 raise InputError(f'task {task.name!r}: the system has a task of that name already')
-            self._commit({'kind': 'task_added', 'task': info_to_json(task_info(task))})
+            record = {'kind': 'task_added', 'task': info_to_json(task_info(task))}
+            check_readable(self.records[0], record)
+            self._commit(record)
             self.tasks = {**self.tasks, task.name: task}
 
     def close(self):
         "Release the run directory."
-        self._run_dir.close()
+        with self._moving:
+            self._run_dir.close()
 
     def __enter__(self):
         return self
@@ -343,6 +361,12 @@ class Evolution:
             self.records.append(record)
             self.state = state
             self.pool = self.pool.add(layers).keep(state.alive)
+
+    def settle(self):
+        "End a task iteration, or a search for groups, whose last generation is saved."
+        with self._moving:
+            self._end_iteration()
+            self._end_groups()
 
     def _end_iteration(self):
         "End the task iteration, if what is left of it pays for no other child."

@@ -24,6 +24,15 @@ from .files import write_atomic
 from ..search.records import check_records
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #e4da3b7fbbce2345d7772b0674a318d5
+def _identity(path: Path) -> tuple[int, int] | None:
+    "What tells a file from another one of the same name; None if it is not there."
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 class RunDir:
     """A run's directory: `journal.jsonl`, `journal.head` and `pool/`.
 
@@ -37,11 +46,15 @@ class RunDir:
         self.pool = here / 'pool'
         self._lock_file = here / '.lock'
         self._lock = None
+        self._locked = None  # what tells the lock file from another one
 
     def refuse_links(self):
-        "Raise InputError if a file of the run, or its pool, is a link."
-        for path in (self.journal, head_file(self.journal), self.pool, self._lock_file):
+        "Raise InputError if a file of the run is none, or it or the pool is a link."
+        for path in (self.journal, head_file(self.journal), self._lock_file):
             refuse_link(path)
+            if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+                raise InputError(f'{path}: is no file')
+        refuse_link(self.pool)
 
     def is_run(self) -> bool:
         """Whether a run was started here: there is a first record, or the head tells of one.
@@ -74,6 +87,7 @@ class RunDir:
         except (OSError, NotImplementedError) as e:
             raise not_locked(self.path, e) from None
         self._lock = lock
+        self._locked = _identity(self._lock_file)
 
     def close(self):
         "Release the directory."
@@ -127,7 +141,7 @@ def example_run() -> Path:
 # %% ../../nbs/70_runs/01_rundir.ipynb #d3d9446802a44259755d38e6d163e820
 # Files of a pool, complete and half-written.
 _OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+')
-_HALF_WRITTEN_HEAD = re.compile(r'\.journal\.head\.[0-9a-f]+')
+_HALF_WRITTEN = re.compile(r'\.journal\.(head|jsonl)\.[0-9a-f]+')
 
 
 def _may_be_begun_again(run: RunDir) -> bool:
@@ -148,7 +162,7 @@ def _refuse_if_taken(run: RunDir):
         )
     names = {p.name for p in run.path.iterdir()} if run.path.is_dir() else set()
     foreign = names - {'.lock', 'pool', 'journal.jsonl', 'journal.head'}
-    foreign = {name for name in foreign if not _HALF_WRITTEN_HEAD.fullmatch(name)}
+    foreign = {name for name in foreign if not _HALF_WRITTEN.fullmatch(name)}
     foreign |= {p.name for p in run.pool.glob('*') if not _OWN.fullmatch(p.name)}
     if foreign:
         raise InputError(
@@ -164,16 +178,6 @@ class _End:
     head: Head
     length: int  # of the journal, bytes
     journal: tuple[int, int]  # device and number of the file
-    lock: tuple[int, int]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    "What tells a file from another one of the same name; None if it is not there."
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_dev, stat.st_ino
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #55ad5daa
 class RunWriter(RunDir):
@@ -198,26 +202,35 @@ class RunWriter(RunDir):
             with self._tells('nothing was begun; choose a directory on a disk with room'):
                 write_atomic(head_file(self.journal), Head().to_bytes())
                 self.journal.write_bytes(b'')  # there may be a torn line of a run that never began
-            self.go_on()
+            self.go_on(0)
+            self.sweep(())  # what is left of a run that never began, or never went on
             self.append(first, layers)
-            self.sweep({layer.digest for layer in layers})
             sync_folder(self.path)
             sync_folder(self.path.parent)
         except BaseException:
             self.close()
             raise
 
-    def go_on(self):
-        "Cut a torn last line off the journal; from now on records can be appended."
+    def go_on(
+        self,
+        records: int,  # that were read since it was locked
+    ):
+        """Cut a torn last line off the journal; from now on records can be appended.
+
+        Raises InputError if the run is not any more what was read.
+        """
+        if _identity(self._lock_file) != self._locked:
+            raise self._moved_on('.lock was removed, so that another process may write here')
         journal = read_journal(self.journal)
+        if len(journal.records) != records:
+            raise self._moved_on('journal.jsonl was written to')
         head = Head(len(journal.links), journal.digest)
         with self._tells('nothing was changed'):
             if self.journal.stat().st_size > journal.length:
                 os.truncate(self.journal, journal.length)
             if read_head(self.journal) != head:
                 write_atomic(head_file(self.journal), head.to_bytes())
-        files = _identity(self.journal), _identity(self._lock_file)
-        self._end = _End(head, journal.length, *files)
+        self._end = _End(head, journal.length, _identity(self.journal))
 
     def append(self, record: Mapping, layers: Iterable[Layer] = ()):
         """Save the layers that are new, then add one record.
@@ -240,7 +253,7 @@ class RunWriter(RunDir):
         "Raise InputError if this is closed, or its lock or journal is not the one it opened."
         if not self._lock or not self._end:
             raise InputError(f'{self.path}: was closed; open it again with Evolution.resume')
-        if _identity(self._lock_file) != self._end.lock:
+        if _identity(self._lock_file) != self._locked:
             raise self._moved_on('.lock was removed, so that another process may write here')
         if _identity(self.journal) != self._end.journal:
             raise self._moved_on('journal.jsonl was removed or replaced')
@@ -264,12 +277,13 @@ class RunWriter(RunDir):
     def sweep(self, needed: Collection[Digest]):
         "Delete every layer of the pool that is not needed, and what half-written ones left."
         self.check_unchanged()
-        for path in self.pool.iterdir():
-            if _OWN.fullmatch(path.name) and (path.stem not in needed or path.name[0] == '.'):
-                path.unlink()
-        for path in self.journal.parent.iterdir():
-            if _HALF_WRITTEN_HEAD.fullmatch(path.name):
-                path.unlink()
+        with self._tells('nothing that is needed was deleted'):
+            for path in self.pool.iterdir():
+                if _OWN.fullmatch(path.name) and (path.stem not in needed or path.name[0] == '.'):
+                    path.unlink()
+            for path in self.journal.parent.iterdir():
+                if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink()
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #40b6f7e4
 def write_run(path: Path, records: Iterable[Mapping]):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'LARGEST_IMAGE', 'check_size', 'from_pillow', 'read_file', 'open_image', 'to_image',
-    'as_images', 'each_image', 'to_images',
+    'LARGEST_IMAGE', 'check_size', 'from_pillow', 'picture_formats', 'read_file', 'open_image',
+    'to_image', 'as_images', 'each_image', 'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
@@ -80,6 +80,15 @@ def from_pillow(
     return np.asarray(im if im.mode in ('L', 'RGB') else im.convert('RGB'))
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-014
+_NO_PICTURES = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'}  # run other programs
+
+
+def picture_formats() -> list[str]:
+    "The formats that Pillow decodes by itself, whatever a file's suffix says."
+    Image.init()
+    return sorted(set(Image.OPEN) - _NO_PICTURES)
+
+
 def read_file(
     path: str | Path,
     read: Callable[[Image.Image], object],  # what is wanted of the opened image
@@ -90,7 +99,7 @@ def read_file(
     """
     path = as_path(path, 'image file')
     try:
-        with Image.open(path) as im:
+        with Image.open(path, formats=picture_formats()) as im:
             check_size(im, str(path))
             return read(im)
     except InputError:
