@@ -124,6 +124,16 @@ def test_a_search_on_a_full_disk_says_so_and_goes_on_when_there_is_room(run, hal
     assert check_run(run).whole
 
 
+def test_pictures_on_a_full_disk_name_their_file_and_leave_the_run_alone(run, capsys):
+    with resume(run) as evo:
+        evo.run()
+    before = contents(run)
+    with full_disk(2000):
+        assert main(['report', str(run)]) == 2
+    assert f"{run / 'architectures.png'}" in capsys.readouterr().err
+    assert contents(run) == before
+
+
 def test_a_run_that_does_not_fit_from_the_start_can_be_begun_in_the_same_place(tmp_path):
     with full_disk(100_000), pytest.raises(InputError, match='nothing was begun|make room'):
         start(tmp_path / 'r')

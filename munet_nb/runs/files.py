@@ -30,7 +30,10 @@ from ..models.pool import Digest, Layer, params_digest
 
 # %% ../../nbs/70_runs/00_files.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 def write_atomic(path: Path, data: bytes):
-    "Write a file in one step: whoever reads it sees all of it, or what was there before."
+    """Write a file in one step: whoever reads it sees all of it, or what was there before.
+
+    Raises OSError, which names the file, if the disk is full or gone.
+    """
     beside = path.with_name(f'.{path.name}.{secrets.token_hex(8)}')
     try:
         with open(beside, 'xb') as f:
@@ -38,8 +41,10 @@ def write_atomic(path: Path, data: bytes):
             f.flush()
             os.fsync(f.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as e:
         beside.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            raise OSError(e.errno, e.strerror, str(path)) from None
         raise
 
 # %% ../../nbs/70_runs/00_files.ipynb #c9f0f895fb98ab9159f51fd0297e236d
