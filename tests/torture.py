@@ -108,7 +108,7 @@ def write_all(path: Path, appended: Sequence[tuple[dict, list[Layer]]]):
     writer = RunWriter(path)
     if writer.is_run():
         writer.lock()
-        writer.go_on()
+        writer.go_on(len(writer.records()))
     else:
         (first, layers), *_ = appended
         writer.create(first, layers)
