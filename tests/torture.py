@@ -353,10 +353,32 @@ def threads(rng: random.Random, recorded: Recorded, folder: Path) -> str:
     return 'fine' if contents(path) == contents(recorded.path) else 'lost'
 
 
-def altered_records(rng: random.Random, recorded: Recorded, folder: Path) -> Counter:
-    "Records changed by somebody who seals them again, as a stranger can."
+def outcome_of(act: Callable) -> str:
+    "What comes of reading a damaged thing; what is False is taken for whole though it is none."
+    try:
+        return 'silent' if act() is False else 'fine'
+    except InputError:
+        return 'clear'
+    except Exception:
+        traceback.print_exc(limit=-3)
+        return 'traceback'
+
+
+def show(path: Path):
     from munet_nb import System
 
+    system = System.open(path)
+    system._repr_html_()
+    repr(system)
+
+
+def is_image(array: np.ndarray) -> bool:
+    shape_is_right = array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3)
+    return array.dtype == np.uint8 and shape_is_right
+
+
+def altered_records(rng: random.Random, recorded: Recorded, folder: Path) -> Counter:
+    "Records changed by somebody who seals them again, as a stranger can."
     original = RunDir(recorded.path).records()
     found = Counter()
     for n in range(30):
@@ -366,16 +388,7 @@ def altered_records(rng: random.Random, recorded: Recorded, folder: Path) -> Cou
             write_run(path, altered(original, rng.choice))
         except ValueError:  # what JSON or UTF-8 do not have
             continue
-        try:
-            system = System.open(path)
-            system._repr_html_()
-            repr(system)
-            found['fine'] += 1
-        except InputError:
-            found['clear'] += 1
-        except Exception:
-            traceback.print_exc(limit=-3)
-            found['traceback'] += 1
+        found[outcome_of(lambda path=path: show(path))] += 1
         shutil.rmtree(path)
     return found
 
@@ -418,15 +431,7 @@ def bad_images(rng: random.Random, recorded: Recorded, folder: Path) -> Counter:
         image.save(buffer, kind)
         path = folder / f'image.{kind.lower()}'
         path.write_bytes(damage(rng, buffer.getvalue()))
-        try:
-            array = open_image(path)
-            ok = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (1, 3)
-            found['fine' if ok or array.ndim == 2 else 'silent'] += 1
-        except InputError:
-            found['clear'] += 1
-        except Exception:
-            traceback.print_exc(limit=-3)
-            found['traceback'] += 1
+        found[outcome_of(lambda path=path: is_image(open_image(path)))] += 1
     return found
 
 
@@ -446,14 +451,7 @@ def bad_checkpoints(rng: random.Random, recorded: Recorded, folder: Path) -> Cou
         head = file.suffix == '.safetensors' and rng.random() < 0.8
         cut = header if head else len(data)
         file.write_bytes(damage(rng, data[:cut]) + data[cut:])
-        try:
-            load_root(str(path))
-            found['fine'] += 1
-        except InputError:
-            found['clear'] += 1
-        except Exception:
-            traceback.print_exc(limit=-3)
-            found['traceback'] += 1
+        found[outcome_of(lambda path=path: load_root(str(path)))] += 1
     return found
 
 

@@ -53,7 +53,7 @@ def _look_into(folder: Path, left_out: LeftOut) -> tuple[list[str], list[str]]:
             left_out[reason].add(path)
     return folders, files
 
-
+# %% ../../nbs/30_tasks/03_folders.ipynb #9463fcb3
 def _folders_in(folder: Path, left_out: LeftOut) -> list[str]:
     "The names of the folders in a folder; files beside them are left out."
     folders, files = _look_into(folder, left_out)
@@ -74,7 +74,7 @@ def _files_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
             else:
                 waiting.append(path)
 
-
+# %% ../../nbs/30_tasks/03_folders.ipynb #7d3f0dbe
 REASONS = 8  # that are told
 
 
@@ -201,7 +201,7 @@ def _check_classes(folder: Path, classes: Sequence[str], images: Sequence[tuple[
             'take away those that are none, and put images into those that are'
         )
 
-
+# %% ../../nbs/30_tasks/03_folders.ipynb #ccdfda96
 def load_folder(
     folder: str | Path,  # split/class/file or class/file
     name: str | None = None,  # missing: the folder's name

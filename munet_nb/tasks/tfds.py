@@ -50,7 +50,7 @@ def _ranges(name: str, sizes: Mapping[str, int]) -> dict[str, tuple[str, str, ra
     own = {s: whole(s) for s in ('validation', 'test') if s in sizes}
     return {**own, **{s: (name, 'train', r) for s, r in ranges.items()}}
 
-
+# %% ../../nbs/30_tasks/04_tfds.ipynb #8ec0af1b
 def tfds_ranges(
     name: str,  # of the data set, without a version
     sizes: Mapping[str, int],  # examples in each split of the data set
