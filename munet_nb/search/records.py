@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'Schema', 'NAME', 'TASK_NAME', 'TEXT', 'YES_NO', 'COUNT', 'WHOLE', 'SHARE', 'POSITIVE',
-    'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'Or0', 'ListOf', 'ByName', 'Fields',
+    'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'OrNull', 'ListOf', 'ByName', 'Fields',
     'Repeated', 'Also', 'record_schemas', 'check_records',
 ]
 
@@ -61,7 +61,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Or0:
+class OrNull:
     "null, or what has a schema."
 
     schema: 'Schema'
@@ -150,7 +150,7 @@ class Repeated:
 
 
 
-Schema = Rule | Or0 | ListOf | ByName | Fields | Repeated
+Schema = Rule | OrNull | ListOf | ByName | Fields | Repeated
 
 # %% ../../nbs/40_search/08_records.ipynb #4fe31cb8
 _MOST = 2**53
@@ -181,7 +181,7 @@ TASK_NAME = Rule(
 )
 TEXT = Rule('a text', lambda v: isinstance(v, str))
 YES_NO = Rule('true or false', lambda v: type(v) is bool)
-COUNT = Rule('a positive whole number', lambda v: is_count(v) and v <= _MOST)
+COUNT = Rule('a positive whole number', is_count)
 WHOLE = Rule('a whole number from 0 on', lambda v: type(v) is int and 0 <= v <= _MOST)
 SHARE = Rule('a number in [0, 1]', lambda v: is_number(v) and 0 <= v <= 1)
 POSITIVE = Rule('a positive number', lambda v: is_number(v) and v > 0)
@@ -208,12 +208,12 @@ class _HParams:
             raise _Wrong(None, 'there: it is missing').at(name)
 
 
-_REF = Repeated(Fields(name=LAYER_NAME, digest=DIGEST, n_params=COUNT, trained_by=Or0(NAME)))
+_REF = Repeated(Fields(name=LAYER_NAME, digest=DIGEST, n_params=COUNT, trained_by=OrNull(NAME)))
 _MODEL = Fields(
     optional=('correct',),
     id=NAME,
-    task=Or0(NAME),
-    parent=Or0(NAME),
+    task=OrNull(NAME),
+    parent=OrNull(NAME),
     chain=ListOf(_REF),
     hparams=Repeated(_HParams()),
     evaluations=ListOf(SHARE),
@@ -222,7 +222,7 @@ _MODEL = Fields(
 _TASK = Fields(
     name=TASK_NAME, classes=ListOf(NAME, 2), private=YES_NO, fingerprint=TEXT, source=TEXT
 )
-_BEST = Or0(Fields(id=NAME, score=SHARE, quality=SHARE, accounted=AMOUNT))
+_BEST = OrNull(Fields(id=NAME, score=SHARE, quality=SHARE, accounted=AMOUNT))
 _TRIAL = Fields(id=NAME, tasks=ListOf(NAME), lr=POSITIVE, probes=ByName(SHARE))
 _PROBE = Fields(seed=NAME, accuracy=SHARE, head=_REF)
 
@@ -307,7 +307,7 @@ def _check_tasks(record: Mapping, *of_each: str):
 
 _TURN = dict(kind=TEXT, task=NAME, iteration=WHOLE)
 _SMALL_RECORDS = {
-    'task_end': Fields(optional=('test',), **_TURN, kept=Or0(NAME), best=_BEST, test=SHARE),
+    'task_end': Fields(optional=('test',), **_TURN, kept=OrNull(NAME), best=_BEST, test=SHARE),
     'task_added': Fields(kind=TEXT, task=_TASK),
     'config_changed': Fields(
         kind=TEXT,
@@ -358,7 +358,7 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
             Fields(
                 **common,
                 trial=NAME,
-                trunk=Or0(root),
+                trunk=OrNull(root),
                 tasks=ListOf(NAME, 1),
                 evaluations=ByName(ListOf(SHARE, 1)),
                 probes=ByName(SHARE),
