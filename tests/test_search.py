@@ -155,7 +155,7 @@ def test_seeds_are_tried_first_newest_first_unmutated_and_private_models_never(h
         assert parents[:n] == expected[:n] == record['seeds_tried']
         for c in record['children'][:n]:
             check_unmutated(before.models[c['model']['parent']], c)
-        data = {tuple(c['model']['hparams'][f] for f in DATA_HPARAMS) for c in record['children']}
+        data = {tuple(c['model']['hparams'].get(f) for f in DATA_HPARAMS) for c in record['children']}
         assert len(data) == 1, 'the children of a generation share the data hyperparameters'
 
 
@@ -282,7 +282,10 @@ def children_of_root(mu=0.1, tune=True):
     hparams = replace(deep.hparams, num_layers=2)
     chain = tuple(r for r in deep.chain if r.name != 'block_2')
     parent = replace(deep, hparams=hparams, chain=chain)
-    rng, chances = np.random.default_rng(0), probabilities(config)
+    rng = np.random.default_rng(0)
+
+    def chances(own):
+        return probabilities(config, own)
 
     def child(i):
         return mutate_child(rng, f't:0.0.{i}', 't', [parent, deep], hparams, chances, around)
@@ -332,7 +335,8 @@ def test_data_hyperparameters_move_with_probability_mu_per_generation():
         child = ask(replace(state, generation=g), run.config, ARCH).children[0]
         for f in DATA_HPARAMS:
             moved[f] += getattr(child.hparams, f) != getattr(start, f)
-    for f in DATA_HPARAMS:
+    assert moved.keys() - AUTO_TUNE == {'crop'} and not moved['crop']  # not tuned in the paper
+    for f in AUTO_TUNE.keys() & DATA_HPARAMS:
         space = AUTO_TUNE[f]
         inside = 0 < space.index(getattr(start, f)) < len(space) - 1
         assert_frequency(moved[f], 0.1 if inside else 0.05, n)  # at an end half of the steps stay
@@ -373,10 +377,10 @@ def test_mu_of_zero_and_one():
 
 
 def test_a_probability_of_its_own_or_mu():
-    assert probabilities(Config()) == {'step': 0.1, 'insert': 0.1, 'clone': 0.1}
+    assert probabilities(Config(), HParams()) == {'step': 0.1, 'insert': 0.1, 'clone': 0.1}
     config = Config(mutation_prob=0.2, cloning_prob=0.5, adapter_prob=1.0)
-    assert probabilities(config) == {'step': 0.2, 'insert': 1.0, 'clone': 0.5}
-    assert set(probabilities(Config(mutation_prob=0.0))) == set(OPERATORS)
+    assert probabilities(config, HParams()) == {'step': 0.2, 'insert': 1.0, 'clone': 0.5}
+    assert set(probabilities(Config(mutation_prob=0.0), HParams())) == set(OPERATORS)
 
 
 def test_an_operator_that_is_off_leaves_every_search_as_it_is(monkeypatch):
@@ -385,7 +389,7 @@ def test_an_operator_that_is_off_leaves_every_search_as_it_is(monkeypatch):
         run = ToyRun(Config(children_per_task=12, mutation_prob=0.3), [info(n) for n in 'ab'])
         run.finish()
         journals.append(run.records)
-        off = replace(OPERATORS['clone'], name='off', probability='adapter_prob', or_mu=False)
+        off = replace(OPERATORS['clone'], name='off', switch='seed_scan')  # which is off
         monkeypatch.setitem(OPERATORS, 'off', off)
     assert 'off' in OPERATORS and journals[0] == journals[1]
 

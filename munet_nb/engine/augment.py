@@ -9,6 +9,8 @@ __all__ = [
 ]
 
 # %% ../../nbs/50_engine/01_augment.ipynb #cell-002
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,8 @@ AUGMENT_FIELDS = ('area_min', 'aspect', 'flip', 'brightness', 'contrast', 'satur
 
 def augment_args(hparams: HParams) -> Float32[np.ndarray, '7']:
     "The image hyperparameters that `augment` takes, in the order of `AUGMENT_FIELDS`."
+    if not hparams.crop:
+        hparams = replace(hparams, area_min=1.0)  # which takes the whole image
     return np.array([getattr(hparams, f) for f in AUGMENT_FIELDS], np.float32)
 
 # %% ../../nbs/50_engine/01_augment.ipynb #cell-028

@@ -92,10 +92,16 @@ class ChildInTraining:
         on_first = partial(call, on=self.on[:1])
         return evaluate_chain(on_first, self.structure.arch, kinds, params, x, labels, n)
 
-    def close_segment(self, correct: Bool[np.ndarray, ' examples'], finite: bool):
+    def close_segment(
+        self,
+        correct: Bool[np.ndarray, ' examples'],
+        finite: bool,
+        keep_latest: bool = False,  # of equally good evaluations, else the first
+    ):
         "Take in an evaluation; the best one's parameters are kept."
         accuracy = int(correct.sum()) / len(correct)
-        if finite and accuracy > max(self.evaluations, default=-1):
+        best = max(self.evaluations, default=-1)
+        if finite and (accuracy > best or keep_latest and accuracy == best):
             self.best = self.fit.params
             self.correct = correct
         self.evaluations.append(accuracy if finite else 0.0)

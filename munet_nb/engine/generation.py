@@ -40,6 +40,7 @@ class Engine:
     settings: TrainingSettings
     programs: Programs
     devices: tuple = ()  # none: all of this process
+    keep_latest: bool = False  # of a child's equally good evaluations, else the first
 
 # %% ../../nbs/50_engine/11_generation.ipynb #a4c1cebd
 @dataclass(eq=False)

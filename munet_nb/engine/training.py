@@ -198,7 +198,7 @@ def train_generation(
             times.training += trained - started - (compiled_training - compiled)
             times.evaluating += evaluated - trained - (programs.seconds - compiled_training)
             for i, (child, (correct, finite)) in enumerate(zip(g.children, marks)):
-                child.close_segment(correct, finite)
+                child.close_segment(correct, finite, engine.keep_latest)
                 progress(i, segment, child.evaluations[-1])
         jobs = [g.submit(ChildInTraining.result, i) for i in range(len(plans))]
         return [job.result() for job in jobs]

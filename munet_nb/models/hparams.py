@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'MAX_IMAGE_SIZE', 'SCHEDULES', 'DATA_HPARAMS', 'MODEL_HPARAMS', 'SearchSpace', 'AUTO_TUNE',
-    'HParams', 'with_data_hparams', 'sizes_of', 'step_in', 'check_space', 'hparams_to_json',
+    'MAX_IMAGE_SIZE', 'SCHEDULES', 'DATA_HPARAMS', 'MU_HPARAMS', 'MODEL_HPARAMS', 'SearchSpace',
+    'AUTO_TUNE', 'MU2NET_FIXED_MU', 'MU2NET', 'HParams', 'with_data_hparams', 'sizes_of', 'step_in',
+    'check_space', 'hparams_to_json',
 ]
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-002
@@ -15,14 +16,14 @@ from functools import cache
 
 import numpy as np
 
-from ..checks import check, is_count, is_number, is_one_of, make, plain_fields
+from ..checks import check, is_number, is_one_of, is_whole, make, plain_fields
 from .growth import grown_fields
 from ..network.kinds import Sizes
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-005
 MAX_IMAGE_SIZE = 4096  # pixels
 SCHEDULES = ('constant', 'cosine', 'restarts')
-_LARGEST = {'num_layers': 999, 'adapter_dim': 65536, 'image_size': MAX_IMAGE_SIZE}
+_COUNTS = {'num_layers': (0, 999), 'adapter_dim': (1, 65536), 'image_size': (1, MAX_IMAGE_SIZE)}
 _INTERVALS = {
     'warmup_ratio': '[0, 1)',
     'momentum': '[0, 1)',
@@ -32,6 +33,10 @@ _INTERVALS = {
     'contrast': '[0, 1]',
     'saturation': '[0, 1]',
     'hue': '[0, 0.5]',
+    'mu': '[0, 1]',
+    'mu_step': '[0, 1]',
+    'mu_insert': '[0, 1]',
+    'mu_clone': '[0, 1]',
 }
 
 
@@ -59,6 +64,7 @@ class HParams:
     momentum: float = 0.9  # 0: plain gradient descent
     nesterov: bool = False
     image_size: int = 32  # pixels
+    crop: bool = True  # whether training images are cropped at all
     area_min: float = 0.05  # smallest area of a random crop, as a fraction of the image; 1: no crop
     aspect: float = 0.75  # a crop's aspect ratio lies in [aspect, 1/aspect]
     flip: bool = True  # mirror half of the images
@@ -66,14 +72,18 @@ class HParams:
     contrast: float = 0.0  # largest relative change
     saturation: float = 0.0  # largest relative change
     hue: float = 0.0  # largest shift, in turns of the color wheel
+    mu: float = 0.0  # mutation probability of its children; 0: the configuration's
+    mu_step: float = 0.0  # that of one operator; 0: as the configuration or mu says
+    mu_insert: float = 0.0
+    mu_clone: float = 0.0
 
     def __post_init__(self):
         plain_fields(self)
-        for name, most in _LARGEST.items():
+        for name, (least, most) in _COUNTS.items():
             value = getattr(self, name)
-            fine = is_count(value) and value <= most
-            check(name, value, fine, f'a positive whole number up to {most:,}')
-        for name in ('nesterov', 'flip'):
+            fine = is_whole(value) and least <= value <= most
+            check(name, value, fine, f'a whole number from {least} to {most:,}')
+        for name in ('nesterov', 'crop', 'flip'):
             value = getattr(self, name)
             check(name, value, type(value) is bool, 'True or False')
         known = is_one_of(self.schedule, SCHEDULES)
@@ -85,9 +95,13 @@ class HParams:
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-009
 DATA_HPARAMS = (
-    'image_size', 'area_min', 'aspect', 'flip', 'brightness', 'contrast', 'saturation', 'hue'
+    'image_size', 'crop', 'area_min', 'aspect', 'flip', 'brightness', 'contrast', 'saturation',
+    'hue',
 )
-MODEL_HPARAMS = tuple(f.name for f in fields(HParams) if f.name not in DATA_HPARAMS)
+MU_HPARAMS = ('mu', 'mu_step', 'mu_insert', 'mu_clone')
+MODEL_HPARAMS = tuple(
+    f.name for f in fields(HParams) if f.name not in DATA_HPARAMS + MU_HPARAMS
+)
 
 
 def with_data_hparams(
@@ -131,6 +145,25 @@ AUTO_TUNE = dict(
     saturation=_DELTAS,
     hue=_DELTAS,
 )
+MU2NET_FIXED_MU = AUTO_TUNE | dict(
+    lr=(*AUTO_TUNE['lr'], 0.2, 0.5),
+    momentum=(0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
+)
+MU2NET = dict(
+    mu=(0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, 0.28, 0.3),
+    lr=MU2NET_FIXED_MU['lr'],
+    warmup_ratio=AUTO_TUNE['warmup_ratio'],
+    momentum=(0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
+    nesterov=(False, True),
+    crop=(False, True),
+    area_min=AUTO_TUNE['area_min'],
+    aspect=AUTO_TUNE['aspect'],
+    flip=(False, True),
+    brightness=_DELTAS,
+    contrast=_DELTAS,
+    saturation=_DELTAS,
+    hue=_DELTAS,
+)
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-017
 def check_space(space: SearchSpace, defaults: HParams):
@@ -138,7 +171,7 @@ def check_space(space: SearchSpace, defaults: HParams):
 
     It belongs to a hyperparameter, holds allowed values without repeats, and contains the default.
     """
-    tunable = MODEL_HPARAMS + DATA_HPARAMS
+    tunable = MODEL_HPARAMS + DATA_HPARAMS + MU_HPARAMS
     for name, values in space.items():
         allowed = f"for one of {', '.join(tunable)}"
         check('a list of the search space', name, name in tunable, allowed)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'LayerRef', 'Model', 'pack_correct', 'unpack_correct', 'paired_error', 'model_to_json',
-    'model_from_json', 'Root', 'root_model',
+    'model_from_json', 'Root', 'cut_root', 'root_model',
 ]
 
 # %% ../../nbs/20_models/03_model.ipynb #cell-002
@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..checks import InputError, make
+from ..checks import InputError, check, make
 from .growth import grown_fields
 from .hparams import HParams, hparams_to_json
 from .pool import Digest, Layer
 from ..network.arch import Arch
+from ..network.chain import root_names
+from ..network.kinds import kind_of
 
 # %% ../../nbs/20_models/03_model.ipynb #cell-005
 @dataclass(frozen=True)
@@ -135,9 +137,26 @@ class Root:
     layers: Mapping[str, Layer]
 
 
+def cut_root(
+    root: Root,
+    blocks: int | None,  # that stay, from the bottom; None: all
+) -> Root:
+    """A root that begins with fewer blocks than its architecture has.
+
+    Raises InputError if it has not so many.
+    """
+    if blocks is None:
+        return root
+    allowed = f'at most {root.arch.depth}, the blocks of {root.name}'
+    check('root_layers', blocks, blocks <= root.arch.depth, allowed)
+    names = root_names(root.arch, blocks)
+    return replace(root, layers={name: root.layers[name] for name in names})
+
+
 def root_model(root: Root, defaults: HParams) -> Model:
     "The root as a model: it solves no task, and its hyperparameters are the defaults."
+    blocks = sum(kind_of(name).place == 'block' for name in root.layers)
     chain = tuple(
         LayerRef(name, layer.digest, layer.n_params, None) for name, layer in root.layers.items()
     )
-    return Model('root', None, None, chain, replace(defaults, num_layers=root.arch.depth))
+    return Model('root', None, None, chain, replace(defaults, num_layers=blocks))

@@ -49,10 +49,13 @@ def layer_names(
     return tuple(sorted(names, key=chain_order))
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-006b
-def root_names(arch: Arch) -> tuple[str, ...]:
+def root_names(
+    arch: Arch,
+    blocks: int | None = None,  # that it has; None: all of the architecture
+) -> tuple[str, ...]:
     "The names of a root model's layers: all that another task may inherit."
-    return tuple(name for name in layer_names(arch.depth) if kind_of(name).inherited)
-
+    blocks = arch.depth if blocks is None else blocks
+    return tuple(name for name in layer_names(blocks) if kind_of(name).inherited)
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-008
 def chain_kinds(
@@ -60,12 +63,13 @@ def chain_kinds(
 ) -> tuple[str, ...]:
     """The kinds of a chain's layers, as programs are told them.
 
-    The last block is a `top_block`, which computes the class token alone.
+    The last block, if there is one, is a `top_block`, which computes the class token alone.
     """
     rows = [kind_of(name) for name in names]
     kinds = [row.name for row in rows]
-    last = max(i for i, row in enumerate(rows) if row.top_module)
-    kinds[last] = TOP + kinds[last]
+    may_be_top = [i for i, row in enumerate(rows) if row.top_module]
+    for last in may_be_top[-1:]:
+        kinds[last] = TOP + kinds[last]
     return tuple(kinds)
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-011

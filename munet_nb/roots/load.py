@@ -31,6 +31,10 @@ PAPER_ROOTS = {
     'characters': ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 3),
     'decathlon': ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', None),
     'vit': ('augreg:L/16-i21k-medium2-wd0.03-sd0.1', None),
+    'mu2net_ti0': ('random:Ti3', None),  # none of its blocks is used, see root_layers
+    'mu2net_ti3': ('augreg:Ti/16-i21k-light1-wd0.1-sd0.0', 3),
+    'mu2net_b': ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', None),
+    'mu2net_l': ('augreg:L/16-i21k-medium2-wd0.03-sd0.1', None),
 }  # of the presets of these names, and how many of their blocks; None: all
 
 

@@ -19,7 +19,7 @@ from ..engine.generation import Engine
 from ..engine.predict import accuracy
 from ..engine.programs import Programs, shared_programs
 from ..engine.training import Times, no_progress, train_generation
-from ..models.model import Model, Root
+from ..models.model import Model, Root, cut_root
 from ..models.pool import Layer, LayerPool
 from ..models.soundness import check_layers
 from ..network.chain import local_devices, reference_params
@@ -84,10 +84,11 @@ class Evolution:
         local_devices()  # before anything is written
         first = first_record(root, tasks, config)
         check_readable(first)
+        layers = cut_root(root, config.root_layers).layers.values()
         run = RunWriter(path)
         with interrupt_later():
-            run.create(first, root.layers.values())
-        pool = StoredPool(run.pool, [layer.digest for layer in root.layers.values()])
+            run.create(first, layers)
+        pool = StoredPool(run.pool, [layer.digest for layer in layers])
         return cls(run, run.records(), pool, {t.name: t for t in tasks})
 
     @classmethod
@@ -212,7 +213,14 @@ class Evolution:
         rng = rng_for(self.config, *where, 1)
         key = key_for(self.config, *where)
         with self._own_feed(generation.task) as feed:
-            engine = Engine(self.arch, pool, feed, settings, self.programs)
+            engine = Engine(
+                self.arch,
+                pool,
+                feed,
+                settings,
+                self.programs,
+                keep_latest=self.config.accept_ties,
+            )
             return train_generation(engine, generation.children, rng, key, self.times, progress)
 
     def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):

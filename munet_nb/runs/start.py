@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checks import InputError, check, find_name, shown, unknown
-from ..models.model import Root, model_to_json, root_model
+from ..models.model import Root, cut_root, model_to_json, root_model
 from ..network.kinds import n_tokens
 from ..search.config import Config, config_to_json
 from ..search.journal import FORMAT, State, TaskInfo, info_to_json
@@ -52,6 +52,7 @@ def first_record(root: Root, tasks: Sequence[Task], config: Config) -> dict:
         n_tokens(root.arch, size)
     if config.common_trunks or config.probed_seeds:
         _check_positions(root, config.defaults.image_size)
+    root = cut_root(root, config.root_layers)
     return {
         'kind': 'run',
         'format': FORMAT,

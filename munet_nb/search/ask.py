@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'next_task', 'iteration_segments', 'segments_left', 'generations_left', 'rng_for', 'scores_of',
-    'probes_due', 'to_try', 'spread_rates', 'Generation', 'ask',
+    'probes_due', 'to_try', 'seeds_in_turn', 'spread_rates', 'Generation', 'ask',
 ]
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-002
@@ -26,7 +26,7 @@ from .config import Config
 from .journal import State, trunk_of
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .plans import ChildPlan, Surroundings
-from .selection import ranked, sample_parent, score
+from .selection import anyone, first_taken, ranked, sample_parent, score
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-005
 def next_task(state: State, config: Config) -> str | None:
@@ -78,7 +78,7 @@ def generations_left(state: State, config: Config) -> int:
         if left is None:
             left = iteration_segments(state, config, task)
         seeds = 1 + sum(t != task and not state.tasks[t].private for t in kept)
-        seeds = min(seeds, config.probed_seeds or seeds)
+        seeds = 0 if config.seed_scan else min(seeds, config.probed_seeds or seeds)
         generations += _generations(left, seeds - tried, config)
         visits[task] += 1
         kept.add(task)
@@ -91,7 +91,7 @@ def rng_for(
     task: str,
     iteration: int,  # of the task
     number: int,  # of the generation in it
-    purpose: int,  # 0: which children there are; 1: their batches
+    purpose: int,  # 0: which children there are; 1: their batches; 2: the order of seed models
 ) -> Generator:
     "A generator of its own for one purpose of one generation."
     return default_rng([config.seed, crc32(task.encode()), iteration, number, purpose])
@@ -131,7 +131,7 @@ def to_try(state: State, config: Config, task: str, reference: int) -> list[Mode
 
     With probes, those that were not probed come last.
     """
-    seeds = state.seeds(task)
+    seeds = [] if config.seed_scan else state.seeds(task)
     if not config.probed_seeds:
         return seeds
     begun_with = [of[task] for of in (state.kept, state.entrants) if task in of]
@@ -145,30 +145,60 @@ def to_try(state: State, config: Config, task: str, reference: int) -> list[Mode
     best = sorted(distinct.items(), key=lambda pair: -worth[pair[1].id])
     return [m for trunk, m in best if trunk not in have][: config.probed_seeds]
 
+# %% ../../nbs/40_search/05_ask.ipynb #3422c9e4
+def seeds_in_turn(state: State, config: Config, task: str) -> list[Model]:
+    "The seed models, newest first or, if they are scanned, in the order in which they are offered."
+    seeds = state.seeds(task)
+    if not config.seed_scan:
+        return seeds
+    rng = rng_for(config, task, state.visits.get(task, 0), 0, 2)
+    shuffled = [seeds[i] for i in rng.permutation(len(seeds))]
+    past = state.turned % len(seeds)
+    return shuffled[past:] + shuffled[:past]
+
 # %% ../../nbs/40_search/05_ask.ipynb #cell-017
 class _Parents:
     "The candidates of one generation."
 
     def __init__(self, state: State, config: Config, arch: Arch, task: str):
         self.active = [state.models[i] for i in state.population(task)]
-        self.seeds = state.seeds(task)
+        self.config = config
+        self.seeds = seeds_in_turn(state, config, task)
+        self.turned = state.turned
         reference = reference_params(arch)
         wanted = to_try(state, config, task, reference)
         self.untried = [m for m in wanted if m.id not in state.tried]
         self.scores = scores_of(self.active, state, task, config, reference)
         # Counted on while children are drawn: one model shall not be the parent of all.
-        self.offspring = {m.id: state.offspring.get((task, m.id), 0) for m in self.active}
+        had = {m.id: state.offspring.get((task, m.id), 0) for m in (*self.seeds, *self.active)}
+        self.offspring = had
 
     @property
     def best(self) -> Model | None:
         "The active model with the highest score."
-        return ranked(self.active, self.scores)[0] if self.active else None
+        order = ranked(self.active, self.scores, self.config.newest_best)
+        return order[0] if order else None
 
     def draw(self, rng: Generator) -> Model:
         "A parent, which then has a child more."
-        parent = sample_parent(rng, self.active, self.seeds, self.scores, self.offspring)
-        if parent.id in self.offspring:
-            self.offspring[parent.id] += 1
+        if self.config.seed_scan:
+            parent = self._scan(rng)
+        else:
+            parent = sample_parent(rng, self.active, self.seeds, self.scores, self.offspring)
+        self.offspring[parent.id] += 1
+        return parent
+
+    def _scan(self, rng: Generator) -> Model:
+        "The seed models are offered as the active ones are; the next scan goes on after this one."
+        parent = first_taken(rng, ranked(self.active, self.scores), self.offspring)
+        if parent:
+            return parent
+        parent = first_taken(rng, self.seeds, self.offspring)
+        if not parent:
+            return anyone(rng, self.active, self.seeds)
+        past = self.seeds.index(parent) + 1
+        self.turned += past
+        self.seeds = self.seeds[past:] + self.seeds[:past]
         return parent
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-019
@@ -185,8 +215,16 @@ def _surroundings(state, config, arch, task) -> Surroundings:
     in_use = frozenset(d for m in (*state.roots, *state.others(task)) for d in m.digests)
     classes = len(state.tasks[task].classes)
     probed = {m.id: state.probes.get((task, trunk_of(m))) for m in state.seeds(task)}
-    heads = {id: probe.head for id, probe in probed.items() if probe}
-    return Surroundings(arch, classes, state.alive, in_use, config.space(arch), heads)
+    return Surroundings(
+        arch,
+        classes,
+        state.alive,
+        in_use,
+        config.space(arch),
+        heads={id: probe.head for id, probe in probed.items() if probe},
+        clone_resized=config.clone_resized,
+        fresh_blocks=config.root_layers is not None,
+    )
 
 
 def _size(state, config, parents) -> tuple[int, int]:
@@ -221,6 +259,7 @@ class Generation:
     children: tuple[ChildPlan, ...]
     seeds_tried: tuple[str, ...]  # parents used as seeds for the first time in this task iteration
     segments: int  # that each child is trained
+    turned: int = 0  # seed models that the rotating order has passed after it, see `seeds_in_turn`
 
     @property
     def title(self) -> str:
@@ -250,8 +289,10 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     mu = 0.0 if rates else config.mutation_prob
     data = _data_hparams(rng, state, config, arch, parents, mu)
     around = _surroundings(state, config, arch, task)
-    chances = probabilities(config) | ({'step': 0.0} if rates else {})
     segments, n = _size(state, config, parents)
+
+    def chances(hparams):
+        return probabilities(config, hparams) | ({'step': 0.0} if rates else {})
 
     def child(i, seed=None):
         id = f'{task}:{iteration}.{state.generation}.{i}'
@@ -265,5 +306,12 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     tried = parents.untried[:n]
     children = [child(i, seed) for i, seed in enumerate(tried)]
     children += [child(i) for i in range(len(tried), n)]
-    seeds_tried = tuple(m.id for m in tried)
-    return Generation(task, iteration, state.generation, tuple(children), seeds_tried, segments)
+    return Generation(
+        task=task,
+        iteration=iteration,
+        number=state.generation,
+        children=tuple(children),
+        seeds_tried=tuple(m.id for m in tried),
+        segments=segments,
+        turned=parents.turned,
+    )

@@ -17,7 +17,8 @@ from types import MappingProxyType
 from ..checks import InputError, check, is_count, is_number, is_one_of, is_whole, make
 from ..checks import plain, plain_fields, unknown
 from ..models.growth import grown_fields
-from ..models.hparams import AUTO_TUNE, HParams, check_space, hparams_to_json
+from ..models.hparams import AUTO_TUNE, MU2NET, MU2NET_FIXED_MU, HParams, check_space
+from ..models.hparams import hparams_to_json
 from ..network.arch import Arch
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-005
@@ -83,6 +84,12 @@ class Config:
     probed_seeds: int = 0  # seed models tried, the best by their probes; 0: all, without probes
     spread_rates: bool = False  # whether a task's first mutated children try rates far apart
     acceptance_errors: float = 0.0  # standard errors by which a child must beat its parent
+    seed_scan: bool = False  # whether seed models are drawn as active ones are, not tried first
+    accept_ties: bool = False  # whether a score equal to the parent's is enough
+    newest_best: bool = False  # which of models with the best score counts: the newest, or oldest
+    clone_resized: bool = False  # whether a resized position embedding is always trained
+    mutate_adapters: bool = True  # whether adapters are inserted
+    root_layers: int | None = None  # blocks that the root begins with; a child's others are fresh
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -90,6 +97,7 @@ class Config:
     def __post_init__(self):
         plain_fields(self)
         _check_numbers(self)
+        _check_rules(self)
         _check_sections(self)
         lists = {name: tuple(map(plain, values)) for name, values in self.search.items()}
         object.__setattr__(self, 'search', MappingProxyType(lists))
@@ -108,7 +116,9 @@ class Config:
 
     def space(self, arch: Arch) -> dict[str, tuple]:
         "The search space over a root of this architecture."
-        layers = {'num_layers': tuple(range(1, arch.depth + 1))} if self.tune_num_layers else {}
+        fewest = 1 if self.root_layers is None else min(1, self.root_layers)
+        depths = tuple(range(fewest, arch.depth + 1))
+        layers = {'num_layers': depths} if self.tune_num_layers else {}
         return layers | (dict(self.search) if self.auto_tune else {})
 
 # %% ../../nbs/40_search/00_config.ipynb #93df81c4
@@ -134,8 +144,25 @@ def _check_numbers(config: 'Config'):
     check('probed_seeds', probed, is_whole(probed), 'a whole number from 0 on, below 2^31')
     errors = config.acceptance_errors
     check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
-    switches = ('auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates')
+    switches = (
+        'auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates', 'seed_scan',
+        'accept_ties', 'newest_best', 'clone_resized', 'mutate_adapters',
+    )
     _check_all(config, switches, lambda v: type(v) is bool, 'True or False')
+
+
+def _check_rules(config: 'Config'):
+    "Raise InputError for rules that contradict each other."
+    blocks = config.root_layers
+    allowed = 'None, for all of the root, or a whole number from 0 on'
+    check('root_layers', blocks, blocks is None or is_whole(blocks), allowed)
+    if config.seed_scan:
+        allowed = '0 with seed_scan, which tries no seed model first'
+        check('seed_segments', config.seed_segments, not config.seed_segments, allowed)
+        check('probed_seeds', config.probed_seeds, not config.probed_seeds, allowed)
+    if blocks is not None:
+        allowed = 'False with root_layers: a common trunk has all blocks of the root'
+        check('common_trunks', config.common_trunks, not config.common_trunks, allowed)
 
 
 def _check_sections(config: 'Config'):
@@ -232,6 +259,45 @@ _GLYPH_SEARCH = {
     'lr': (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
 }
 
+# %% ../../nbs/40_search/00_config.ipynb #e615a35e
+_MU2NET_RULES = dict(
+    seed_scan=True,
+    accept_ties=True,
+    newest_best=True,
+    clone_resized=True,
+    tune_num_layers=False,
+)
+_MU2NET_PRESETS = {
+    'mu2net_ti0': Config(
+        **_MU2NET_RULES | {'tune_num_layers': True},
+        mutation_prob=0.2,
+        children_per_task=32,
+        mutate_adapters=False,
+        root_layers=0,
+        training=TrainingSettings(512, 100, 4, 10),
+        defaults=HParams(mu=0.2),
+        search=MU2NET,
+    ),
+    'mu2net_ti3': Config(**_MU2NET_RULES, search=MU2NET_FIXED_MU),
+    'mu2net_b': Config(
+        **_MU2NET_RULES,
+        training=TrainingSettings(256, 200, 30, 20),
+        defaults=HParams(image_size=80),
+        search=MU2NET_FIXED_MU,
+    ),
+    'mu2net_l': Config(
+        **_MU2NET_RULES,
+        mutation_prob=0.2,
+        children_per_task=128,
+        children_per_generation=32,
+        task_iterations=1,
+        mutate_adapters=False,
+        training=TrainingSettings(64, 2002, 4, 156),
+        defaults=HParams(mu=0.2, adapter_dim=16, warmup_ratio=0.05, image_size=384),
+        search=MU2NET,
+    ),
+}
+
 # %% ../../nbs/40_search/00_config.ipynb #cell-023
 PRESETS = {
     'characters': Config(),
@@ -281,4 +347,5 @@ PRESETS = {
             'momentum': (0.8, 0.9, 0.95),
         },
     ),
+    **_MU2NET_PRESETS,
 }

@@ -95,6 +95,7 @@ class State:
     active: tuple[str, ...] = ()  # the active population
     tried: frozenset[str] = frozenset()  # seed models tried in this task iteration
     offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (task, parent): count
+    turned: int = 0  # seed models passed in this task iteration, if they are scanned in turn
     tests: Mapping[str, float] = field(default_factory=dict)  # task -> kept model's test accuracy
     changes: Mapping[str, float] = field(default_factory=dict)  # fields that were changed later
     trunks: tuple[str, ...] = ()  # common trunks: root models that tasks trained together
@@ -221,8 +222,7 @@ def _generation(state, record):
     for i, c in enumerate(record['children']):
         _check_child(state, record, i)
         parent = c['model']['parent']
-        if state.models[parent].task == task:
-            offspring[task, parent] = offspring.get((task, parent), 0) + 1
+        offspring[task, parent] = offspring.get((task, parent), 0) + 1
         if c['accepted']:
             model = model_from_json(c['model'])
             models[model.id] = model
@@ -237,6 +237,7 @@ def _generation(state, record):
         models=models,
         active=active,
         offspring=offspring,
+        turned=record.get('turned', 0),
         tried=tried | set(record['seeds_tried']),
     )
 
@@ -255,6 +256,7 @@ def _task_ended(state, record):
         generation=0,
         spent=0,
         active=(),
+        turned=0,
         tried=frozenset(),
         visits={**state.visits, task: record['iteration'] + 1},
         kept={**state.kept, **({task: kept} if kept else {})},

@@ -26,7 +26,7 @@ def mutate_hparams(
     hparams: HParams,
     space: SearchSpace,
     mu: float,  # probability
-    names: Sequence[str],  # which to consider: DATA_HPARAMS or MODEL_HPARAMS
+    names: Sequence[str],  # which to consider: DATA_HPARAMS, MODEL_HPARAMS, some of MU_HPARAMS
 ) -> HParams:
     """Each listed hyperparameter among `names` moves one step with probability `mu`.
 
@@ -41,11 +41,12 @@ class Operator:
     "A mutation: one row of `OPERATORS`."
 
     name: str
-    probability: str  # the field of Config that holds it
+    probability: str | None  # the field of Config that holds it, if it is not 0; else mu does
     apply: Callable[[Generator, Draft, float, Surroundings], Draft]  # the float: its probability
     sentence: str  # how reports say it: 'cloned {}'
     changed: Callable[[Draft, Draft], Sequence[str]]  # before, after -> what stands for {}
-    or_mu: bool = True  # whether a probability of 0 means mutation_prob; else it is off
+    own: str | None = None  # the hyperparameter that may hold it for a model's children
+    switch: str | None = None  # the field of Config that turns it off
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-011
 def _step(rng, draft, probability, around):
@@ -84,20 +85,33 @@ def _cloned(before, after):
 OPERATORS: dict[str, Operator] = {
     o.name: o
     for o in (
-        Operator('step', 'mutation_prob', _step, 'moved {}', _stepped),
-        Operator('insert', 'adapter_prob', _insert, 'inserted {}', _inserted),
-        Operator('clone', 'cloning_prob', _clone, 'cloned {}', _cloned),
+        Operator('step', None, _step, 'moved {}', _stepped, 'mu_step'),
+        Operator(
+            'insert',
+            'adapter_prob',
+            _insert,
+            'inserted {}',
+            _inserted,
+            'mu_insert',
+            'mutate_adapters',
+        ),
+        Operator('clone', 'cloning_prob', _clone, 'cloned {}', _cloned, 'mu_clone'),
     )
 }
 
-
-def probabilities(config: Config) -> dict[str, float]:
+# %% ../../nbs/40_search/02_mutation.ipynb #8159c7e4
+def probabilities(
+    config: Config,
+    hparams: HParams,  # of the child
+) -> dict[str, float]:
     "With which probability each operator is tried, by its name; those that are off are left out."
+    mu = hparams.mu or config.mutation_prob
     found = {}
     for o in OPERATORS.values():
-        p = getattr(config, o.probability)
-        if p or o.or_mu:
-            found[o.name] = p or config.mutation_prob
+        if o.switch is None or getattr(config, o.switch):
+            own = getattr(hparams, o.own) if o.own else 0.0
+            told = getattr(config, o.probability) if o.probability else 0.0
+            found[o.name] = own or told or mu
     return found
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-020
@@ -121,13 +135,23 @@ def mutate_child(
     task: str,
     lineage: Sequence[Model],  # the parent, its parent, ... up to the root model
     hparams: HParams,  # inherited from the parent, with the generation's data hyperparameters
-    chances: Mapping[str, float],  # operator -> probability, those of `probabilities`
+    chances: Callable[[HParams], Mapping[str, float]],  # as `probabilities`, of the child's own
     around: Surroundings,
 ) -> ChildPlan:
-    "A mutated child: its parent's draft after every operator (section 3.3 of the paper)."
-    draft = draft_of(lineage[0], hparams)
-    for name, probability in chances.items():
-        draft = OPERATORS[name].apply(rng, draft, probability, around)
+    """A mutated child: its parent's draft after every operator (section 3.3 of the paper).
+
+    Mutation probabilities that are tuned move first, see `MU_HPARAMS`.
+    """
+
+    def moved(hparams, name):
+        return mutate_hparams(rng, hparams, around.space, getattr(hparams, name), [name])
+
+    draft = draft_of(lineage[0], moved(hparams, 'mu'))
+    for name in chances(draft.hparams):
+        operator = OPERATORS[name]
+        if operator.own:
+            draft = replace(draft, hparams=moved(draft.hparams, operator.own))
+        draft = operator.apply(rng, draft, chances(draft.hparams)[name], around)
     return plan_child(id, task, lineage, draft, around)
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-028

@@ -58,6 +58,8 @@ class Surroundings:
     in_use: Collection[Digest]  # layers of the roots and of the kept models of other tasks
     space: SearchSpace = field(default_factory=dict)  # what is tuned, and over which values
     heads: Mapping[str, LayerRef] = field(default_factory=dict)  # seed model -> its probe's head
+    clone_resized: bool = False  # whether a resized position embedding is always trained
+    fresh_blocks: bool = False  # whether a block that no ancestor has begins at random
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-013
 def find_layer(
@@ -102,8 +104,9 @@ def plan_layer(
     source = kind_of(name).source
     if source == 'resized':
         from_root = lineage[-1].layers[name].digest
-        return LayerPlan(name, n_params, clone, from_root, resize=True)
-    if source == 'fresh':
+        trainable = clone or around.clone_resized
+        return LayerPlan(name, n_params, trainable, from_root, resize=True)
+    if source == 'fresh' or around.fresh_blocks:
         head = None if kind_of(name).inherited else around.heads.get(lineage[0].id)
         return LayerPlan(name, n_params, True, head and head.digest)
     raise ValueError(

@@ -257,20 +257,19 @@ def _check_model(model: Mapping, arch: Arch, space: Mapping[str, tuple]):
     _check_size(hparams, arch)
 
 # %% ../../nbs/40_search/08_records.ipynb #f7c78e19
-def _check_root(model: Mapping, arch: Arch):
+def _check_root(model: Mapping, arch: Arch, blocks: int):
     "Raise _Wrong unless a model can be a root of this search: one that solves no task."
     names = tuple([ref['name'] for ref in model['chain']])
     if not re.fullmatch('root|trunk:[1-9][0-9]{0,5}', model['id']):
         raise _Wrong(model['id'], "'root', or as in trunk:1").at('id')
-    if names != root_names(arch):
-        allowed = f'the layers of {arch.name}, in order, without a head'
+    if names != root_names(arch, blocks):
+        allowed = f'the layers of {arch.name} with {blocks} blocks, in order, without a head'
         raise _Wrong(names, allowed).at('chain')
     if model['task'] is not None:
         raise _Wrong(model['task'], 'null: a root model solves no task').at('task')
     depth = model['hparams']['num_layers']
-    if depth != arch.depth:
-        allowed = f'{arch.depth}, the depth of {arch.name}'
-        raise _Wrong(depth, allowed).at('hparams', 'num_layers')
+    if depth != blocks:
+        raise _Wrong(depth, f'{blocks}, the blocks of the root').at('hparams', 'num_layers')
     _check_size(model['hparams'], arch)
 
 
@@ -328,7 +327,8 @@ _SMALL_RECORDS = {
 # %% ../../nbs/40_search/08_records.ipynb #ca7d2a22
 def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
     "What each kind of record of a search has to be."
-    root = Also(_MODEL, partial(_check_root, arch=arch))
+    blocks = arch.depth if config.root_layers is None else config.root_layers
+    root = Also(_MODEL, partial(_check_root, arch=arch, blocks=blocks))
     model = Also(_MODEL, partial(_check_model, arch=arch, space=config.space(arch)))
     trial = Also(_TRIAL, partial(_check_trial, rates=lr_list(config)))
     child = Fields(
@@ -346,10 +346,12 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
             tasks=ListOf(_TASK, 1),
         ),
         'generation': Fields(
+            optional=('turned',),
             **_TURN,
             generation=WHOLE,
             segments=COUNT,
             seeds_tried=ListOf(NAME),
+            turned=WHOLE,
             children=ListOf(child, 1),
             best=_BEST,
         ),

@@ -44,7 +44,7 @@ def best_active(state: State, task: str, config: Config, reference: int) -> dict
     scores = scores_of(active, state, task, config, reference)
     users = users_of_models(state.others(task))
     charged = {m.id: accounted_params(m, users) for m in active}
-    best = choose(active, scores, charged, config.acceptance_errors)
+    best = choose(active, scores, charged, config.acceptance_errors, config.newest_best)
     return {
         'id': best.id,
         'score': scores[best.id],
@@ -63,7 +63,8 @@ def _told_child(state, config, reference, trained) -> dict:
         return scores_of([m], state, model.task, config, reference)[m.id]
 
     def beats_parent():
-        return score - value(parent) > errors * score_error(model, parent, score)
+        more, needed = score - value(parent), errors * score_error(model, parent, score)
+        return more > needed or config.accept_ties and more == needed
 
     score = value(model) if has_layers else 0.0
     return {
@@ -95,6 +96,8 @@ def tell(
         'seeds_tried': list(generation.seeds_tried),
         'children': [_told_child(state, config, reference, t) for t in trained],
     }
+    if config.seed_scan:
+        record['turned'] = generation.turned
     after = apply_record(state, record)
     return {**record, 'best': best_active(after, generation.task, config, reference)}
 
