@@ -208,11 +208,14 @@ class Evolution:
         if work:
             return train_groups(work, generation, progress)
         settings = replace(self.config.training, segments=generation.segments)
+        inherits = self.config.inherit_momentum
         where = (generation.task, generation.iteration, generation.number)
         rng = rng_for(self.config, *where, 1)
         key = key_for(self.config, *where)
         with self._own_feed(generation.task) as feed:
-            engine = Engine(self.arch, pool, feed, settings, self.programs)
+            engine = Engine(
+                self.arch, pool, feed, settings, self.programs, inherit_momentum=inherits
+            )
             return train_generation(engine, generation.children, rng, key, self.times, progress)
 
     def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):

@@ -83,6 +83,7 @@ class Config:
     probed_seeds: int = 0  # seed models tried, the best by their probes; 0: all, without probes
     spread_rates: bool = False  # whether a task's first mutated children try rates far apart
     acceptance_errors: float = 0.0  # standard errors by which a child must beat its parent
+    inherit_momentum: bool = False  # whether a child goes on with its layers' optimiser states
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -134,7 +135,9 @@ def _check_numbers(config: 'Config'):
     check('probed_seeds', probed, is_whole(probed), 'a whole number from 0 on, below 2^31')
     errors = config.acceptance_errors
     check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
-    switches = ('auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates')
+    switches = (
+        'auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates', 'inherit_momentum',
+    )
     _check_all(config, switches, lambda v: type(v) is bool, 'True or False')
 
 
