@@ -93,11 +93,15 @@ def _blank_after_header(data: bytes) -> bool:
     return header.rstrip(b' ').endswith(b'}')
 
 
-_TYPES = {'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32, 'F64': np.float64}
+_TYPES = {  # of numbers, by the names that the format has for them
+    'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32, 'F64': np.float64,
+    'I8': np.int8, 'I16': np.int16, 'I32': np.int32, 'I64': np.int64,
+    'U8': np.uint8, 'U16': np.uint16, 'U32': np.uint32, 'U64': np.uint64, 'BOOL': np.bool_,
+}
 
 
 def _arrays(data: bytes) -> dict[str, np.ndarray]:
-    "The arrays of a safetensors file. Raises KeyError for other than floating-point numbers."
+    "The arrays of a safetensors file. Raises KeyError for a type of numbers that is not known."
     return {
         path: np.frombuffer(a['data'], _TYPES[a['dtype']]).reshape(a['shape'])
         for path, a in deserialize(data)
