@@ -21,7 +21,7 @@ from munet_nb.engine.generation import Engine
 from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.training import Times, train_generation
 from munet_nb.models.hparams import HParams
-from munet_nb.models.model import LayerRef, model_from_json
+from munet_nb.models.model import LayerRef, Model, model_from_json
 from munet_nb.models.pool import LayerPool, make_layer
 from munet_nb.network.arch import get_arch
 from munet_nb.network.chain import count_params, init_chain, layer_names
@@ -31,6 +31,7 @@ from munet_nb.runs.files import save_layer
 from munet_nb.runs.repair import check_run, describe
 from munet_nb.runs.rundir import RunDir, write_run
 from munet_nb.search.config import TrainingSettings, config_to_json
+from munet_nb.search.journal import State
 from munet_nb.search.plans import ChildPlan, LayerPlan
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 16, 16), 'uint8')
@@ -120,6 +121,23 @@ def test_a_state_is_kept_as_long_as_a_model_names_it(whole):
     told = {ref.momentum for ref in refs(RunDir(whole).records())} - {None}
     assert told > state.optimiser_states, 'those of models that are gone are gone'
     assert not any(ref.momentum for ref in state.root.chain)
+
+
+def test_a_state_outlives_the_model_it_was_made_with_if_another_uses_the_layer():
+    def model(task, *chain):
+        return Model(f'{task}:0.0.0', task, 'root', chain, HParams(), (0.5,))
+
+    block = LayerRef('block_0', 'block', 10, 'a', 'momentum of block')
+    heads = [LayerRef('head', f'head of {t}', 2, t, f'momentum of head of {t}') for t in 'ab']
+    a, b = model('a', block, heads[0]), model('b', block, heads[1])
+    root = Model('root', None, None, (LayerRef('block_0', 'r', 10, None),), HParams())
+    models = {m.id: m for m in (root, a, b)}
+    both = State(root, {}, models, kept={'a': a.id, 'b': b.id})
+    assert both.optimiser_states == {block.momentum, *(h.momentum for h in heads)}
+    assert both.alive == {'r', 'block', 'head of a', 'head of b', *both.optimiser_states}
+    one = replace(both, kept={'b': b.id})
+    assert one.optimiser_states == {block.momentum, heads[1].momentum}
+    assert replace(both, kept={}).alive == {'r'}
 
 
 def test_nobody_is_charged_for_it_and_the_disk_figures_tell_it(whole, capsys):
