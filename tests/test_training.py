@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import ChainMap
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from munet_nb.engine.feeds import TaskFeed, eval_indices
 from munet_nb.engine.generation import Engine
 from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.training import Times, train_generation
+from munet_nb.models.pool import make_layer
 from munet_nb.network import layers
 from munet_nb.runs import files
 
@@ -40,13 +42,39 @@ def by_work(plans):
     return sorted(plans, key=lambda plan: -trained(plan))
 
 
-def train(work, plans, settings=None, programs=None, **kwargs):
+def train(work, plans, settings=None, programs=None, traces=None, **kwargs):
     settings = settings or work.evo.config.training
     feed = TaskFeed(work.evo.tasks['task2'], settings)
     programs = shared_programs() if programs is None else programs
     engine = Engine(work.evo.arch, work.evo.pool, feed, settings, programs)
+    if traces is not None:
+        engine = replace(engine, pool=ChainMap(traces, work.evo.pool), inherit_momentum=True)
     rng = np.random.default_rng(0)
     return train_generation(engine, plans, rng, work.key, Times(), **kwargs)
+
+
+def with_momentum(work, plans):
+    "The same children with a momentum for each layer that they take and train; and all of these."
+    traces = {}
+
+    def inherit(layer):
+        if not (layer.trainable and layer.digest):
+            return layer
+        params = work.evo.pool[layer.digest].params
+        trace = make_layer(jax.tree.map(lambda a: np.asarray(a / 8, jnp.bfloat16), params))
+        traces[trace.digest] = trace
+        return replace(layer, momentum=trace.digest)
+
+    plans = [replace(plan, layers=tuple(map(inherit, plan.layers))) for plan in plans]
+    return plans, traces
+
+
+def inherited(work):
+    "What the largest and the smallest child make with momentum: digests of layers, and of theirs."
+    plans, traces = with_momentum(work, [work.everything(), by_work(work.plans)[-1]])
+    trained = train(work, plans, traces=traces)
+    momentum = [{name: layer.digest for name, layer in t.momentum.items()} for t in trained]
+    return [digests(trained), momentum]
 
 
 @pytest.fixture(scope='module')
@@ -77,18 +105,19 @@ import jax, test_training as t
 from munet_nb.engine import generation, training
 used, original = [], generation.place
 def place(*args):
-    used.extend(original(*args))
+    used[:] = original(*args)
     return used
 generation.place = place
 with t.make_work(t.CASE) as work:
     got = t.digests(t.train(work, [work.everything(), t.by_work(work.plans)[-1]]))
-widths = sorted(len(on) for on in used)
-print(json.dumps([len(jax.devices()), widths, len({{d for on in used for d in on}}), got]))
+    widths = sorted(len(on) for on in used)
+    told = [len(jax.devices()), widths, len({{d for on in used for d in on}}), got]
+    print(json.dumps([*told, t.inherited(work)]))
 '''
 
 
-def test_eight_devices_train_the_same_layers_as_one(expected):
-    """Children are spread, and every new layer has the same bytes.
+def test_eight_devices_train_the_same_layers_as_one(work, expected):
+    """Children are spread, and every new layer has the same bytes; so has an inherited momentum.
 
     The largest is split over several devices, one above a frozen trunk is not.
     """
@@ -97,10 +126,14 @@ def test_eight_devices_train_the_same_layers_as_one(expected):
     code = DEVICES.format(tests=str(Path(__file__).parent))
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    devices, widths, used, got = json.loads(out.stdout.strip().splitlines()[-1])
+    devices, widths, used, got, with_states = json.loads(out.stdout.strip().splitlines()[-1])
     assert devices == 8
     assert widths[0] == 1 and widths[-1] >= 2 and used >= 4, (widths, used)
     assert got == [expected[0], expected[-1]]
+    assert with_states == inherited(work)
+    layers, momentum = with_states
+    assert [m.keys() for m in momentum] == [m.keys() for m in layers]
+    assert layers != got, 'momentum that was inherited moves the parameters'
 
 
 def test_a_small_budget_changes_memory_and_time_but_not_the_result(work, plans, expected):
@@ -134,17 +167,20 @@ def live_bytes():
 
 def test_memory_is_as_predicted(work, plans):
     settings, arch = replace(work.evo.config.training, device_budget=64.0), work.evo.arch
-    gc.collect()
-    before, peak, programs = live_bytes(), [], Programs()
-
-    def watch(*_):
-        peak.append(live_bytes() - before)
-
-    train(work, plans, settings, programs, progress=watch)
+    programs = Programs()
     params = sum(layer.n_params for layer in plans[0].layers)
-    plan = memory_plan(arch, settings, CASE.image_size, len(plans), params)
-    held = sum(v for k, v in plan.items() if 'step' not in k)
-    assert held / 3 < max(peak) <= held, (max(peak), plan)
+    for children, traces in ((plans, None), with_momentum(work, plans)):
+        gc.collect()
+        before, peak = live_bytes(), []
+
+        def watch(*_, before=before, peak=peak):
+            peak.append(live_bytes() - before)
+
+        train(work, children, settings, programs, traces, progress=watch)
+        inherits, size = traces is not None, CASE.image_size
+        plan = memory_plan(arch, settings, size, len(plans), params, inherit_momentum=inherits)
+        held = sum(v for k, v in plan.items() if 'step' not in k)
+        assert held / 3 < max(peak) <= held, (max(peak), plan)
     temporary = max(
         program.result().memory_analysis().temp_size_in_bytes
         for key, (_, program) in programs._store.made.items()

@@ -49,7 +49,14 @@ from munet_nb.search.journal import open_records
 HARM = ('silent', 'traceback', 'lost')
 OUTCOMES = ('fine', 'clear', *HARM)
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 16, 16), 'uint8')
-FEW = dict(children_per_task=8, children_per_generation=2, batch_size=16, batches=2, segments=1)
+FEW = dict(
+    children_per_task=8,
+    children_per_generation=2,
+    batch_size=16,
+    batches=2,
+    segments=1,
+    inherit_momentum=True,
+)
 
 
 # A search to torture

@@ -16,11 +16,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from .chunks import evaluate_chain
-from .optimisers import optimiser_of, step_rates
+from .optimisers import Optimiser, optimiser_of, step_rates
 from .programs import mesh_of, whole_on
 from .steps import Batches, Fit, Fixed, Structure, join_layers, train_steps
 from .suffixes import Slot, own_slots, suffix_start, uniform_slots
-from ..models.pool import make_layer
+from ..models.pool import Layer, make_layer
 from ..network.arch import Arch
 from ..network.chain import chain_kinds
 from ..search.plans import ChildPlan, LayerPlan, TrainedChild
@@ -48,8 +48,10 @@ class ChildInTraining:
     slots: list[Slot]  # of its suffix
     structure: Structure  # of the program that trains it
     fixed: Fixed
+    keeps_momentum: bool  # of the layers that it trains
     fit: Fit  # the values that training changes
     best: list | None = None  # the trained layers of the best evaluation so far
+    momentum: list | None = None  # theirs then, if it is kept
     correct: np.ndarray | None = None  # which validation examples it got right then
     evaluations: list[float] = field(default_factory=list)
 
@@ -103,26 +105,45 @@ class ChildInTraining:
         best = max(self.evaluations, default=-1)
         if finite and (accuracy > best or keep_latest and accuracy == best):
             self.best = self.fit.params
+            self.momentum = self.fit.state if self.keeps_momentum else None
             self.correct = correct
         self.evaluations.append(accuracy if finite else 0.0)
+
+    def _own_layers(self, values: list[Mapping]) -> dict[str, Layer]:
+        "What there is for each layer that gets a gradient, of those that the child trains."
+        slots = [s for s, t in zip(self.slots, self.structure.trained) if t]
+        return {
+            s.plan.name: make_layer(jax.device_get(s.narrow(v)))
+            for s, v in zip(slots, values)
+            if s.plan and s.plan.trainable
+        }
 
     def result(self) -> TrainedChild:
         "What training made of it; no layers, if it diverged in every segment."
         evaluations = tuple(self.evaluations)
         if self.best is None:
             return TrainedChild(self.plan, evaluations, {})
-        slots = [s for s, t in zip(self.slots, self.structure.trained) if t]
-        layers = {
-            s.plan.name: make_layer(jax.device_get(s.narrow(p)))
-            for s, p in zip(slots, self.best)
-            if s.plan and s.plan.trainable
-        }
+        layers = self._own_layers(self.best)
         for plan, params in zip(self.plan.layers, self.params):
             if plan.resize and not plan.trainable:
                 layers[plan.name] = make_layer(params)
-        return TrainedChild(self.plan, evaluations, layers, self.correct)
+        momentum = self._own_layers(self.momentum) if self.keeps_momentum else {}
+        return TrainedChild(self.plan, evaluations, layers, self.correct, momentum)
 
 # %% ../../nbs/50_engine/10_children.ipynb #92a34729
+def _first_state(
+    optimiser: Optimiser,
+    moving: list[Slot],  # that get a gradient
+    momentum: Mapping[str, Mapping],  # of layers by name
+):
+    "What is remembered before the first step."
+    state = optimiser.init([s.params for s in moving])
+    if not (momentum and optimiser.inherited):
+        return state
+    own = [s.plan and momentum.get(s.plan.name) for s in moving]
+    return [s.widen(m) if m else zeros for s, m, zeros in zip(moving, own, state)]
+
+
 def begin_child(
     plan: ChildPlan,
     params: list[Mapping],  # what each of its layers starts from
@@ -133,6 +154,7 @@ def begin_child(
     on: tuple,  # its devices
     masked: bool,  # see `use_masks`
     frozen: Callable[[LayerPlan, Mapping, object], Mapping],  # a frozen layer, put on devices
+    momentum: Mapping[str, Mapping] | None = None,  # kept of its layers; None: none, nor kept of it
 ) -> ChildInTraining:
     "A child with its values on its devices, before the first step."
     start = suffix_start(plan, masked)
@@ -147,7 +169,7 @@ def begin_child(
     masks = [np.bool_(s.plan is not None and s.plan.trainable) for s in moving]
     trainable = jax.device_put([s.params for s in moving], where)
     optimiser = optimiser_of(plan.hparams)
-    state = jax.device_put(optimiser.init(trainable), where)
+    state = jax.device_put(_first_state(optimiser, moving, momentum or {}), where)
     own = tuple(s.kind for s in slots)
     return ChildInTraining(
         plan=plan,
@@ -158,5 +180,6 @@ def begin_child(
         slots=slots,
         structure=Structure(arch, own, trained, optimiser.name, parts, mesh),
         fixed=Fixed([frozen(s.plan, s.params, where) for s in still], masks),
+        keeps_momentum=momentum is not None and optimiser.inherited,
         fit=Fit(trainable, state),
     )

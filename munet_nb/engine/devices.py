@@ -118,6 +118,7 @@ def memory_plan(
     children: int,  # of a generation
     params: int,  # of one child
     at_once: int = 1,  # children that are trained at the same time on a device
+    inherit_momentum: bool = False,  # whether the best evaluation's momentum is held as well
 ) -> dict[str, int]:
     """Bytes that a generation takes on a device at most, by purpose.
 
@@ -125,6 +126,7 @@ def memory_plan(
     own (see `use_masks`), by the optimiser of the table that remembers most.
     """
     state = max(row.state_bytes for row in OPTIMISERS.values())
+    kept = state if inherit_momentum else 0
     parts = batch_parts(arch, settings, image_size)
     tokens = n_tokens(arch, image_size)
     per_token = 9 * arch.width + 3 * arch.mlp + 3 * arch.heads * tokens
@@ -133,7 +135,7 @@ def memory_plan(
     gradients = max(3, parts // 2 + 2)  # of a part or, split over devices, of half the parts
     return {
         'images, batches and cached outputs': settings.share(1),
-        'parameters: current, best, momentum': children * params * (4 + 4 + state),
+        'parameters: current, best, momentum': children * params * (4 + 4 + state + kept),
         'while a step runs: new parameters and momentum, gradients of parts, and their sum': (
             at_once * params * (4 + state + 4 * gradients)
         ),

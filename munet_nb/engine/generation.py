@@ -41,6 +41,7 @@ class Engine:
     programs: Programs
     devices: tuple = ()  # none: all of this process
     keep_latest: bool = False  # of a child's equally good evaluations, else the first
+    inherit_momentum: bool = False  # whether optimiser states are read from the pool, and kept
 
 # %% ../../nbs/50_engine/11_generation.ipynb #a4c1cebd
 @dataclass(eq=False)
@@ -137,8 +138,10 @@ def begin_generation(
     size = plans[0].hparams.image_size
     parts = batch_parts(arch, settings, size)
     on = place(plans, parts, devices)
-    needed = {layer.digest for plan in plans for layer in plan.layers} - {None}
-    layers = {digest: engine.pool[digest] for digest in needed}
+    needed = {layer.digest for plan in plans for layer in plan.layers}
+    if engine.inherit_momentum:
+        needed |= {layer.momentum for plan in plans for layer in plan.layers if layer.trainable}
+    layers = {digest: engine.pool[digest] for digest in needed - {None}}
     placed = {}
 
     def frozen(plan, params, where):
@@ -153,10 +156,16 @@ def begin_generation(
             start_params(layer, plan.hparams, feed.classes, arch, layers, own_key)
             for layer in plan.layers
         ]
+        momentum = {
+            layer.name: layers[layer.momentum].params
+            for layer in plan.layers
+            if engine.inherit_momentum and layer.trainable and layer.momentum
+        }
         rates = learning_rates(plan.hparams, batches, settings.segments)
         masked = use_masks(plan, arch, settings, len(feed.train.split))
         return begin_child(
-            plan, start, rates, arch, parts=parts, on=on, masked=masked, frozen=frozen
+            plan, start, rates, arch, parts=parts, on=on, masked=masked, frozen=frozen,
+            momentum=momentum if engine.inherit_momentum else None,
         )
 
     children = [begin(plan, where) for plan, where in zip(plans, on)]

@@ -72,13 +72,15 @@ class Optimiser:
     update: Callable  # (grads, params, state, rate, told) -> params, state; it is compiled
     state_bytes: int  # of what is remembered, per parameter
     stays: bool = True  # whether a parameter whose gradient is always zero stays as it is
+    inherited: bool = False  # whether the state is a tree of the parameters' form that clones copy
 
 
 def _momentum_update(grads, params, state, rate, told):
     return sgd_step(grads, params, state, rate, told.momentum, told.nesterov)
 
 
-OPTIMISERS = {row.name: row for row in (Optimiser('sgd', zero_momentum, _momentum_update, 2),)}
+_SGD = Optimiser('sgd', zero_momentum, _momentum_update, 2, inherited=True)
+OPTIMISERS = {row.name: row for row in (_SGD,)}
 
 # %% ../../nbs/50_engine/04_optimisers.ipynb #7c0f3a52
 def optimiser_of(hparams: HParams) -> Optimiser:

@@ -111,6 +111,14 @@ class Slot:
 
         return jax.tree.map(cut, params, self.own)
 
+    def widen(self, own: Mapping) -> Mapping:
+        "Numbers of the layer's own sizes in the sizes of the slot, with zeros beside them."
+
+        def pad(a, wide):
+            return np.pad(a, [(0, n - m) for n, m in zip(wide.shape, a.shape)])
+
+        return jax.tree.map(pad, own, self.params)
+
 
 def own_slots(
     kinds: Sequence[str], layers: Sequence[LayerPlan], params: Sequence[Mapping]

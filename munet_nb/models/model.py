@@ -31,6 +31,7 @@ class LayerRef:
     digest: Digest
     n_params: int
     trained_by: str | None  # task that trained it; None: a root model's
+    momentum: Digest | None = None  # its optimiser state, as its training left it, if it was kept
 
 # %% ../../nbs/20_models/03_model.ipynb #cell-007
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def params_digest(
     for path in sorted(flat):
         a = np.ascontiguousarray(flat[path])
         h.update(f'{path}:{a.dtype.str}:{a.shape}\n'.encode())
-        h.update(a.data)
+        h.update(a.reshape(-1).view(np.uint8))  # bytes, of types too that Python does not know
     return h.hexdigest()
 
 # %% ../../nbs/20_models/01_pool.ipynb #cell-007

@@ -34,25 +34,29 @@ def _sizes_told(layer: Layer, name: str, sizes: Sizes, arch: Arch) -> Sizes:
     return Sizes(sizes.image_size if resized else arch.reference_size, **told)
 
 
-def _check_params(layer: Layer, shapes: Mapping[str, tuple[int, ...]]):
-    "Raise InputError unless a layer has these parameters, finite numbers of 32 bits."
+def _check_params(layer: Layer, shapes: Mapping[str, tuple[int, ...]], dtype: str):
+    "Raise InputError unless a layer has these parameters, finite numbers of this type."
     has = {path: a.shape for path, a in layer.flat.items()}
     if has != shapes:
         wrong = sorted(p for p in {*has, *shapes} if has.get(p) != shapes.get(p))[0]
         needed = shapes.get(wrong, 'none of that name')
         raise InputError(f'parameter {wrong!r} = {has.get(wrong)}: its shape must be {needed}')
     for path, a in layer.flat.items():
-        if a.dtype != np.float32:
-            raise InputError(f'parameter {path!r} is of type {a.dtype}: must be float32')
+        if a.dtype.name != dtype:
+            raise InputError(f'parameter {path!r} is of type {a.dtype}: must be {dtype}')
         if not np.isfinite(a).all():
             raise InputError(f'parameter {path!r} holds NaN or infinity')
 
 # %% ../../nbs/20_models/05_soundness.ipynb #eb20ae62
-def _check_layer(layer: Layer, ref: LayerRef, sizes: Sizes, arch: Arch):
+# What a reference names, and the type of its numbers.
+_LAYER, _MOMENTUM = ('layer', 'float32'), ('optimiser state of layer', 'bfloat16')
+
+
+def _check_layer(layer: Layer, ref: LayerRef, sizes: Sizes, arch: Arch, dtype: str):
     if layer.n_params != ref.n_params:
         raise InputError(f'has {layer.n_params:,} parameters, not {ref.n_params:,}')
     own = _sizes_told(layer, ref.name, sizes, arch)
-    _check_params(layer, layer_shapes(arch, kind_of(ref.name).name, own))
+    _check_params(layer, layer_shapes(arch, kind_of(ref.name).name, own), dtype)
 
 
 def check_layers(
@@ -62,16 +66,18 @@ def check_layers(
 ):
     """Raise InputError, which names the layer, unless each can be what refers to it.
 
-    Reads each layer of `needed` once.
+    So must a layer's momentum, where its reference names one. Reads each file of `needed` once.
     """
     uses = {}
     for ref, sizes in needed:
-        use = replace(ref, trained_by=None)
-        uses.setdefault(ref.digest, {})[use, sizes] = None
+        use = replace(ref, trained_by=None, momentum=None)
+        for digest, what in ((ref.digest, _LAYER), (ref.momentum, _MOMENTUM)):
+            if digest:
+                uses.setdefault(digest, {})[use, sizes, what] = None
     for digest in sorted(uses):
         layer = pool[digest]
-        for ref, sizes in uses[digest]:
+        for ref, sizes, (what, dtype) in uses[digest]:
             try:
-                _check_layer(layer, ref, sizes, arch)
+                _check_layer(layer, ref, sizes, arch, dtype)
             except InputError as e:
-                raise InputError(f'layer {ref.name}, {digest}: {e}') from None
+                raise InputError(f'{what} {ref.name}, {digest}: {e}') from None

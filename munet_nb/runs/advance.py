@@ -35,12 +35,12 @@ def key_for(
 
 # %% ../../nbs/70_runs/06_advance.ipynb #c9f0f895fb98ab9159f51fd0297e236d
 def accepted_layers(record: Mapping, trained: Sequence[TrainedChild]) -> list[Layer]:
-    "The layers that the accepted children of a generation's record trained."
+    "The layers that accepted children of a generation trained, with what was kept of their optimisers."
     return [
         layer
         for child, told in zip(trained, record['children'])
         if told['accepted']
-        for layer in child.layers.values()
+        for layer in (*child.layers.values(), *child.momentum.values())
     ]
 
 # %% ../../nbs/70_runs/06_advance.ipynb #6512bd43d9caa6e02c990b0a82652dca

@@ -209,6 +209,7 @@ class Evolution:
         if work:
             return train_groups(work, generation, progress)
         settings = replace(self.config.training, segments=generation.segments)
+        inherits = self.config.inherit_momentum
         where = (generation.task, generation.iteration, generation.number)
         rng = rng_for(self.config, *where, 1)
         key = key_for(self.config, *where)
@@ -220,6 +221,7 @@ class Evolution:
                 settings,
                 self.programs,
                 keep_latest=self.config.accept_ties,
+                inherit_momentum=inherits,
             )
             return train_generation(engine, generation.children, rng, key, self.times, progress)
 

@@ -20,9 +20,9 @@ from hashlib import sha256
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as save_safetensors
 
 from ..checks import InputError
@@ -93,6 +93,21 @@ def _blank_after_header(data: bytes) -> bool:
     return header.rstrip(b' ').endswith(b'}')
 
 
+_TYPES = {  # of numbers, by the names that the format has for them
+    'BF16': jnp.bfloat16, 'F16': np.float16, 'F32': np.float32, 'F64': np.float64,
+    'I8': np.int8, 'I16': np.int16, 'I32': np.int32, 'I64': np.int64,
+    'U8': np.uint8, 'U16': np.uint16, 'U32': np.uint32, 'U64': np.uint64, 'BOOL': np.bool_,
+}
+
+
+def _arrays(data: bytes) -> dict[str, np.ndarray]:
+    "The arrays of a safetensors file. Raises KeyError for a type of numbers that is not known."
+    return {
+        path: np.frombuffer(a['data'], _TYPES[a['dtype']]).reshape(a['shape'])
+        for path, a in deserialize(data)
+    }
+
+
 def load_layer(folder: Path, digest: Digest) -> Layer:
     "Read a layer. Raises InputError if its file is missing, truncated or altered."
     path = layer_file(folder, digest)
@@ -100,7 +115,7 @@ def load_layer(folder: Path, digest: Digest) -> Layer:
         raise InputError(f'{path}: this layer of the run is missing')
     try:
         data = path.read_bytes()
-        flat = load_safetensors(data)
+        flat = _arrays(data)
         found = params_digest(flat)
     except FileNotFoundError:  # a search that goes on has swept it away just now
         raise InputError(f'{path}: this layer of the run is missing') from None

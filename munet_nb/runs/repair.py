@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'MOST_LINES', 'Condition', 'check_run', 'describe', 'repair_run']
 
 # %% ../../nbs/70_runs/09_repair.ipynb #8da82598
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +33,7 @@ class Condition:
     faults: tuple[str, ...]  # what is wrong with the journal
     mended: tuple[int, ...]  # numbers of the lines in which a bit turned, here turned back
     layers: Mapping[Digest, str | None]  # in the pool, by name: what is wrong, None if nothing
+    sizes: Mapping[Digest, int]  # of their files, bytes
 
     @property
     def damaged(self) -> dict[Digest, str]:
@@ -53,14 +54,21 @@ class Condition:
         return next((n for n in numbers if self.alive[n - 1] <= whole), 0)
 
 # %% ../../nbs/70_runs/09_repair.ipynb #4f4feb14
-def _layer_faults(pool: Path) -> Iterator[tuple[Digest, str | None]]:
+def _layer_faults(paths: Iterable[Path]) -> Iterator[tuple[Digest, str | None]]:
     "What is wrong with each layer of a pool, by the name of its file; None if nothing."
-    for path in sorted(pool.glob('*.safetensors')):
+    for path in paths:
         try:
-            load_layer(pool, path.stem)
+            load_layer(path.parent, path.stem)
             yield path.stem, None
         except InputError as e:
             yield path.stem, str(e)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a search that goes on has swept it away just now
+        return 0
 
 
 def _replayed(records: Sequence[Mapping]) -> tuple[list[frozenset[Digest]], State | None, str]:
@@ -154,19 +162,32 @@ def check_run(path: str | Path) -> Condition:
     n = len(alive)
     lines = [line + b'\n' for line in data.split(b'\n')[:n]]
     told = max(data.count(b'\n'), head.records if head else 0)
-    layers = dict(_layer_faults(run.pool))
-    return Condition(run.path, lines, journal.links[:n], alive, state, told, tuple(faults), mended, layers)
+    paths = sorted(run.pool.glob('*.safetensors'))
+    sizes = {path.stem: _size(path) for path in paths}
+    return Condition(
+        run.path, lines, journal.links[:n], alive, state, told, tuple(faults), mended,
+        dict(_layer_faults(paths)), sizes,
+    )
 
 # %% ../../nbs/70_runs/09_repair.ipynb #e9ae0309
+def _count(condition: Condition, needed: Collection[Digest], what: str) -> str:
+    "How many files of one kind are whole, and what those that are there take on the disk."
+    n = len(needed - condition.damaged.keys())
+    megabytes = sum(condition.sizes.get(digest, 0) for digest in needed) / 1e6
+    return f'{n} of {len(needed)} needed {what} are whole, {megabytes:,.1f} MB'
+
+
 def describe(condition: Condition) -> str:
     "A run's condition in some lines."
     c = condition
-    needed, damaged = len(c.alive[-1]) if c.alive else 0, c.damaged
+    needed, damaged = c.alive[-1] if c.alive else frozenset(), c.damaged
+    states = c.state.optimiser_states if c.state else frozenset()
     lines = [
         f'{c.path}',
         f'  journal: {len(c.alive)} of {c.told} records are whole',
         *(f'    {fault}' for fault in c.faults),
-        f'  pool: {needed - len(damaged)} of {needed} needed layers are whole',
+        f'  pool: {_count(c, needed - states, "layers")}',
+        *([f'    beside them {_count(c, states, "optimiser states")}'] if states else []),
         *(f'    {digest[:12]}...: {fault}' for digest, fault in damaged.items()),
     ]
     if c.whole:

@@ -7,6 +7,7 @@ __all__ = ['system_table', 'network_of', 'layers_needed', 'System']
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +67,19 @@ def network_of(
 # %% ../../nbs/70_runs/05_system.ipynb #4be05c1d
 def layers_needed(
     state: State,
-    digests: Collection[Digest],  # of layers that are to be used
+    digests: Collection[Digest],  # of layers and optimiser states that are to be used
 ) -> Iterator[tuple[LayerRef, Sizes]]:
-    "Every reference to one of these layers, with the sizes that it must fit."
+    """Every reference to one of these layers, with the sizes that it must fit.
+
+    An optimiser state is left out of a reference where it is not to be used: only training does.
+    """
     classes = {None: 2, **{t: len(info.classes) for t, info in state.tasks.items()}}
     for model in state.models.values():
         sizes = sizes_of(model.hparams, classes[model.task])
         for ref in model.chain:
             if ref.digest in digests:
-                yield ref, sizes
+                momentum = ref.momentum if ref.momentum in digests else None
+                yield replace(ref, momentum=momentum), sizes
     for (task, _), probe in state.probes.items():
         if probe.head.digest in digests:
             yield probe.head, Sizes(classes=classes[task])

@@ -90,6 +90,7 @@ class Config:
     clone_resized: bool = False  # whether a resized position embedding is always trained
     mutate_adapters: bool = True  # whether adapters are inserted
     root_layers: int | None = None  # blocks that the root begins with; a child's others are fresh
+    inherit_momentum: bool = False  # whether a child goes on with its layers' optimiser states
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -145,8 +146,8 @@ def _check_numbers(config: 'Config'):
     errors = config.acceptance_errors
     check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
     switches = (
-        'auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates', 'seed_scan',
-        'accept_ties', 'newest_best', 'clone_resized', 'mutate_adapters',
+        'auto_tune', 'tune_num_layers', 'common_trunks', 'spread_rates', 'inherit_momentum',
+        'seed_scan', 'accept_ties', 'newest_best', 'clone_resized', 'mutate_adapters',
     )
     _check_all(config, switches, lambda v: type(v) is bool, 'True or False')
 
@@ -265,6 +266,7 @@ _MU2NET_RULES = dict(
     accept_ties=True,
     newest_best=True,
     clone_resized=True,
+    inherit_momentum=True,
     tune_num_layers=False,
 )
 _MU2NET_PRESETS = {

@@ -108,11 +108,23 @@ class State:
 
     @property
     def alive(self) -> frozenset[Digest]:
-        "The layers that are needed: of roots, kept models, the active population, and probes."
+        """The layers that are needed: of roots, kept models, the active population, and probes.
+
+        With the optimiser states that were kept of them.
+        """
+        heads = {probe.head.digest for probe in self.probes.values()}
+        layers = {ref.digest for ref in self._refs_alive()}
+        return frozenset(layers | heads) | self.optimiser_states
+
+    @property
+    def optimiser_states(self) -> frozenset[Digest]:
+        "Those among them that are no layers, but what was kept of a layer's optimiser."
+        return frozenset(ref.momentum for ref in self._refs_alive() if ref.momentum)
+
+    def _refs_alive(self) -> list[LayerRef]:
         ids = {self.root.id, *self.trunks, *self.kept.values(), *self.active}
         ids.update(self.entrants.values())
-        heads = {probe.head.digest for probe in self.probes.values()}
-        return heads | frozenset(d for i in ids for d in self.models[i].digests)
+        return [ref for i in ids for ref in self.models[i].chain]
 
     @property
     def roots(self) -> list[Model]:

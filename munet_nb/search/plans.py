@@ -30,6 +30,7 @@ class LayerPlan:
     digest: Digest | None  # the layer it starts from; None: fresh
     resize: bool = False  # `digest` is a position embedding of another image size, to be stretched
     trained_by: str | None = None  # task that trained `digest`; None: a root model's, or fresh
+    momentum: Digest | None = None  # the optimiser state kept of `digest`; None: zeros
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ def plan_layer(
     if ref:
         others_use_it = ref.trained_by is None or ref.digest in around.in_use
         trainable = clone or not others_use_it
-        return LayerPlan(name, n_params, trainable, ref.digest, trained_by=ref.trained_by)
+        momentum = ref.momentum if ref.momentum in around.alive else None
+        return LayerPlan(
+            name, n_params, trainable, ref.digest, trained_by=ref.trained_by, momentum=momentum
+        )
     source = kind_of(name).source
     if source == 'resized':
         from_root = lineage[-1].layers[name].digest
@@ -167,3 +171,4 @@ class TrainedChild:
     evaluations: tuple[float, ...]  # validation accuracy after each segment
     layers: Mapping[str, Layer]  # the new ones, by name; empty if it diverged in every segment
     correct: Sequence[bool] | None = None  # which validation examples the best evaluation got right
+    momentum: Mapping[str, Layer] = field(default_factory=dict)  # of those it trained, if kept

@@ -208,7 +208,16 @@ class _HParams:
             raise _Wrong(None, 'there: it is missing').at(name)
 
 
-_REF = Repeated(Fields(name=LAYER_NAME, digest=DIGEST, n_params=COUNT, trained_by=OrNull(NAME)))
+_REF = Repeated(
+    Fields(
+        optional=('momentum',),
+        name=LAYER_NAME,
+        digest=DIGEST,
+        n_params=COUNT,
+        trained_by=OrNull(NAME),
+        momentum=DIGEST,
+    )
+)
 _MODEL = Fields(
     optional=('correct',),
     id=NAME,

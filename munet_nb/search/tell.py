@@ -28,7 +28,10 @@ def to_model(
         new = trained.layers.get(layer.name)
         digest = new.digest if new else layer.digest
         trained_by = plan.task if layer.trainable else layer.trained_by
-        return LayerRef(layer.name, digest, layer.n_params, trained_by)
+        kept = trained.momentum.get(layer.name)
+        shared = None if layer.trainable else layer.momentum
+        momentum = kept.digest if kept else shared
+        return LayerRef(layer.name, digest, layer.n_params, trained_by, momentum)
 
     chain = tuple(map(ref, plan.layers)) if trained.layers else ()
     told = with_correct and trained.correct is not None
