@@ -305,7 +305,7 @@ def test_a_search_by_all_rules_is_the_one_on_record():
 
 def test_with_ties_the_latest_of_equal_evaluations_is_kept():
     def kept(keep_latest):
-        child = ChildInTraining(*[None] * 9)
+        child = ChildInTraining(*[None] * 10)
         for fit, right in zip('abcd', ([0, 1], [1, 1], [1, 1], [0, 1])):
             child.fit = type('Fit', (), {'params': fit})
             child.close_segment(np.array(right, bool), True, keep_latest)
