@@ -82,11 +82,11 @@ class ToyRun:
             return False
         generation = ask(self.state, self.config, ARCH)
         trained = pretend(generation, self.salt)
-        record = tell(self.state, self.config, REFERENCE, generation, trained)
+        record = tell(self.state, self.config, ARCH, generation, trained)
         accepted = [t for t, c in zip(trained, record['children']) if c['accepted']]
         self.commit(record, [layer for t in accepted for layer in t.layers.values()])
         if segments_left(self.state, self.config) < self.config.training.segments:
-            end = end_of_iteration(self.state, self.config, REFERENCE)
+            end = end_of_iteration(self.state, self.config, ARCH)
             self.commit({**end, 'test': self.test(end)})
         return True
 

@@ -62,12 +62,13 @@ def chain_kinds(
 ) -> tuple[str, ...]:
     """The kinds of a chain's layers, as programs are told them.
 
-    The last block is a `top_block`, which computes the class token alone.
+    The last block, if there is one, is a `top_block`, which computes the class token alone.
     """
     rows = [kind_of(name) for name in names]
     kinds = [row.name for row in rows]
-    last = max(i for i, row in enumerate(rows) if row.top_module)
-    kinds[last] = TOP + kinds[last]
+    last = max((i for i, row in enumerate(rows) if row.top_module), default=None)
+    if last is not None:
+        kinds[last] = TOP + kinds[last]
     return tuple(kinds)
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-011
@@ -190,6 +191,7 @@ def count_params(arch: Arch, name: str, sizes: Sizes) -> int:
     return sum(int(np.prod(shape)) for shape in shapes)
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-022
+@lru_cache
 def reference_params(arch: Arch) -> int:
     """The size penalty's denominator P (section 4.3 of the paper).
 
@@ -217,6 +219,7 @@ def chain_flops(
     return sum(map(flops, chain_kinds(names)))
 
 
+@lru_cache
 def reference_flops(arch: Arch) -> int:
     """What the price of computation divides by, F: one prediction of the root model.
 

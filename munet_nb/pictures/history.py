@@ -10,12 +10,13 @@ __all__ = [
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checks import as_list, check
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model
-from ..network.chain import reference_params
+from ..search.ask import scores_of
+from ..search.config import with_fields
 from ..search.journal import State, apply_record, open_first, replay
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
@@ -140,16 +141,16 @@ def trunk_tasks(records: Sequence[Mapping]) -> dict[str, list[str]]:
     return {r['trunk']['id']: r['tasks'] for r in found}
 
 
-def _arrivals_of(record, state, kept, scale_factor, before) -> list[Arrival]:
+def _arrivals_of(record, state, kept, config, before) -> list[Arrival]:
     "Of one record."
     found = []
     arch, _ = open_first(before[0])
+    then = replace(state, kept=kept)
     generations = [r['task'] for r in before if r['kind'] == 'generation']
     for told in record['models']:
         model = state.models[told['id']]
-        others = (state.models[i] for task, i in kept.items() if task != model.task)
-        charged = accounted_params(model, users_of_models(others))
-        score = model.quality * scale_factor ** (charged / reference_params(arch))
+        charged = accounted_params(model, users_of_models(then.others(model.task)))
+        score = scores_of([model], then, model.task, config, arch)[model.id]
         curve = tuple(record['evaluations'][model.task])
         when = (len(generations), generations.count(model.task))
         found.append(Arrival(model, curve, *when, charged, score))
@@ -161,14 +162,14 @@ def arrivals_by_task(records: Sequence[Mapping], state: State) -> dict[str, list
     if not state.trunks:
         return {}
     found, kept = {}, {}
-    scale_factor = open_first(records[0])[1].scale_factor
+    _, config = open_first(records[0])
     for i, r in enumerate(records):
         if r['kind'] == 'config_changed':
-            scale_factor = r['values'].get('scale_factor', scale_factor)
+            config = with_fields(config, **r['values'])
         elif r['kind'] == 'task_end' and r['kept']:
             kept[r['task']] = r['kept']
         elif r['kind'] == 'common_trunk':
             kept = {**{m['task']: m['id'] for m in r['models']}, **kept}
-            for arrival in _arrivals_of(r, state, kept, scale_factor, records[:i]):
+            for arrival in _arrivals_of(r, state, kept, config, records[:i]):
                 found.setdefault(arrival.model.task, []).append(arrival)
     return {t: found[t] for t in state.tasks if t in found}
