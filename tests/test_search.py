@@ -41,7 +41,7 @@ from munet_nb.search.config import (
     config_to_json,
     with_fields,
 )
-from munet_nb.search.journal import TaskInfo, info_to_json, replay
+from munet_nb.search.journal import TaskInfo, info_to_json, open_first, replay
 from munet_nb.search.mutation import OPERATORS, mutate_child, mutations, probabilities
 from munet_nb.search.plans import Surroundings
 from munet_nb.search.selection import sample_parent
@@ -602,8 +602,9 @@ def test_a_run_written_before_a_hyperparameter_existed_can_be_drawn_and_told():
         plot_tuned_values(run).draw_without_rendering()
         plot_hyperparameters(run).draw_without_rendering()
     first, generation = old[:1], old[1]
-    assert GenerationReport(generation, replay(first)).table().equals(
-        GenerationReport(records[1], replay(records[:1])).table()
+    arch, _ = open_first(records[0])
+    assert GenerationReport(generation, replay(first), arch).table().equals(
+        GenerationReport(records[1], replay(records[:1]), arch).table()
     )
 
 

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = [
-    'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'Arrival', 'trunk_tasks',
-    'arrivals_by_task',
+    'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'size_of', 'Arrival',
+    'trunk_tasks', 'arrivals_by_task',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..checks import as_list, check
+from ..checks import as_list, check, is_one_of, unknown
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model
+from ..runs.report import mega_flops
 from ..search.ask import scores_of
 from ..search.config import with_fields
 from ..search.journal import State, apply_record, open_first, replay
@@ -116,6 +117,26 @@ def children_by_task(
     for i, r in enumerate(generations):
         found[r['task']] += [(i, child) for child in r['children']]
     return {t: children for t, children in found.items() if children}
+
+# %% ../../nbs/80_pictures/02_history.ipynb #2667bb96
+SIZES = {'charged': 'parameters charged', 'MFLOPs': 'operations of a prediction'}
+
+
+def size_of(
+    size: str,  # one of SIZES
+    records: Sequence[Mapping],
+    state: State,  # after them
+) -> Callable[[Model, float], float]:
+    """From a model and the parameters that it is charged for to its size in millions.
+
+    Raises InputError for another size.
+    """
+    if not is_one_of(size, SIZES):
+        raise unknown('size', size, SIZES)
+    if size == 'charged':
+        return lambda model, charged: charged / 1e6
+    arch, _ = open_first(records[0])
+    return lambda model, charged: mega_flops(model, state, arch)
 
 # %% ../../nbs/80_pictures/02_history.ipynb #0f12e2e4
 @dataclass(frozen=True)

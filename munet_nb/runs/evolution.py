@@ -275,7 +275,7 @@ class Evolution:
             record = tell(before, self.config, self.arch, generation, trained)
             self._commit(record, accepted_layers(record, trained))
             self._end_iteration()
-            return GenerationReport(record, before)
+            return GenerationReport(record, before, self.arch)
 
     def step(
         self,
