@@ -51,7 +51,8 @@ def _show_run(path: Path, records: Sequence, system: System):
     say(f'\n{system}\n')
     if not system.models:
         return
-    say(f'{system.params_per_task:,.0f} parameters per task')
+    mean = system.table().MFLOPs.mean()
+    say(f'{system.params_per_task:,.0f} parameters per task, {mean:,.1f} MFLOPs per prediction')
     for name, plot in (('architectures', plot_architectures), ('progress', plot_progress)):
         save_picture(plot(records), path / f'{name}.png')
         say(f'saved {path / name}.png')

@@ -123,6 +123,7 @@ def bad_inputs(folders, tmp):
     odd = ['--folder', folders / 'odd']
     return {
         'scale_factor = 2.0: must be a number in (0, 1]': [*odd, '--scale-factor', '2'],
+        'compute_factor = 0.0: must be a number in (0, 1]': [*odd, '--compute-factor', '0'],
         'mutation_prob = -0.1': [*odd, '--mutation-prob=-0.1'],
         'default of lr = 0.03: must be in its own search list': [*odd, '--lr', '0.03'],
         'image_size 40: must be a positive multiple of the patch size': [

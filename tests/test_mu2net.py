@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import ARCH, REFERENCE, ToyRun, info, pretend, toy_root_model
+from toy import ARCH, ToyRun, info, pretend, toy_root_model
 
 from munet_nb.engine.children import ChildInTraining
 from munet_nb.models.hparams import DATA_HPARAMS, HParams
@@ -206,7 +206,7 @@ def told(config, quality, parent_quality):
     (child, *_) = pretend(generation)
     child = replace(child, plan=replace(child.plan, parent=parent.id), evaluations=(quality,))
     one = replace(generation, children=(child.plan,))
-    record = tell(state, config, REFERENCE, one, [child])
+    record = tell(state, config, ARCH, one, [child])
     return record['children'][0]['accepted']
 
 
@@ -228,7 +228,7 @@ def test_of_equal_scores_the_most_recent_is_kept_if_it_is_wanted(newest):
     ]
     models = {**run.state.models, **{m.id: m for m in twins}}
     state = replace(run.state, models=models, active=tuple(m.id for m in twins))
-    assert best_active(state, 'a', config, REFERENCE)['id'] == twins[newest].id
+    assert best_active(state, 'a', config, ARCH)['id'] == twins[newest].id
     parents = ask(replace(state, tried=frozenset({'root'})), config, ARCH).children
     assert parents[0].parent == twins[0].id, 'parents are offered by score, the older first'
 

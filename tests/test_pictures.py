@@ -6,6 +6,7 @@ from PIL import Image
 from munet_nb import pictures
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import LayerRef, Model, model_to_json
+from munet_nb.network.arch import get_arch
 from munet_nb.pictures.canvas import task_colors
 from munet_nb.pictures.film import save_film
 from munet_nb.pictures.history import History
@@ -37,7 +38,8 @@ def plain(task) -> Model:
 def records_of(*models) -> list[dict]:
     "The journal of a run with one generation of one child per task, which is kept."
     tasks = [info_to_json(TaskInfo(m.task, ('x', 'y'), False, '', '')) for m in models]
-    records = [{'kind': 'run', 'root': model_to_json(ROOT), 'tasks': tasks}]
+    told = {'format': FORMAT, 'arch': 'Ti3', 'config': config_to_json(Config())}
+    records = [{'kind': 'run', **told, 'root': model_to_json(ROOT), 'tasks': tasks}]
     for m in models:
         common = {'task': m.task, 'iteration': 0}
         worth = {'score': 0.9, 'accounted': 1000}
@@ -75,7 +77,7 @@ def test_a_picture_is_drawn_and_its_legend_fits(name, theme):
         fig = draw(RUNS[name], theme=theme)
         fig.draw_without_rendering()
         for legend in fig.legends:
-            assert fig.bbox.y0 <= legend.get_window_extent().y0, draw.__name__
+            assert fig.bbox.y0 <= legend.get_window_extent().y0, draw
 
 
 def together(number, *tasks) -> list[dict]:
@@ -136,7 +138,7 @@ def with_trunks() -> list[dict]:
     "Trunk 1 of a, b and c comes first; a stays on it, b does better from the root; then trunk 2."
     begin, *rest = records_of(toy('a', ref('norm', 'a'), ref('head', 'a')), plain('b'), plain('c'))
     config = config_to_json(Config(scale_factor=0.9))
-    first = {**begin, 'format': FORMAT, 'arch': 'Ti1', 'config': config}
+    first = {**begin, 'arch': 'Ti1', 'config': config}
     of_a, end_of_a, of_b, end_of_b = rest[:4]
     of_a['best'] |= {'id': 'a:trunk_1'}
     end_of_a |= {'kept': 'a:trunk_1'}
@@ -167,7 +169,7 @@ def test_every_picture_of_every_moment_of_a_run_with_common_trunks(trunks):
             fig = draw(past)
             fig.draw_without_rendering()
             for legend in fig.legends:
-                assert fig.bbox.y0 <= legend.get_window_extent().y0, (n, draw.__name__)
+                assert fig.bbox.y0 <= legend.get_window_extent().y0, (n, draw)
 
 
 def test_tables_of_every_moment_of_a_run_with_common_trunks(trunks):
@@ -218,8 +220,9 @@ def test_the_film_shows_when_a_trunk_came(trunks, tmp_path):
 
 def test_a_system_that_only_common_trunks_made_shows_itself(trunks):
     state = trunks.at(7).state
-    table = system_table(state)
+    arch = get_arch('Ti1')
+    table = system_table(state, arch)
     assert table.test.isna().all() and set(table['from']) == {'trunk:1 (5)'}
-    system = System(state, {}, None, None)
+    system = System(state, {}, arch, None)
     for shown in (repr(system), system._repr_html_()):
         assert 'trunk:1 (5)' in shown and 'None' not in shown and 'NaN' not in shown

@@ -325,13 +325,15 @@ def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monke
 def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
     with start(tmp_path / 'c') as evo:
         evo.step()
-        evo.change(scale_factor=0.5, mutation_prob=0.9)
+        evo.change(scale_factor=0.5, compute_factor=0.7, mutation_prob=0.9)
         before = evo.ask()
-        for bad in (dict(lr=0.1), dict(scale_factor=2.0), dict(seed=3)):
+        for bad in (dict(lr=0.1), dict(scale_factor=2.0), dict(compute_factor=0.0), dict(seed=3)):
             with pytest.raises(InputError):
                 evo.change(**bad)
     with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:
-        assert (evo.config.scale_factor, evo.config.mutation_prob) == (0.5, 0.9)
+        config = evo.config
+        factors = (config.scale_factor, config.compute_factor, config.mutation_prob)
+        assert factors == (0.5, 0.7, 0.9)
         assert evo.ask() == before
         evo.run()
     assert [r['kind'] for r in evo.records].count('config_changed') == 1

@@ -17,9 +17,15 @@ from toy import ARCH, REFERENCE, ToyRun, info, toy_root_model
 from munet_nb.bench.folder import setting_digest
 from munet_nb.bench.protocol import COMPARISONS, Comparison
 from munet_nb.checks import InputError
-from munet_nb.models.accounting import accounted_params, params_per_task, users_of_models
+from munet_nb.models.accounting import (
+    accounted_params,
+    params_per_task,
+    prediction_flops,
+    users_of_models,
+)
 from munet_nb.models.hparams import AUTO_TUNE, DATA_HPARAMS, MODEL_HPARAMS, HParams
 from munet_nb.models.model import model_from_json
+from munet_nb.network.chain import reference_flops
 from munet_nb.pictures.hyperparameters import plot_hyperparameters, plot_tuned_values
 from munet_nb.roots.load import load_root
 from munet_nb.runs.report import GenerationReport
@@ -35,16 +41,19 @@ from munet_nb.search.config import (
     config_to_json,
     with_fields,
 )
-from munet_nb.search.journal import TaskInfo, info_to_json, replay
+from munet_nb.search.journal import TaskInfo, info_to_json, open_first, replay
 from munet_nb.search.mutation import OPERATORS, mutate_child, mutations, probabilities
 from munet_nb.search.plans import Surroundings
 from munet_nb.search.selection import sample_parent
 from munet_nb.tasks.task import task_from_arrays
 
+F = reference_flops(ARCH)
+
 configs = st.builds(
     Config,
     seed=st.integers(0, 2**32 - 1),
     scale_factor=st.sampled_from([1.0, 0.9, 0.3, 0.02]),
+    compute_factor=st.sampled_from([1.0, 0.9, 0.3]),
     mutation_prob=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     children_per_task=st.integers(1, 9),
     children_per_generation=st.integers(1, 4),
@@ -92,7 +101,9 @@ def worth(model, state, task, config):
     charged = 0
     for ref in model.chain:
         charged += ref.n_params / len(users.get(ref.digest, frozenset()) | {task})
-    return max(model.evaluations) * config.scale_factor ** (charged / REFERENCE)
+    computed = prediction_flops(model, ARCH, len(state.tasks[task].classes))
+    size_price = config.scale_factor ** (charged / REFERENCE)
+    return max(model.evaluations) * size_price * config.compute_factor ** (computed / F)
 
 
 @settings(max_examples=40, deadline=None)
@@ -595,8 +606,9 @@ def test_a_run_written_before_a_hyperparameter_existed_can_be_drawn_and_told():
         plot_tuned_values(run).draw_without_rendering()
         plot_hyperparameters(run).draw_without_rendering()
     first, generation = old[:1], old[1]
-    assert GenerationReport(generation, replay(first)).table().equals(
-        GenerationReport(records[1], replay(records[:1])).table()
+    arch, _ = open_first(records[0])
+    assert GenerationReport(generation, replay(first), arch).table().equals(
+        GenerationReport(records[1], replay(records[:1]), arch).table()
     )
 
 

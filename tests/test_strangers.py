@@ -36,7 +36,7 @@ from munet_nb.runs.rundir import RunDir, write_run
 from munet_nb.runs.system import system_table
 from munet_nb.search.ask import ask, next_task, probes_due
 from munet_nb.search.groups import ask_groups, groups_due
-from munet_nb.search.journal import open_records, replay
+from munet_nb.search.journal import open_first, open_records, replay
 from munet_nb.search.records import check_records
 from munet_nb.tasks.sources import SOURCES
 
@@ -264,12 +264,12 @@ def use(records):
     "All that is made of records: by opening, by reporting, and by going on."
     check_records(records)
     state, arch, config = open_records(records)
-    system_table(state)
+    system_table(state, arch)
     leaderboard(records)
     journal_table(records, len(records))
     for i, record in enumerate(records):
         if record['kind'] == 'generation':
-            repr(GenerationReport(record, replay(records[:i])))
+            repr(GenerationReport(record, replay(records[:i]), arch))
         elif record['kind'] in ('groups', 'common_trunk'):
             repr(GroupReport(record))
     if groups_due(state, config):
@@ -409,16 +409,18 @@ def test_pictures_show_names_as_they_are(hostile):
     records = RunDir(hostile).records()
     for draw in (*PICTURES.values(), *(draw for _, draw in OTHER_PICTURES.values())):
         for text in texts_of(draw(records)):
-            assert not re.search(r'(?<!\\)\$.*(frac|y\^)', text), (draw.__name__, text)
+            assert not re.search(r'(?<!\\)\$.*(frac|y\^)', text), (draw, text)
 
 
 def test_pages_show_names_as_they_are(hostile):
     system, records = System.open(hostile), RunDir(hostile).records()
+    arch, _ = open_first(records[0])
     assert is_safe_html(system._repr_html_())
     shown = 0
     for i, record in enumerate(records):
         if record['kind'] == 'generation':
-            shown += is_safe_html(GenerationReport(record, replay(records[:i]))._repr_html_())
+            report = GenerationReport(record, replay(records[:i]), arch)
+            shown += is_safe_html(report._repr_html_())
     assert shown
     history = History(records)
     past = history.at(len(records))
@@ -466,13 +468,13 @@ def test_reports_of_hostile_records_print_no_command(hostile):
     records = json.loads(json.dumps(RunDir(hostile).records()).replace(HOSTILE[0], 'xyz'))
     text = json.dumps(records).replace('"xyz', f'"{COMMANDS}'.encode('unicode_escape').decode())
     records = json.loads(text.replace('\\x', '\\u00'))
-    state = replay(records)
+    state, arch, _ = open_records(records)
     assert COMMANDS in state.tasks
-    system = System(state, {}, None, None)
+    system = System(state, {}, arch, None)
     assert not commands_in(repr(system) + system._repr_html_())
     for i, record in enumerate(records):
         if record['kind'] == 'generation':
-            report = GenerationReport(record, replay(records[:i]))
+            report = GenerationReport(record, replay(records[:i]), arch)
         elif record['kind'] in ('groups', 'common_trunk'):
             report = GroupReport(record)
         else:

@@ -62,11 +62,14 @@ def pretend(generation, salt=0) -> list[TrainedChild]:
 class ToyRun:
     "A search and its pool, driven by hand."
 
-    def __init__(self, config: Config, tasks, salt=0, test=lambda record: 0.5):
+    def __init__(
+        self, config: Config, tasks, salt=0, test=lambda record: 0.5, pretend_child=pretend_child
+    ):
         root, layers = toy_root_model(config)
         self.config = config
         self.salt = salt
         self.test = test
+        self.pretend_child = pretend_child
         self.pool = LayerPool(layers)
         self.records = [{'kind': 'run', 'root': model_to_json(root), 'tasks': list(tasks)}]
         self.state: State = replay(self.records)
@@ -81,12 +84,12 @@ class ToyRun:
         if next_task(self.state, self.config) is None:
             return False
         generation = ask(self.state, self.config, ARCH)
-        trained = pretend(generation, self.salt)
-        record = tell(self.state, self.config, REFERENCE, generation, trained)
+        trained = [self.pretend_child(plan, self.salt) for plan in generation.children]
+        record = tell(self.state, self.config, ARCH, generation, trained)
         accepted = [t for t, c in zip(trained, record['children']) if c['accepted']]
         self.commit(record, [layer for t in accepted for layer in t.layers.values()])
         if segments_left(self.state, self.config) < self.config.training.segments:
-            end = end_of_iteration(self.state, self.config, REFERENCE)
+            end = end_of_iteration(self.state, self.config, ARCH)
             self.commit({**end, 'test': self.test(end)})
         return True
 

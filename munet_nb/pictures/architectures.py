@@ -6,7 +6,7 @@
 __all__ = ['plot_architectures']
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #9c5a2f922cad11cf544217e3fbf6cdbc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
@@ -17,7 +17,7 @@ from ..network.kinds import KINDS, kind_of
 from .axes import no_frame, nothing_yet
 from .canvas import LIGHT, Picture, Theme, ink_on, label_width, new_picture
 from .grid import Grid, hidden_units, make_grid
-from .history import state_of
+from .history import SIZES, size_of, state_of
 from ..search.journal import State
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #71df158c5854e155c83c2c8acc6a38fe
@@ -139,8 +139,8 @@ def _handles(grid: Grid, state: State) -> list[Patch]:
     ]
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #32c5652699d18f4de8dcb1a418c63112
-def _write_figures(ax: Axes, grid: Grid, state: State):
-    """Test accuracy on top of each column, parameters charged below.
+def _write_figures(ax: Axes, grid: Grid, state: State, millions: Callable):
+    """Test accuracy on top of each column, its size below.
 
     A model that came with a common trunk has no test accuracy until its task had an iteration.
     """
@@ -163,7 +163,7 @@ def _write_figures(ax: Axes, grid: Grid, state: State):
         ax.text(
             x,
             -0.18,
-            f'{charged / 1e6:.2f} M',
+            f'{millions(model, charged):.2f} M',
             ha='center',
             va='top',
             fontsize=8 if n <= 12 else 6.5,
@@ -171,12 +171,18 @@ def _write_figures(ax: Axes, grid: Grid, state: State):
         )
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #f52704a669fea4f9e1e374aa93e7d9d3
-def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
+def plot_architectures(
+    records: Sequence[Mapping],
+    theme: Theme = LIGHT,
+    size: str = 'charged',  # or 'MFLOPs', what a prediction computes
+) -> Picture:
     """The kept model of every task as a column of layers.
 
-    Of a task that has none yet, the best so far. Test accuracy on top, parameters charged below.
+    Of a task that has none yet, the best so far. Test accuracy on top, the size below. Raises
+    InputError for another size.
     """
     state = state_of(records)
+    millions = size_of(size, records, state)
     grid = make_grid(records, state, theme)
     n = len(grid.models)
     slanted = n > 6  # names of tasks
@@ -197,7 +203,7 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     _draw_bands(ax, grid)
     for x, (task, model) in enumerate(grid.models.items()):
         _draw_column(ax, grid, x, task, model)
-    _write_figures(ax, grid, state)
+    _write_figures(ax, grid, state, millions)
     ax.set(
         xlim=(-0.6, max(n, 1) - 0.4),
         ylim=(-0.05 * max(grid.top, 1) - 0.25, grid.top + 0.9),
@@ -215,7 +221,7 @@ def plot_architectures(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pict
     no_frame(ax)
     if n:
         break_or_space = '\n' if n <= 3 else ' '
-        title = f'test accuracy above,{break_or_space}parameters charged below'
+        title = f'test accuracy above,{break_or_space}{SIZES[size]} below'
         ax.set_title(title, fontsize=9)
     else:
         nothing_yet(ax, theme)

@@ -138,8 +138,13 @@ class Controls:
     def _make_fields(self):
         config = self.search.config
         self.scale = _make_number(config.scale_factor, 0.001, 'scale factor', '150px')
+        self.compute = _make_number(config.compute_factor, 0.001, 'compute factor', '165px')
         self.mu = _make_number(config.mutation_prob, 0, 'mutation probability', '200px')
-        self._fields = {'scale_factor': self.scale, 'mutation_prob': self.mu}
+        self._fields = {
+            'scale_factor': self.scale,
+            'compute_factor': self.compute,
+            'mutation_prob': self.mu,
+        }
         self.change_button = make_button(
             'Change',
             'check',
@@ -171,7 +176,7 @@ class Controls:
             self.bar,
             self.left,
         )
-        changes = make_row(self.scale, self.mu, self.change_button)
+        changes = make_row(self.scale, self.compute, self.mu, self.change_button)
         joins = make_row(self.source, self.add_button)
         wishes = W.VBox([changes, joins, notice], layout=W.Layout(flex='1 1 300px'))
         return [actions, message, W.HBox([wishes, self.curves])]

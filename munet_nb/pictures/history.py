@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = [
-    'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'Arrival', 'trunk_tasks',
-    'arrivals_by_task',
+    'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'size_of', 'Arrival',
+    'trunk_tasks', 'arrivals_by_task',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from ..checks import as_list, check
+from ..checks import as_list, check, is_one_of, unknown
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model
-from ..network.chain import reference_params
+from ..runs.report import mega_flops
+from ..search.ask import scores_of
+from ..search.config import with_fields
 from ..search.journal import State, apply_record, open_first, replay
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
@@ -116,6 +118,26 @@ def children_by_task(
         found[r['task']] += [(i, child) for child in r['children']]
     return {t: children for t, children in found.items() if children}
 
+# %% ../../nbs/80_pictures/02_history.ipynb #2667bb96
+SIZES = {'charged': 'parameters charged', 'MFLOPs': 'operations of a prediction'}
+
+
+def size_of(
+    size: str,  # one of SIZES
+    records: Sequence[Mapping],
+    state: State,  # after them
+) -> Callable[[Model, float], float]:
+    """From a model and the parameters that it is charged for to its size in millions.
+
+    Raises InputError for another size.
+    """
+    if not is_one_of(size, SIZES):
+        raise unknown('size', size, SIZES)
+    if size == 'charged':
+        return lambda model, charged: charged / 1e6
+    arch, _ = open_first(records[0])
+    return lambda model, charged: mega_flops(model, state, arch)
+
 # %% ../../nbs/80_pictures/02_history.ipynb #0f12e2e4
 @dataclass(frozen=True)
 class Arrival:
@@ -140,16 +162,16 @@ def trunk_tasks(records: Sequence[Mapping]) -> dict[str, list[str]]:
     return {r['trunk']['id']: r['tasks'] for r in found}
 
 
-def _arrivals_of(record, state, kept, scale_factor, before) -> list[Arrival]:
+def _arrivals_of(record, state, kept, config, before) -> list[Arrival]:
     "Of one record."
     found = []
     arch, _ = open_first(before[0])
+    then = replace(state, kept=kept)
     generations = [r['task'] for r in before if r['kind'] == 'generation']
     for told in record['models']:
         model = state.models[told['id']]
-        others = (state.models[i] for task, i in kept.items() if task != model.task)
-        charged = accounted_params(model, users_of_models(others))
-        score = model.quality * scale_factor ** (charged / reference_params(arch))
+        charged = accounted_params(model, users_of_models(then.others(model.task)))
+        score = scores_of([model], then, model.task, config, arch)[model.id]
         curve = tuple(record['evaluations'][model.task])
         when = (len(generations), generations.count(model.task))
         found.append(Arrival(model, curve, *when, charged, score))
@@ -161,14 +183,14 @@ def arrivals_by_task(records: Sequence[Mapping], state: State) -> dict[str, list
     if not state.trunks:
         return {}
     found, kept = {}, {}
-    scale_factor = open_first(records[0])[1].scale_factor
+    _, config = open_first(records[0])
     for i, r in enumerate(records):
         if r['kind'] == 'config_changed':
-            scale_factor = r['values'].get('scale_factor', scale_factor)
+            config = with_fields(config, **r['values'])
         elif r['kind'] == 'task_end' and r['kept']:
             kept[r['task']] = r['kept']
         elif r['kind'] == 'common_trunk':
             kept = {**{m['task']: m['id'] for m in r['models']}, **kept}
-            for arrival in _arrivals_of(r, state, kept, scale_factor, records[:i]):
+            for arrival in _arrivals_of(r, state, kept, config, records[:i]):
                 found.setdefault(arrival.model.task, []).append(arrival)
     return {t: found[t] for t in state.tasks if t in found}

@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from ..checks import is_one_of, unknown
+from ..models.model import model_from_json
 from .axes import draw_dots, draw_square, few_ticks, nothing_yet, whole_ticks
 from .canvas import LIGHT, Picture, Theme, new_picture, short_name, task_colors
 from .canvas import task_legend, trunk_legend
-from .history import arrivals_by_task, children_by_task, state_of, trunk_tasks
+from .history import SIZES, arrivals_by_task, children_by_task, size_of
+from .history import state_of, trunk_tasks
 from ..search.journal import kept_models
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #f23cfe0de743f7482db1eab6dcaa8269
@@ -163,36 +165,43 @@ def _front_of(
     return front
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #5803e0bd6889ac25227e02be0b202eeb
-def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
-    """Validation accuracy against parameters charged, of every accepted model; each task's front.
+def plot_sizes(
+    records: Sequence[Mapping],
+    theme: Theme = LIGHT,
+    size: str = 'charged',  # or 'MFLOPs', what a prediction computes
+) -> Picture:
+    """Validation accuracy against size, of every accepted model; each task's front.
 
-    A model that came with a common trunk is charged as it was then.
+    A model that came with a common trunk is charged as it was then. Raises InputError for another
+    size.
     """
     state = state_of(records)
+    millions = size_of(size, records, state)
     arrived = arrivals_by_task(records, state)
     colors = task_colors(list(state.tasks), state.trunks)
     kept = set(state.kept.values())
-    found = {}  # task -> (millions charged, quality, whether it is kept)
+    found = {}  # task -> (size in millions, quality, whether it is kept)
     for task, children in children_by_task(records, state).items():
         for _, child in children:
             if child['accepted']:
-                model = child['model']
-                size, quality = child['accounted'] / 1e6, max(model['evaluations'])
-                found.setdefault(task, []).append((size, quality, model['id'] in kept))
+                model = model_from_json(child['model'])
+                point = (millions(model, child['accounted']), model.quality, model.id in kept)
+                found.setdefault(task, []).append(point)
     shown = [t for t in state.tasks if t in found or t in arrived]
     handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
     fig, (ax,) = new_picture(7.4, 4, theme, handles=handles)
     for task in shown:
         points = sorted(found.get(task, ()), key=lambda p: (p[0], -p[1]))
-        squares = [(a.charged / 1e6, a.model.quality) for a in arrived.get(task, ())]
-        for a, place in zip(arrived.get(task, ()), squares):
+        arrivals = arrived.get(task, ())
+        squares = [(millions(a.model, a.charged), a.model.quality) for a in arrivals]
+        for a, place in zip(arrivals, squares):
             draw_square(ax, place, colors[a.trunk], theme, a.model.id in kept)
         front = _front_of([*squares, *((x, y) for x, y, _ in points)])
         ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
         for is_kept in (False, True):
             some = [(x, y, True) for x, y, k in points if k == is_kept]
             draw_dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
-    ax.set(xlabel='parameters charged (millions)', ylabel='validation accuracy')
+    ax.set(xlabel=f'{SIZES[size]} (millions)', ylabel='validation accuracy')
     ax.grid(alpha=0.3)
     if not shown:
         nothing_yet(ax, theme)

@@ -15,10 +15,11 @@ from ..checks import check, is_count, is_one_of, unknown
 from .canvas import trunk_name
 from .history import check_told, state_of
 from ..runs.system import system_table
+from ..search.journal import open_first
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #d21cc0a9e956ebe2b11a3e0f24bd29e2
-COLUMNS = ('test', 'validation', 'charged', 'layers', 'reused', 'task')
-_SMALL_FIRST = ('charged', 'layers', 'task')
+COLUMNS = ('test', 'validation', 'charged', 'MFLOPs', 'layers', 'reused', 'task')
+_SMALL_FIRST = ('charged', 'MFLOPs', 'layers', 'task')
 
 
 def leaderboard(
@@ -31,7 +32,7 @@ def leaderboard(
     """
     if not is_one_of(by, COLUMNS):
         raise unknown('column', by, COLUMNS)
-    table = system_table(state_of(records))
+    table = system_table(state_of(records), open_first(records[0])[0])
     if not len(table):
         return table
     return table.sort_values(by, ascending=by in _SMALL_FIRST)

@@ -22,7 +22,7 @@ from ..engine.training import Times, no_progress, train_generation
 from ..models.model import Model, Root, cut_root
 from ..models.pool import Layer, LayerPool
 from ..models.soundness import check_layers
-from ..network.chain import local_devices, reference_params
+from ..network.chain import local_devices
 from .advance import accepted_layers, key_for, run_to_end
 from .common import CommonWork, probe_seeds, train_groups
 from .files import StoredPool
@@ -282,10 +282,10 @@ class Evolution:
             if of_groups:
                 return self._tell_groups(generation, trained)
             before = self.state
-            record = tell(before, self.config, reference_params(self.arch), generation, trained)
+            record = tell(before, self.config, self.arch, generation, trained)
             self._commit(record, accepted_layers(record, trained))
             self._end_iteration()
-            return GenerationReport(record, before)
+            return GenerationReport(record, before, self.arch)
 
     def step(
         self,
@@ -303,7 +303,7 @@ class Evolution:
     # How a user intervenes
 
     def change(self, **values):
-        """Another scale factor or mutation probability, from the next generation on.
+        """Another scale factor, compute factor or mutation probability, from the next generation on.
 
         The journal tells. Raises InputError for another field, or a value out of range.
         """
@@ -383,7 +383,7 @@ class Evolution:
         left = segments_left(self.state, self.config)
         if not self.state.task or left >= self.config.training.segments:
             return
-        record = end_of_iteration(self.state, self.config, reference_params(self.arch))
+        record = end_of_iteration(self.state, self.config, self.arch)
         if record['kept']:
             record['test'] = self._test(self.state.models[record['kept']])
         self._commit(record)

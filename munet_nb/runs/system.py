@@ -24,7 +24,7 @@ from ..models.soundness import check_layers
 from ..network.arch import Arch
 from ..network.kinds import Sizes
 from ..roots.export import export_model
-from .report import table_html
+from .report import mega_flops, table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, kept_models, open_records
@@ -32,10 +32,11 @@ from ..tasks.images import each_image
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
-def system_table(state: State) -> pd.DataFrame:
+def system_table(state: State, arch: Arch) -> pd.DataFrame:
     """One row per task: accuracies, parameters charged, share of layers reused and whose they are.
 
-    The test accuracy is nan until a task iteration ended.
+    Also the millions of operations of one prediction. The test accuracy is nan until a task
+    iteration ended.
     """
     models = kept_models(state)
     users = users_of_models(models.values())
@@ -47,6 +48,7 @@ def system_table(state: State) -> pd.DataFrame:
             'validation': model.quality,
             'test': state.tests.get(task, np.nan),
             'charged': round(accounted_params(model, users)),
+            'MFLOPs': mega_flops(model, state, arch),
             'layers': len(model.chain),
             'reused': len(reused) / len(model.chain),
             'from': whose or '-',
@@ -206,7 +208,7 @@ class System:
 
     def table(self) -> pd.DataFrame:
         "As `system_table`."
-        return system_table(self._state)
+        return system_table(self._state, self._arch)
 
     def _repr_html_(self):
         return table_html(self.table(), float_format='{:.3f}'.format, na_rep='-')

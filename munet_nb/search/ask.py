@@ -17,11 +17,11 @@ from zlib import crc32
 from numpy.random import Generator, default_rng
 
 from ..checks import InputError
-from ..models.accounting import users_of_models
+from ..models.accounting import prediction_flops, users_of_models
 from ..models.hparams import DATA_HPARAMS, HParams, with_data_hparams
 from ..models.model import Model
 from ..network.arch import Arch
-from ..network.chain import reference_params
+from ..network.chain import reference_flops, reference_params
 from .config import Config
 from .journal import State, trunk_of
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
@@ -102,11 +102,18 @@ def scores_of(
     state: State,
     task: str,
     config: Config,
-    reference: int,  # P, the root model's reference count
+    arch: Arch,
 ) -> dict[str, float]:
-    "Scale-controlled score of each model of the task, by id, with the layers shared as they are."
+    "Score of each model of the task, by id, with the layers shared as they are."
     users = users_of_models(state.others(task))
-    return {m.id: score(m, users, config.scale_factor, reference) for m in models}
+    size = config.scale_factor, reference_params(arch)
+    classes, whole = len(state.tasks[task].classes), reference_flops(arch)
+
+    def worth(model):
+        computation = prediction_flops(model, arch, classes) / whole
+        return score(model, users, *size, config.compute_factor, computation)
+
+    return {m.id: worth(m) for m in models}
 
 # %% ../../nbs/40_search/05_ask.ipynb #16198221
 def probes_due(state: State, config: Config) -> list[Model]:
@@ -126,7 +133,7 @@ def probes_due(state: State, config: Config) -> list[Model]:
     return due[: max(0, segments_left(state, config) - config.training.segments)]
 
 
-def to_try(state: State, config: Config, task: str, reference: int) -> list[Model]:
+def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
     """The seed models that a task iteration tries, in order, whether it has done so or not.
 
     With probes, those that were not probed come last.
@@ -141,7 +148,7 @@ def to_try(state: State, config: Config, task: str, reference: int) -> list[Mode
     for trunk, m in distinct.items():
         probe = state.probes.get((task, trunk))
         child = replace(m, task=task, evaluations=(probe.accuracy if probe else 0.0,))
-        worth |= scores_of([child], state, task, config, reference)
+        worth |= scores_of([child], state, task, config, arch)
     best = sorted(distinct.items(), key=lambda pair: -worth[pair[1].id])
     return [m for trunk, m in best if trunk not in have][: config.probed_seeds]
 
@@ -165,10 +172,9 @@ class _Parents:
         self.config = config
         self.seeds = seeds_in_turn(state, config, task)
         self.turned = state.turned
-        reference = reference_params(arch)
-        wanted = to_try(state, config, task, reference)
+        wanted = to_try(state, config, task, arch)
         self.untried = [m for m in wanted if m.id not in state.tried]
-        self.scores = scores_of(self.active, state, task, config, reference)
+        self.scores = scores_of(self.active, state, task, config, arch)
         # Counted on while children are drawn: one model shall not be the parent of all.
         had = {m.id: state.offspring.get((task, m.id), 0) for m in (*self.seeds, *self.active)}
         self.offspring = had

@@ -68,6 +68,7 @@ class Config:
 
     seed: int = 0
     scale_factor: float = 1.0  # s in (0, 1]: 1 is no size penalty (section 4.3 of the paper)
+    compute_factor: float = 1.0  # c in (0, 1]: 1 is no price for computation
     mutation_prob: float = 0.1  # mu (section 3.3)
     cloning_prob: float = 0.0  # per layer, that it is cloned; 0: mu, as in the paper
     adapter_prob: float = 0.0  # per block without an adapter, to get one; 0: mu, as in the paper
@@ -127,8 +128,8 @@ def _check_numbers(config: 'Config'):
     "Raise InputError for a number or a switch that is not right."
     seed_fits = type(config.seed) is int and 0 <= config.seed < 2**32
     check('seed', config.seed, seed_fits, 'a whole number from 0 to 2^32 - 1')
-    s = config.scale_factor
-    check('scale_factor', s, is_number(s) and 0 < s <= 1, 'a number in (0, 1]')
+    factors = ('scale_factor', 'compute_factor')
+    _check_all(config, factors, lambda f: is_number(f) and 0 < f <= 1, 'a number in (0, 1]')
     chances = ('mutation_prob', 'cloning_prob', 'adapter_prob')
     _check_all(config, chances, lambda p: is_number(p) and 0 <= p <= 1, 'a number in [0, 1]')
     counts = (

@@ -277,7 +277,7 @@ def _task_ended(state, record):
     )
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-013
-CHANGEABLE = ('scale_factor', 'mutation_prob')  # between generations
+CHANGEABLE = ('scale_factor', 'compute_factor', 'mutation_prob')  # between generations
 
 
 def _changed(state, record):

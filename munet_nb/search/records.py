@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'Schema', 'NAME', 'TASK_NAME', 'TEXT', 'YES_NO', 'COUNT', 'WHOLE', 'SHARE', 'POSITIVE',
-    'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'OrNull', 'ListOf', 'ByName', 'Fields',
-    'Repeated', 'Also', 'record_schemas', 'check_records',
+    'FACTOR', 'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'OrNull', 'ListOf', 'ByName',
+    'Fields', 'Repeated', 'Also', 'record_schemas', 'check_records',
 ]
 
 # %% ../../nbs/40_search/08_records.ipynb #6fd9a5a9
@@ -185,6 +185,7 @@ COUNT = Rule('a positive whole number', is_count)
 WHOLE = Rule('a whole number from 0 on', lambda v: type(v) is int and 0 <= v <= _MOST)
 SHARE = Rule('a number in [0, 1]', lambda v: is_number(v) and 0 <= v <= 1)
 POSITIVE = Rule('a positive number', lambda v: is_number(v) and v > 0)
+FACTOR = Rule('a number in (0, 1]', lambda v: is_number(v) and 0 < v <= 1)
 AMOUNT = Rule('a number from 0 on', lambda v: is_number(v) and v >= 0)
 LAYER_NAME = Rule(f"the name of a layer, of the kinds {', '.join(KINDS)}", _is_layer_name)
 CORRECT = Rule('a number of examples and bits, as in 3:a0', _is_correct)
@@ -320,8 +321,9 @@ _SMALL_RECORDS = {
     'config_changed': Fields(
         kind=TEXT,
         values=Fields(
-            optional=('scale_factor', 'mutation_prob'),
-            scale_factor=Rule('a number in (0, 1]', lambda v: is_number(v) and 0 < v <= 1),
+            optional=('scale_factor', 'compute_factor', 'mutation_prob'),
+            scale_factor=FACTOR,
+            compute_factor=FACTOR,
             mutation_prob=SHARE,
         ),
     ),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import LayerRef, Model, model_to_json, pack_correct
+from ..network.arch import Arch
 from .ask import Generation, scores_of
 from .config import Config
 from .journal import State, apply_record
@@ -39,12 +40,12 @@ def to_model(
     return Model(plan.id, plan.task, plan.parent, chain, plan.hparams, trained.evaluations, correct)
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-007
-def best_active(state: State, task: str, config: Config, reference: int) -> dict | None:
+def best_active(state: State, task: str, config: Config, arch: Arch) -> dict | None:
     "The model of the active population with the highest score, as the journal tells it."
     active = [state.models[i] for i in state.active]
     if not active:
         return None
-    scores = scores_of(active, state, task, config, reference)
+    scores = scores_of(active, state, task, config, arch)
     users = users_of_models(state.others(task))
     charged = {m.id: accounted_params(m, users) for m in active}
     best = choose(active, scores, charged, config.acceptance_errors, config.newest_best)
@@ -56,14 +57,14 @@ def best_active(state: State, task: str, config: Config, reference: int) -> dict
     }
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-008
-def _told_child(state, config, reference, trained) -> dict:
+def _told_child(state, config, arch, trained) -> dict:
     "What a generation's record says of one child."
     errors = config.acceptance_errors
     model, parent = to_model(trained, errors > 0), state.models[trained.plan.parent]
     has_layers = bool(model.chain)
 
     def value(m):
-        return scores_of([m], state, model.task, config, reference)[m.id]
+        return scores_of([m], state, model.task, config, arch)[m.id]
 
     def beats_parent():
         more, needed = score - value(parent), errors * score_error(model, parent, score)
@@ -82,7 +83,7 @@ def _told_child(state, config, reference, trained) -> dict:
 def tell(
     state: State,  # before the generation
     config: Config,
-    reference: int,  # P, the root model's reference count
+    arch: Arch,
     generation: Generation,
     trained: Sequence[TrainedChild],  # its children
 ) -> dict:
@@ -97,20 +98,20 @@ def tell(
         'generation': generation.number,
         'segments': generation.segments,
         'seeds_tried': list(generation.seeds_tried),
-        'children': [_told_child(state, config, reference, t) for t in trained],
+        'children': [_told_child(state, config, arch, t) for t in trained],
     }
     if config.seed_scan:
         record['turned'] = generation.turned
     after = apply_record(state, record)
-    return {**record, 'best': best_active(after, generation.task, config, reference)}
+    return {**record, 'best': best_active(after, generation.task, config, arch)}
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-010
-def end_of_iteration(state: State, config: Config, reference: int) -> dict:
+def end_of_iteration(state: State, config: Config, arch: Arch) -> dict:
     """The record that ends a task iteration: only the best model is kept.
 
     Section 3.1 of the paper. Its test accuracy is added by the caller, who selects nothing by it.
     """
-    best = best_active(state, state.task, config, reference)
+    best = best_active(state, state.task, config, arch)
     return {
         'kind': 'task_end',
         'task': state.task,
