@@ -179,7 +179,8 @@ def table(g):
         Case(evo.extend, {}, {
             'tasks': (*(b for b in BAD['object'] if b is not None), task, [None], [[task]], [task]),
             'preset': tuple(b for b in BAD['text'] if b is not None),
-            'task_iterations': 'count', 'search': 'things', 'lr': 'number', 'seed': (1,),
+            'task_iterations': 'count', 'search': (*no_mappings, *LISTS), 'lr': 'number',
+            'seed': (1,),
         }),
         Case(evo.common_trunk, {}, {'tasks': (*(b for b in BAD['things']), 't', ['x', 'y'],
                                               [None, None], [[1], [2]], ['t'], ['t', 't'])}),

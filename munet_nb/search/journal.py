@@ -307,7 +307,7 @@ def _check_fixed(before: Config, after: Config):
 def _reconfigured(state, config: Config):
     "A state between task iterations with another configuration."
     _need(not state.groups, 'config: may not change while a search for groups is going on')
-    going_on = f'that of {state.task!r} is going on'
+    going_on = f'that of {state.task!r} is going on, finish it first'
     _need(not state.task, f'config: may change only between task iterations; {going_on}')
     _check_fixed(state.config, config)
     depth = state.root.hparams.num_layers
