@@ -27,10 +27,11 @@ from .bench.work import CASES
 from .checks import InputError, Notice, as_path, for_terminal
 from .network.chain import local_devices
 from .options import add_config, add_moved, add_sources
-from .options import read_config, read_moved, read_tasks
+from .options import read_config, read_moved, read_tasks, read_values
 from .pictures.architectures import plot_architectures
 from .pictures.canvas import save_picture
 from .pictures.progress import plot_progress
+from .pictures.tables import journal_table
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
 from .runs.files import write_atomic
@@ -38,6 +39,7 @@ from .runs.repair import check_run, describe, repair_run
 from .runs.rundir import RunDir
 from .runs.system import System
 from .search.config import Config
+from .search.extension import extended_config
 from .tasks.benchmarks import load_benchmark
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
@@ -146,21 +148,45 @@ def _evolve(args: argparse.Namespace):
     _run(Evolution.create(args.run, root, tasks, config))
 
 # %% ../nbs/95_cli.ipynb #cell-010
-def _add_resume(commands):
-    p = commands.add_parser('resume', help='go on with a run that was stopped')
-    p.set_defaults(do=_resume)
-    p.add_argument('run', metavar='DIR')
-    p.add_argument(
+def _add_trust(parser: argparse.ArgumentParser):
+    parser.add_argument(
         '--trust-sources',
         action='store_true',
         help='read the images from where the run says they are, anywhere and over the network '
         '(packaged ones are read without it)',
     )
+
+
+def _add_resume(commands):
+    p = commands.add_parser('resume', help='go on with a run that was stopped')
+    p.set_defaults(do=_resume)
+    p.add_argument('run', metavar='DIR')
+    _add_trust(p)
     add_moved(p)
 
 
 def _resume(args: argparse.Namespace):
     _run(Evolution.resume(args.run, read_moved(args) or None, args.trust_sources))
+
+# %% ../nbs/95_cli.ipynb #a41bd9bf
+def _add_extend(commands):
+    p = commands.add_parser(
+        'extend', help='go on with new tasks, more iterations, or another configuration'
+    )
+    p.set_defaults(do=_extend)
+    p.add_argument('run', metavar='DIR')
+    _add_trust(p)
+    add_sources(p)
+    add_config(p, 'as in the run; one that is given changes all')
+
+
+def _extend(args: argparse.Namespace):
+    tasks = read_tasks(args, needed=False)
+    with Evolution.resume(args.run, trust_sources=args.trust_sources) as evo:
+        start = extended_config(evo.config, args.preset, {})
+        evo.extend(tasks, args.preset, **read_values(args, start))
+        say(f'extended: {journal_table(evo.records, 1).tells[0]}')
+        _run(evo)
 
 # %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):
@@ -326,6 +352,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_evolve(commands)
     _add_resume(commands)
+    _add_extend(commands)
     _add_report(commands)
     _add_check(commands)
     _add_repair(commands)

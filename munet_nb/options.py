@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_config', 'read_config',
+    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_config', 'read_values',
+    'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
@@ -54,7 +55,10 @@ def _named(text: str, load: Callable[[str, str | None], Task]) -> Task:
     return load(path, name) if eq and not Path(text).exists() else load(text, None)
 
 
-def read_tasks(args: argparse.Namespace) -> list[Task]:
+def read_tasks(
+    args: argparse.Namespace,
+    needed: bool = True,  # whether there must be one
+) -> list[Task]:
     "The tasks that the options ask for. Their order is part of a run: sources with names first."
     rows = [row for row in SOURCES.values() if row.metavar]
     tasks = load_benchmark(args.benchmark) if args.benchmark else []
@@ -67,7 +71,7 @@ def read_tasks(args: argparse.Namespace) -> list[Task]:
     for name in args.private:
         if name not in {t.name for t in tasks}:
             raise unknown('task to be private', name, [t.name for t in tasks])
-    if not tasks:
+    if needed and not tasks:
         options = ', '.join(f'--{name}' for name in ('benchmark', *(row.name for row in rows)))
         raise InputError(f'no tasks: give at least one of {options}')
     return [replace(t, private=t.name in args.private) for t in tasks]
@@ -102,13 +106,14 @@ def _yes_no(text: str) -> bool:
     raise argparse.ArgumentTypeError(f'{text!r}: must be true or false')
 
 
-def add_config(parser: argparse.ArgumentParser):
+def add_config(
+    parser: argparse.ArgumentParser,
+    default: str = "the benchmark's, else demo",  # configuration to start from
+):
     "The options of a configuration."
     group = parser.add_argument_group('configuration', 'What is not given is as in the preset.')
     group.add_argument(
-        '--preset',
-        choices=PRESETS,
-        help="configuration to start from (default: the benchmark's, else demo)",
+        '--preset', choices=PRESETS, help=f'configuration to start from (default: {default})'
     )
     group.add_argument(
         '--search',
@@ -119,7 +124,7 @@ def add_config(parser: argparse.ArgumentParser):
         "'NAME=' stops tuning it",
     )
     for name, default in config_fields().items():
-        kind = type(default)
+        kind = int if default is None else type(default)  # None: a number that is not needed
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f'config_{name}',
@@ -157,13 +162,21 @@ def _search_list(text: str) -> tuple[str, tuple | None]:
         raise InputError(f'--search {text!r}: the values {what}') from None
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    "The configuration that the options ask for."
-    of_benchmark = args.benchmark if args.benchmark in PRESETS else 'demo'
-    start = Config.preset(args.preset or of_benchmark)
+def read_values(
+    args: argparse.Namespace,
+    start: Config,  # that they change
+) -> dict[str, object]:
+    "The fields of a configuration that the options change, by name."
     search = dict(start.search)
     search.update(_search_list(text) for text in args.search)
     search = {name: values for name, values in search.items() if values is not None}
     given = {name: getattr(args, f'config_{name}') for name in config_fields()}
     given = {name: value for name, value in given.items() if value is not None}
-    return with_fields(start, search=search, **given)
+    return {'search': search, **given}
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    "The configuration that the options of a new run ask for."
+    of_benchmark = args.benchmark if args.benchmark in PRESETS else 'demo'
+    start = Config.preset(args.preset or of_benchmark)
+    return with_fields(start, **read_values(args, start))

@@ -77,7 +77,7 @@ def histories(draw):
     states = [run.state]
     for i in range(1000):
         if i == late:
-            run.commit({'kind': 'task_added', 'task': info('late')})
+            run.commit({'kind': 'extended', 'tasks': [info('late')]})
             states.append(run.state)
         before = len(run.records)
         if not run.step():
@@ -272,7 +272,7 @@ def test_a_late_task_catches_up_and_leaves_the_others_alone():
     run = ToyRun(Config(children_per_task=6, children_per_generation=3), [info(n) for n in 'ab'])
     run.finish()
     before = {t: run.state.models[i] for t, i in run.state.kept.items()}
-    run.commit({'kind': 'task_added', 'task': info('c')})
+    run.commit({'kind': 'extended', 'tasks': [info('c')]})
     run.finish()
     assert [r['task'] for r in run.records if r['kind'] == 'task_end'] == list('ababcc')
     assert {t: run.state.models[run.state.kept[t]] for t in 'ab'} == before

@@ -96,8 +96,9 @@ def hostile(tmp_path_factory):
         evo.common_trunk()
         evo.step()
         evo.change(mutation_prob=0.3)
-        evo.add_task(late)
+        evo.extend([late])
         evo.run()
+        evo.extend(task_iterations=2, segments=1)
     return path
 
 

@@ -92,7 +92,7 @@ class Controls:
 
     def __init__(
         self,
-        panel,  # has run, pause, stop, common_trunk, change, add_task: what is clicked calls them
+        panel,  # has run, pause, stop, common_trunk, change, extend, add_task: clicks call them
         search: Evolution,
     ):
         self.panel = panel
@@ -136,7 +136,8 @@ class Controls:
         )
 
     def _make_fields(self):
-        config = self.search.config
+        panel, search = self.panel, self.search
+        config = search.config
         self.scale = _make_number(config.scale_factor, 0.001, 'scale factor', '150px')
         self.compute = _make_number(config.compute_factor, 0.001, 'compute factor', '165px')
         self.mu = _make_number(config.mutation_prob, 0, 'mutation probability', '200px')
@@ -151,6 +152,20 @@ class Controls:
             'from the next generation on; the journal tells',
             self._change_what_differs,
         )
+        self.more = W.BoundedIntText(
+            1,
+            min=1,
+            max=999,
+            description='task iterations more',
+            style={'description_width': 'initial'},
+            layout=W.Layout(width='190px'),
+        )
+        self.extend_button = make_button(
+            'Extend',
+            'forward',
+            'so many more task iterations for every task, also after the end; the journal tells',
+            lambda: panel.extend(task_iterations=search.config.task_iterations + self.more.value),
+        )
         prefixed = [row.form for row in SOURCES.values() if ':' in row.form]
         self.source = W.Text(
             placeholder=', '.join(['image folder', *prefixed]),
@@ -161,7 +176,7 @@ class Controls:
             'Add task',
             'plus',
             'a new task joins the system',
-            lambda: self.panel.add_task(self.source.value),
+            lambda: panel.add_task(self.source.value),
         )
 
     def widgets(self, message: Line, notice: Line) -> list[W.Widget]:
@@ -177,8 +192,9 @@ class Controls:
             self.left,
         )
         changes = make_row(self.scale, self.compute, self.mu, self.change_button)
+        extends = make_row(self.more, self.extend_button)
         joins = make_row(self.source, self.add_button)
-        wishes = W.VBox([changes, joins, notice], layout=W.Layout(flex='1 1 300px'))
+        wishes = W.VBox([changes, extends, joins, notice], layout=W.Layout(flex='1 1 300px'))
         return [actions, message, W.HBox([wishes, self.curves])]
 
     def enable(self, worker: Worker):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'size_of', 'Arrival',
-    'trunk_tasks', 'arrivals_by_task',
+    'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'size_of',
+    'config_after', 'Arrival', 'trunk_tasks', 'arrivals_by_task',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
@@ -17,7 +17,7 @@ from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model
 from ..runs.report import mega_flops
 from ..search.ask import scores_of
-from ..search.config import with_fields
+from ..search.config import Config, config_from_json, with_fields
 from ..search.journal import State, apply_record, open_first, replay
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
@@ -138,6 +138,17 @@ def size_of(
     arch, _ = open_first(records[0])
     return lambda model, charged: mega_flops(model, state, arch)
 
+# %% ../../nbs/80_pictures/02_history.ipynb #a8638ff8
+def config_after(records: Sequence[Mapping]) -> Config:
+    "The configuration in force after records; of those without any, the default one."
+    later = {}
+    for r in reversed(records):
+        if 'config' in r:
+            return with_fields(config_from_json(r['config']), **later)
+        if r['kind'] == 'config_changed':
+            later = {**r['values'], **later}
+    return Config(**later)
+
 # %% ../../nbs/80_pictures/02_history.ipynb #0f12e2e4
 @dataclass(frozen=True)
 class Arrival:
@@ -162,10 +173,10 @@ def trunk_tasks(records: Sequence[Mapping]) -> dict[str, list[str]]:
     return {r['trunk']['id']: r['tasks'] for r in found}
 
 
-def _arrivals_of(record, state, kept, config, before) -> list[Arrival]:
+def _arrivals_of(record, state, kept, before) -> list[Arrival]:
     "Of one record."
     found = []
-    arch, _ = open_first(before[0])
+    arch, config = open_first(before[0])[0], config_after(before)
     then = replace(state, kept=kept)
     generations = [r['task'] for r in before if r['kind'] == 'generation']
     for told in record['models']:
@@ -183,14 +194,11 @@ def arrivals_by_task(records: Sequence[Mapping], state: State) -> dict[str, list
     if not state.trunks:
         return {}
     found, kept = {}, {}
-    _, config = open_first(records[0])
     for i, r in enumerate(records):
-        if r['kind'] == 'config_changed':
-            config = with_fields(config, **r['values'])
-        elif r['kind'] == 'task_end' and r['kept']:
+        if r['kind'] == 'task_end' and r['kept']:
             kept[r['task']] = r['kept']
         elif r['kind'] == 'common_trunk':
             kept = {**{m['task']: m['id'] for m in r['models']}, **kept}
-            for arrival in _arrivals_of(r, state, kept, config, records[:i]):
+            for arrival in _arrivals_of(r, state, kept, records[:i]):
                 found.setdefault(arrival.model.task, []).append(arrival)
     return {t: found[t] for t in state.tasks if t in found}

@@ -22,8 +22,6 @@ from .viewer import Viewer
 from .worker import Listener, Training, Worker, sentence_of
 from ..runs.evolution import Evolution
 from ..runs.rundir import RunDir
-from ..search.config import with_fields
-from ..search.journal import open_first
 from ..tasks.sources import load_task
 
 # %% ../../nbs/80_pictures/17_panel.ipynb #f9635ad3cc9537d5554350463834c335
@@ -113,11 +111,7 @@ class Dashboard:
     def _open_history(self) -> History:
         "The moments of the run. Raises InputError for a journal that was altered."
         records = self.evo.records if self.evo else self._run_dir.records()
-        _, config = open_first(records[0])
-        history = History(records)
-        # Only to refuse changes to values that no configuration can have, before a panel is shown.
-        with_fields(config, **history.at(len(records)).state.changes)
-        return history
+        return History(records)
 
     def _widgets(self) -> list[W.Widget]:
         "From top to bottom."
@@ -221,6 +215,17 @@ class Dashboard:
             self.answer(f'changed: {what}')
 
         self._search_worker().request(act, f'changing {what}'.strip())
+
+    def extend(self, **values):
+        "As `Evolution.extend` by a configuration, after the running generation."
+        what = ', '.join(f'{k} = {v}' for k, v in values.items())
+
+        def act():
+            self.evo.extend(**values)
+            self.controls.show_config()
+            self.answer(f'extended: {what}; Step and Run go on')
+
+        self._search_worker().request(act, f'extending by {what}')
 
     def add_task(
         self,

@@ -13,8 +13,9 @@ import pandas as pd
 
 from ..checks import check, is_count, is_one_of, unknown
 from .canvas import trunk_name
-from .history import check_told, state_of
+from .history import check_told, config_after, state_of
 from ..runs.system import system_table
+from ..search.config import config_changes
 from ..search.journal import open_first
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #d21cc0a9e956ebe2b11a3e0f24bd29e2
@@ -37,13 +38,28 @@ def leaderboard(
         return table
     return table.sort_values(by, ascending=by in _SMALL_FIRST)
 
+# %% ../../nbs/80_pictures/11_tables.ipynb #a4b33688
+def _shown(value) -> str:
+    "A value of a configuration; of a list its ends."
+    if value is None:
+        return 'none'
+    if isinstance(value, tuple) and len(value) > 3:
+        return f'{value[0]} ... {value[-1]} ({len(value)} values)'
+    return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _extended(r, before):
+    tells = []
+    if 'config' in r:
+        changes = config_changes(config_after(before), config_after([r]))
+        tells = [f'{name} {_shown(old)} -> {_shown(new)}' for name, (old, new) in changes.items()]
+    if r['tasks']:
+        tells.append(f"tasks {', '.join(task['name'] for task in r['tasks'])}")
+    return 'extended', '', '; '.join(tells)
+
 # %% ../../nbs/80_pictures/11_tables.ipynb #aeabcd75302d9730e9910b8bfd661079
 def _start(r):
     return 'start', '', ', '.join(task['name'] for task in r['tasks'])
-
-
-def _task_added(r):
-    return 'task added', r['task']['name'], f"{len(r['task']['classes'])} classes"
 
 
 def _changed(r):
@@ -102,7 +118,6 @@ def _with_examples(tells: Sequence[str], r: Mapping) -> str:
 
 _LINES = {
     'run': _start,
-    'task_added': _task_added,
     'config_changed': _changed,
     'task_end': _task_end,
     'generation': _generation,
@@ -112,6 +127,13 @@ _LINES = {
     'groups_end': _groups_end,
     'probes': _probes,
 }
+
+
+def _line(records, i) -> tuple[str, str, str]:
+    r = records[i]
+    if r['kind'] == 'extended':
+        return _extended(r, records[:i])
+    return _LINES[r['kind']](r)
 
 
 def journal_table(
@@ -125,6 +147,6 @@ def journal_table(
     check_told(records)
     check('last', last, is_count(last), 'a positive whole number')
     n = len(records)
-    newest = [records[i] for i in range(n - 1, max(n - 1 - last, -1), -1)]
-    lines = [_LINES[r['kind']](r) for r in newest]
+    newest = range(n - 1, max(n - 1 - last, -1), -1)
+    lines = [_line(records, i) for i in newest]
     return pd.DataFrame(lines, columns=['what', 'task', 'tells'])

@@ -126,7 +126,7 @@ class Worker:
         with self._lock:
             self.listener.answer('')
             if self.search.done and not self.running:
-                self.listener.say('This search is done. A new task can still join it.')
+                self.listener.say('This search is done. Extend it, or add a task, to go on.')
                 return
             self.goal = until
             self.stopping = False

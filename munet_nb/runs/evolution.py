@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ..checks import InputError, as_list, check, find_name, unknown
+from ..checks import InputError, as_list, check, unknown
 from ..engine.feeds import TaskFeed
 from ..engine.generation import Engine
 from ..engine.predict import accuracy
@@ -29,16 +29,19 @@ from .files import StoredPool
 from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
 from .rundir import RunWriter
-from .start import check_readable, first_record, task_info, tasks_of_run
+from .start import check_readable, check_root, first_record
+from .start import task_info, tasks_of_run
 from .system import System, layers_needed, network_of
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
 from ..search.ask import rng_for, segments_left
 from ..search.config import Config, with_fields
+from ..search.extension import extended_config, extension
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
 from ..search.groups import groups_due, is_next, tell_groups, tell_trunk
-from ..search.journal import CHANGEABLE, apply_record, info_to_json, kept_models
-from ..search.journal import open_records
+from ..search.journal import CHANGEABLE, apply_record, kept_models, open_records
+from ..search.journal import untunable
 from ..search.plans import TrainedChild
+from ..search.records import deciding
 from ..search.tell import end_of_iteration, tell
 from ..tasks.task import Task, check_tasks
 
@@ -59,7 +62,7 @@ class Evolution:
         tasks: Mapping[str, Task],  # with their images
     ):
         self.records = records
-        self.state, self.arch, self.config = open_records(records)
+        self.state, self.arch, _ = open_records(records)
         self.pool = pool
         self.tasks = tasks
         self.times = Times()
@@ -131,6 +134,11 @@ class Evolution:
         return self._run_dir.path
 
     @property
+    def config(self) -> Config:
+        "The configuration in force."
+        return self.state.config
+
+    @property
     def done(self) -> bool:
         "Whether every task has had its task iterations."
         return not self.state.groups and next_task(self.state, self.config) is None
@@ -146,6 +154,11 @@ class Evolution:
         kept = kept_models(self.state)
         pool = LayerPool(self.pool[d] for m in kept.values() for d in m.digests)
         return System(self.state, pool, self.arch, self.config.training, self.tasks)
+
+    @property
+    def _root(self) -> Root:
+        layers = {ref.name: self.pool[ref.digest] for ref in self.state.root.chain}
+        return Root(self.records[0]['root_name'], self.arch, layers)
 
     def __repr__(self):
         left = generations_left(self.state, self.config)
@@ -226,7 +239,9 @@ class Evolution:
             return train_generation(engine, generation.children, rng, key, self.times, progress)
 
     def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):
-        if not is_next(generation, self.state):
+        # An extension may have changed the lists that its children were drawn from.
+        fits = not any(untunable(c.hparams, self.config) for c in generation.children)
+        if not (fits and is_next(generation, self.state)):
             raise InputError(
                 f'{generation.title}: the search moved on since this was asked for, because '
                 'another panel, cell or thread told of it; that is saved, ask again'
@@ -237,8 +252,7 @@ class Evolution:
         if not feeds:
             tasks = [self.tasks[t] for t in self.state.groups.tasks]
             feeds = self._common_feeds = CommonWork.feeds_of(tasks, self.config.training)
-        root = {ref.name: self.pool[ref.digest] for ref in self.state.root.chain}
-        return CommonWork(self.config, self.arch, root, feeds, programs, self.times)
+        return CommonWork(self.config, self.arch, self._root.layers, feeds, programs, self.times)
 
     def _tell_groups(
         self, generation: GroupGeneration, trained: Sequence[TrainedGroup]
@@ -314,7 +328,6 @@ class Evolution:
             config = with_fields(self.config, **values)
             values = {name: getattr(config, name) for name in values}
             self._commit({'kind': 'config_changed', 'values': values})
-            self.config = config
 
     def common_trunk(
         self,
@@ -335,19 +348,34 @@ class Evolution:
             self.step(progress)
         return [id for id in self.state.trunks if id not in before]
 
-    def add_task(self, task: Task):
-        """A new task joins the system, running or finished.
+    def extend(
+        self,
+        tasks: Sequence[Task] = (),  # that join
+        preset: str | None = None,  # to change the configuration as a whole
+        **values,  # fields of the configuration to change, as `Config.preset` takes them
+    ):
+        """Go on with new tasks, another configuration, or both; `run` then trains what is due.
 
-        What finished tasks use stays as it is. Raises InputError if there is one of that name.
+        What finished tasks use stays as it is. Tasks may join at any moment, the configuration
+        changes only between task iterations. Raises InputError, and writes nothing, if something
+        is wrong or nothing would be trained.
         """
-        check_tasks([task])
+        if as_list('tasks', tasks, 'a list of tasks'):
+            tasks = check_tasks(tasks)
         with self._moving:
-            if find_name(task.name, self.state.tasks):
-                raise InputError(f'task {task.name!r}: the system has a task of that name already')
-            record = {'kind': 'task_added', 'task': info_to_json(task_info(task))}
-            check_readable(self.records[0], record)
+            config = extended_config(self.config, preset, values)
+            record = extension(self.state, [task_info(t) for t in tasks], config)
+            if 'config' in record:
+                check_root(self._root, config)
+            check_readable(*deciding(self.records), record)
             self._commit(record)
-            self.tasks = {**self.tasks, task.name: task}
+            self.tasks = {**self.tasks, **{t.name: t for t in tasks}}
+            if 'config' in record:
+                self._feed, self._common_feeds = None, {}  # they have the old sizes
+
+    def add_task(self, task: Task):
+        "As `extend` by one task."
+        self.extend([task])
 
     def close(self):
         "Release the run directory."

@@ -17,7 +17,7 @@ from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
 from ..search.journal import State, kept_models, replay
-from ..search.records import check_records
+from ..search.records import check_records, deciding
 
 # %% ../../nbs/70_runs/09_repair.ipynb #d6ab3183
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _replayed(records: Sequence[Mapping]) -> tuple[list[frozenset[Digest]], Stat
     alive, state = [], None
     try:
         for record in records:
-            check_records([records[0], record])
+            check_records([*deciding(records[: len(alive)] or [record]), record])
             state = replay([record], state, len(alive))
             alive.append(state.alive)
     except InputError as e:

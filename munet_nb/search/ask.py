@@ -285,8 +285,8 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     task = next_task(state, config)
     if task is None:
         raise InputError(
-            'this search is done: every task has had its task iterations; add_task goes on with a'
-            ' new one'
+            'this search is done: every task has had its task iterations; extend goes on, with more'
+            ' of them or with tasks'
         )
     iteration = state.visits.get(task, 0)
     rng = rng_for(config, task, iteration, state.generation, 0)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'PRESETS', 'TrainingSettings', 'Config', 'config_fields', 'with_fields', 'config_to_json',
-    'config_from_json',
+    'PRESETS', 'TrainingSettings', 'Config', 'config_fields', 'with_fields', 'config_values',
+    'config_changes', 'config_to_json', 'config_from_json',
 ]
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-002
@@ -220,6 +220,21 @@ def with_fields(config: Config, **values) -> Config:
     for section, changes in inner.items():
         own[section] = replace(own.get(section, getattr(config, section)), **changes)
     return replace(config, **own)
+
+# %% ../../nbs/40_search/00_config.ipynb #ef5df25b
+def config_values(config: Config) -> dict[str, object]:
+    "The value of every field, and every search list, by name."
+    owners = [config, *(getattr(config, name) for name in _sections())]
+    found = {f.name: getattr(owner, f.name) for owner in owners for f in fields(owner)}
+    found = {name: value for name, value in found.items() if name in config_fields()}
+    return found | {f'search {name}': values for name, values in config.search.items()}
+
+
+def config_changes(before: Config, after: Config) -> dict[str, tuple]:
+    "What differs, by name: both values, None for a list of which there was or is none."
+    old, new = config_values(before), config_values(after)
+    both = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
+    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-016
 _FORMAT_1 = frozenset({

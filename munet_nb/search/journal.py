@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = [
-    'Trunk', 'CHANGEABLE', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch', 'Probe',
-    'trunk_of', 'State', 'kept_models', 'apply_record', 'at_line', 'replay', 'open_first',
-    'open_records',
+    'Trunk', 'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
+    'Probe', 'trunk_of', 'State', 'kept_models', 'untunable', 'apply_record', 'at_line', 'replay',
+    'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..checks import InputError, make, unknown
+from ..checks import InputError, check, make, unknown
 from ..models.growth import grown_fields
+from ..models.hparams import HParams
 from ..models.model import LayerRef, Model, model_from_json
 from ..models.pool import Digest
 from ..network.arch import Arch, get_arch
 from ..network.kinds import kind_of
-from .config import Config, config_from_json, with_fields
+from .config import Config, config_changes, config_from_json, with_fields
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-005
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class State:
     offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (task, parent): count
     turned: int = 0  # seed models passed in this task iteration, if they are scanned in turn
     tests: Mapping[str, float] = field(default_factory=dict)  # task -> kept model's test accuracy
-    changes: Mapping[str, float] = field(default_factory=dict)  # fields that were changed later
+    config: Config = Config()  # in force
     trunks: tuple[str, ...] = ()  # common trunks: root models that tasks trained together
     entrants: Mapping[str, str] = field(default_factory=dict)  # task -> model on its newest trunk
     groups: GroupSearch | None = None  # in progress
@@ -130,6 +131,12 @@ class State:
     def roots(self) -> list[Model]:
         "The root model and the common trunks: they solve no task and never change."
         return [self.root, *(self.models[i] for i in self.trunks)]
+
+    @property
+    def parents(self) -> list[Model]:
+        "Every model that a child of some task may start from, now or later."
+        ids = {*self.kept.values(), *self.entrants.values()}
+        return [*self.roots, *(self.models[i] for i in ids)]
 
     def population(self, task: str) -> tuple[str, ...]:
         """Ids of the active population.
@@ -184,13 +191,8 @@ def _begun(state, record):
     tasks = {t['name']: _info(t) for t in record['tasks']}
     _need(len(tasks) == len(record['tasks']), 'tasks: two have the same name')
     _need(root.parent is None, f'root.parent = {root.parent!r}: a root model has none')
-    return State(root, tasks, {root.id: root})
-
-
-def _task_added(state, record):
-    info = _info(record['task'])
-    _need(info.name not in state.tasks, f'task.name = {info.name!r}: there is one already')
-    return replace(state, tasks={**state.tasks, info.name: info})
+    config = config_from_json(record.get('config', {}))
+    return State(root, tasks, {root.id: root}, config=config)
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-011
 def _check_turn(state, task: str, iteration: int, generation: int):
@@ -284,7 +286,62 @@ def _changed(state, record):
     for name in record['values']:
         if name not in CHANGEABLE:
             raise unknown('field that may change during a search', name, CHANGEABLE)
-    return replace(state, changes={**state.changes, **record['values']})
+    return replace(state, config=with_fields(state.config, **record['values']))
+
+# %% ../../nbs/40_search/04_journal.ipynb #dc44f5f0
+FIXED = ('seed', 'precision', 'image_size', 'root_layers')  # the same in the whole run
+
+
+def untunable(hparams: HParams, config: Config) -> list[str]:
+    "The hyperparameters that are to be tuned, but are not in their lists."
+    lists = config.search if config.auto_tune else {}
+    return [name for name, values in lists.items() if getattr(hparams, name) not in values]
+
+
+def _check_lists(state: State):
+    "Raise InputError unless whatever a child may start from lies in the lists of the search."
+    config = state.config
+    for model in state.parents:
+        for name in untunable(model.hparams, config):
+            what, value = f'{name} of model {model.id}', getattr(model.hparams, name)
+            allowed = f'in its search list {list(config.search[name])}: children may start from it'
+            check(what, value, False, allowed)
+    if config.spread_rates and config.auto_tune and 'lr' in config.search:
+        for task, lr in state.rates.items():
+            allowed = f"in its search list {list(config.search['lr'])}"
+            check(f'lr of the common training of {task}', lr, lr in config.search['lr'], allowed)
+
+# %% ../../nbs/40_search/04_journal.ipynb #41c893b2
+def _check_fixed(before: Config, after: Config):
+    "Raise InputError if an extension changes what is the same in the whole run."
+    for name, (old, new) in config_changes(before, after).items():
+        check(name, new, name not in FIXED, f'{old!r}, as in the whole run')
+
+
+def _reconfigured(state, config: Config):
+    "A state between task iterations with another configuration."
+    _need(not state.groups, 'config: may not change while a search for groups is going on')
+    going_on = f'that of {state.task!r} is going on, finish it first'
+    _need(not state.task, f'config: may change only between task iterations; {going_on}')
+    _check_fixed(state.config, config)
+    depth = state.root.hparams.num_layers
+    root = replace(state.root, hparams=replace(config.defaults, num_layers=depth))
+    most = state.config.task_iterations
+    unpaid = {t: n for t, n in state.common.items() if state.visits.get(t, 0) < most}
+    models = {**state.models, root.id: root}
+    state = replace(state, config=config, root=root, models=models, common=unpaid)
+    _check_lists(state)
+    return state
+
+
+def _extended(state, record):
+    for info in map(_info, record['tasks']):
+        _need(info.name not in state.tasks, f'tasks: there is one named {info.name!r} already')
+        state = replace(state, tasks={**state.tasks, info.name: info})
+    if 'config' not in record:
+        _need(record['tasks'], 'an extension by nothing')
+        return state
+    return _reconfigured(state, config_from_json(record['config']))
 
 # %% ../../nbs/40_search/04_journal.ipynb #90045792
 def _search_of(state, record) -> GroupSearch:
@@ -406,8 +463,8 @@ _APPLY = {
     'run': _begun,
     'generation': _generation,
     'task_end': _task_ended,
-    'task_added': _task_added,
     'config_changed': _changed,
+    'extended': _extended,
     'groups_begun': _groups_begun,
     'groups': _groups,
     'common_trunk': _common_trunk,
@@ -484,8 +541,8 @@ def open_records(records: Sequence[Mapping]) -> tuple[State, Arch, Config]:
     Raises InputError as `open_first`, or if a record does not fit those before it.
     """
     try:
-        arch, config = open_first(records[0])
+        arch, _ = open_first(records[0])
     except InputError as e:
         raise at_line(1, e) from None
     state = replay(records)
-    return state, arch, with_fields(config, **state.changes)
+    return state, arch, state.config

@@ -6,7 +6,7 @@
 __all__ = [
     'Schema', 'NAME', 'TASK_NAME', 'TEXT', 'YES_NO', 'COUNT', 'WHOLE', 'SHARE', 'POSITIVE',
     'FACTOR', 'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'OrNull', 'ListOf', 'ByName',
-    'Fields', 'Repeated', 'Also', 'record_schemas', 'check_records',
+    'Fields', 'Repeated', 'Also', 'record_schemas', 'check_records', 'deciding',
 ]
 
 # %% ../../nbs/40_search/08_records.ipynb #6fd9a5a9
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import islice
 from reprlib import Repr
 
 from ..checks import InputError, for_terminal, is_count, is_number, is_plain, make
@@ -21,7 +22,7 @@ from ..models.hparams import HParams, hparams_to_json
 from ..network.arch import Arch
 from ..network.chain import layer_names, root_names
 from ..network.kinds import KINDS, block_number, kind_of
-from .config import Config
+from .config import Config, config_from_json
 from .groups import lr_list
 from .journal import at_line, open_first
 
@@ -209,6 +210,15 @@ class _HParams:
             raise _Wrong(None, 'there: it is missing').at(name)
 
 
+class _Configuration:
+    def check(self, value):
+        "Raise _Wrong if the value is no configuration."
+        try:
+            config_from_json(value)
+        except (InputError, TypeError, AttributeError) as e:
+            raise _Wrong(value, f'a configuration ({e})') from None
+
+
 _REF = Repeated(
     Fields(
         optional=('momentum',),
@@ -317,7 +327,6 @@ def _check_tasks(record: Mapping, *of_each: str):
 _TURN = dict(kind=TEXT, task=NAME, iteration=WHOLE)
 _SMALL_RECORDS = {
     'task_end': Fields(optional=('test',), **_TURN, kept=OrNull(NAME), best=_BEST, test=SHARE),
-    'task_added': Fields(kind=TEXT, task=_TASK),
     'config_changed': Fields(
         kind=TEXT,
         values=Fields(
@@ -326,6 +335,9 @@ _SMALL_RECORDS = {
             compute_factor=FACTOR,
             mutation_prob=SHARE,
         ),
+    ),
+    'extended': Fields(
+        optional=('config',), kind=TEXT, tasks=ListOf(_TASK), config=_Configuration()
     ),
     'groups_begun': Also(
         Fields(kind=TEXT, tasks=ListOf(NAME, 2), images=ByName(COUNT)),
@@ -353,7 +365,7 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
             arch=TEXT,
             root_name=NAME,
             root=root,
-            config=Rule('a configuration', lambda v: True),  # `open_first` has read it
+            config=_Configuration(),
             tasks=ListOf(_TASK, 1),
         ),
         'generation': Fields(
@@ -390,7 +402,8 @@ def check_records(records: Sequence[Mapping]):
     try:
         if not records:
             raise InputError('there is no record')
-        schemas = record_schemas(*open_first(records[0]))
+        arch, config = open_first(records[0])
+        schemas = record_schemas(arch, config)
     except InputError as e:
         raise at_line(1, e) from None
     for number, record in enumerate(records, 1):
@@ -398,5 +411,13 @@ def check_records(records: Sequence[Mapping]):
             if record.get('kind') not in list(schemas):
                 raise _Wrong(record.get('kind'), f"one of {', '.join(schemas)}").at('kind')
             schemas[record['kind']].check(record)
+            if record['kind'] == 'extended' and 'config' in record:
+                schemas = record_schemas(arch, config_from_json(record['config']))
         except _Wrong as e:
             raise at_line(number, InputError(str(e))) from None
+
+# %% ../../nbs/40_search/08_records.ipynb #93b278ea
+def deciding(records: Sequence[Mapping]) -> list[Mapping]:
+    "The records that a next one is checked against: the first, and the last new configuration."
+    found = (r for r in reversed(records) if r.get('kind') == 'extended' and 'config' in r)
+    return [records[0], *islice(found, 1)]
