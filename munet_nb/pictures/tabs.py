@@ -40,8 +40,8 @@ PICTURES: dict[str, Callable[..., Picture]] = {
     'Common trunks': plot_groups,
 }
 OTHER_PICTURES: dict[str, tuple[str, Callable[..., Picture]]] = {
-    'Architectures': ('operations, not parameters', partial(plot_architectures, size='MFLOPs')),
-    'Quality and size': ('operations, not parameters', partial(plot_sizes, size='MFLOPs')),
+    'Architectures': ('with operations below', partial(plot_architectures, size='MFLOPs')),
+    'Quality and size': ('against operations', partial(plot_sizes, size='MFLOPs')),
     'Hyperparameters': ('how often each value was tried', plot_tuned_values),
     'Knowledge flow': ('as a graph', plot_flow_graph),
 }  # what a tab shows when its box is ticked
