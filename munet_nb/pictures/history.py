@@ -17,6 +17,7 @@ from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model
 from ..network.chain import reference_params
 from ..search.journal import State, apply_record, open_first, replay
+from ..search.selection import SCORES
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
 class Past(Sequence):
@@ -143,13 +144,15 @@ def trunk_tasks(records: Sequence[Mapping]) -> dict[str, list[str]]:
 def _arrivals_of(record, state, kept, scale_factor, before) -> list[Arrival]:
     "Of one record."
     found = []
-    arch, _ = open_first(before[0])
+    arch, config = open_first(before[0])
+    score_of, reference = SCORES[config.selection], reference_params(arch)
     generations = [r['task'] for r in before if r['kind'] == 'generation']
     for told in record['models']:
         model = state.models[told['id']]
         others = (state.models[i] for task, i in kept.items() if task != model.task)
-        charged = accounted_params(model, users_of_models(others))
-        score = model.quality * scale_factor ** (charged / reference_params(arch))
+        users = users_of_models(others)
+        charged = accounted_params(model, users)
+        score = score_of(model, users, scale_factor, reference)
         curve = tuple(record['evaluations'][model.task])
         when = (len(generations), generations.count(model.task))
         found.append(Arrival(model, curve, *when, charged, score))

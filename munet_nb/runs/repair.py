@@ -16,7 +16,7 @@ from ..models.pool import Digest
 from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
-from ..search.journal import State, kept_models, replay
+from ..search.journal import State, choices_of, replay
 from ..search.records import check_records
 
 # %% ../../nbs/70_runs/09_repair.ipynb #d6ab3183
@@ -173,8 +173,8 @@ def describe(condition: Condition) -> str:
         return '\n'.join([*lines, '  everything is whole'])
     lost = sorted(
         task
-        for task, model in (kept_models(c.state) if c.state else {}).items()
-        if damaged.keys() & set(model.digests)
+        for task, models in (choices_of(c.state) if c.state else {}).items()
+        if any(damaged.keys() & set(model.digests) for model in models)
     )
     lines += [f'  models that lack a layer: of the tasks {", ".join(lost)}'] if lost else []
     if not c.saved:

@@ -26,7 +26,7 @@ from ..roots.export import export_model
 from .report import table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
-from ..search.journal import State, kept_models, open_records
+from ..search.journal import State, choices_of, kept_models, open_records
 from ..tasks.images import each_image
 from ..tasks.task import Task
 
@@ -84,7 +84,8 @@ def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
     while True:
         records = run.records()
         state, arch, config = open_records(records)
-        needed = {d for model in kept_models(state).values() for d in model.digests}
+        kept = [m for models in choices_of(state).values() for m in models]
+        needed = {d for model in kept for d in model.digests}
         try:
             pool = LayerPool(run.load(sorted(needed)))
             check_layers(layers_needed(state, needed), arch, pool)
@@ -101,7 +102,7 @@ class System:
     def __init__(
         self,
         state: State,
-        pool: LayerPool,  # the layers of its kept models
+        pool: LayerPool,  # the layers of all that its tasks keep
         arch: Arch,
         training: TrainingSettings,  # the precision and the batch size are used
         data: Mapping[str, Task] = {},  # images of its tasks, for `evaluate`

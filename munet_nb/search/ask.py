@@ -26,7 +26,7 @@ from .config import Config
 from .journal import State, trunk_of
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .plans import ChildPlan, Surroundings
-from .selection import ranked, sample_parent, score
+from .selection import SCORES, ranked, sample_parent
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-005
 def next_task(state: State, config: Config) -> str | None:
@@ -106,6 +106,7 @@ def scores_of(
 ) -> dict[str, float]:
     "Scale-controlled score of each model of the task, by id, with the layers shared as they are."
     users = users_of_models(state.others(task))
+    score = SCORES[config.selection]
     return {m.id: score(m, users, config.scale_factor, reference) for m in models}
 
 # %% ../../nbs/40_search/05_ask.ipynb #16198221
@@ -151,7 +152,7 @@ class _Parents:
 
     def __init__(self, state: State, config: Config, arch: Arch, task: str):
         self.active = [state.models[i] for i in state.population(task)]
-        self.seeds = state.seeds(task)
+        self.seeds = state.seeds(task, fronts=True)
         reference = reference_params(arch)
         wanted = to_try(state, config, task, reference)
         self.untried = [m for m in wanted if m.id not in state.tried]
@@ -182,7 +183,7 @@ def _data_hparams(rng, state, config, arch, parents, mu) -> HParams:
 
 def _surroundings(state, config, arch, task) -> Surroundings:
     "What the children of a task are surrounded by."
-    in_use = frozenset(d for m in (*state.roots, *state.others(task)) for d in m.digests)
+    in_use = frozenset(d for m in state.relied_on(task) for d in m.digests)
     classes = len(state.tasks[task].classes)
     probed = {m.id: state.probes.get((task, trunk_of(m))) for m in state.seeds(task)}
     heads = {id: probe.head for id, probe in probed.items() if probe}

@@ -83,6 +83,8 @@ class Config:
     probed_seeds: int = 0  # seed models tried, the best by their probes; 0: all, without probes
     spread_rates: bool = False  # whether a task's first mutated children try rates far apart
     acceptance_errors: float = 0.0  # standard errors by which a child must beat its parent
+    keep: str = 'best'  # of each task; 'front': all that are best for some scale factor
+    selection: str = 'product'  # of quality and size; 'chebyshev': the worse of the two
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -90,6 +92,7 @@ class Config:
     def __post_init__(self):
         plain_fields(self)
         _check_numbers(self)
+        _check_rules(self)
         _check_sections(self)
         lists = {name: tuple(map(plain, values)) for name, values in self.search.items()}
         object.__setattr__(self, 'search', MappingProxyType(lists))
@@ -149,6 +152,16 @@ def _check_sections(config: 'Config'):
     check('search', space, lists, 'a mapping of hyperparameters to lists of values')
     without = "without 'num_layers', which follows from the root (see tune_num_layers)"
     check('search', list(space), 'num_layers' not in space, without)
+
+# %% ../../nbs/40_search/00_config.ipynb #ff0c0d6b
+_RULES = {'keep': ('best', 'front'), 'selection': ('product', 'chebyshev')}
+
+
+def _check_rules(config: 'Config'):
+    "Raise InputError for a rule of selection that there is not."
+    for name, known in _RULES.items():
+        value = getattr(config, name)
+        check(name, value, is_one_of(value, known), ' or '.join(map(repr, known)))
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-012
 def _sections() -> dict[str, type]:
