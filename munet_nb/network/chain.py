@@ -6,7 +6,8 @@
 __all__ = [
     'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'compiled',
     'local_devices', 'seed_key', 'fold_key', 'init_layer', 'layer_shapes', 'count_params',
-    'reference_params', 'layer_key', 'init_chain', 'resize_posembed',
+    'reference_params', 'chain_flops', 'reference_flops', 'layer_key', 'init_chain',
+    'resize_posembed',
 ]
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-002
@@ -26,6 +27,7 @@ from scipy.ndimage import zoom
 from ..checks import InputError
 from .arch import Arch, grid_side
 from .kinds import KINDS, TOP, Sizes, chain_order, kind_of, layer_kind
+from .kinds import n_tokens
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-005
 def layer_names(
@@ -195,6 +197,32 @@ def reference_params(arch: Arch) -> int:
     """
     sizes = Sizes(arch.reference_size)
     return sum(count_params(arch, name, sizes) for name in layer_names(arch.depth))
+
+# %% ../../nbs/10_network/03_chain.ipynb #633ffbd2
+def chain_flops(
+    arch: Arch,
+    names: Iterable[str],  # of a whole model
+    sizes: Sizes,
+) -> int:
+    """Floating-point operations of the matrix products of a chain, for one image.
+
+    A multiplication and its addition are two. Raises InputError as `grid_side`.
+    """
+    tokens = n_tokens(arch, sizes.image_size)
+
+    def flops(kind):
+        out = 1 if kind.startswith(TOP) else tokens
+        return kind_of(kind).flops(arch, sizes, tokens, out)
+
+    return sum(map(flops, chain_kinds(names)))
+
+
+def reference_flops(arch: Arch) -> int:
+    """What the price of computation divides by, F: one prediction of the root model.
+
+    With a two-class head at `arch.reference_size`, as `reference_params`.
+    """
+    return chain_flops(arch, layer_names(arch.depth), Sizes(arch.reference_size))
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-027
 def layer_key(key: Key[Array, ''], name: str) -> Key[Array, '']:

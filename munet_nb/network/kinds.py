@@ -36,6 +36,10 @@ def _no_sizes(params):
     return {}
 
 
+def _no_flops(arch, sizes, tokens, out):
+    return 0
+
+
 @dataclass(frozen=True)
 class LayerKind:
     "All that the package knows about a kind of layer."
@@ -47,6 +51,7 @@ class LayerKind:
     top_module: Callable[[Arch, Sizes], nn.Module] | None = None  # how the last one of a chain runs
     tokens: int = 0  # tokens that it adds to those it gets
     sizes: Callable[[Mapping], dict] = _no_sizes  # parameters -> the fields of Sizes they tell
+    flops: Callable[[Arch, Sizes, int, int], int] = _no_flops  # by tokens in and out, see below
     source: str = 'root'  # of one that no ancestor has: 'root' (an error), 'fresh', or 'resized'
     inherited: bool = True  # whether the model of another task may hand it on
     always_cloned: bool = False  # whether every mutated child trains its own copy
@@ -63,12 +68,26 @@ def _block(arch, class_token_only):
     return Block(arch.heads, arch.mlp, class_token_only, gelu=arch.gelu, eps=arch.eps)
 
 
+def _embedding_flops(arch, sizes, tokens, out):
+    return 2 * grid_side(arch, sizes.image_size) ** 2 * 3 * arch.patch**2 * arch.width
+
+
+def _block_flops(arch, sizes, tokens, out):
+    width = arch.width
+    qkv = 2 * tokens * width * 3 * width
+    attention = 2 * (2 * out * tokens * width)  # the scores, and the sums that they weigh
+    dense = 2 * out * width * width
+    mlp = 2 * (2 * out * width * arch.mlp)
+    return qkv + attention + dense + mlp
+
+
 _ROWS = (
     LayerKind(
         name='embedding',
         label='patch embedding',
         place='bottom',
         module=lambda arch, sizes: Embedding(arch.width, arch.patch),
+        flops=_embedding_flops,
         height=0.7,
     ),
     LayerKind(
@@ -91,6 +110,7 @@ _ROWS = (
         place='before block',
         module=lambda arch, sizes: Adapter(sizes.adapter_dim),
         sizes=lambda params: {'adapter_dim': params['down']['bias'].shape[0]},
+        flops=lambda arch, sizes, tokens, out: 2 * (2 * out * arch.width * sizes.adapter_dim),
         source='fresh',
         blank=True,
         height=0.55,
@@ -102,6 +122,7 @@ _ROWS = (
         place='block',
         module=lambda arch, sizes: _block(arch, class_token_only=False),
         top_module=lambda arch, sizes: _block(arch, class_token_only=True),
+        flops=_block_flops,
         height=1.0,
     ),
     LayerKind(
@@ -117,6 +138,7 @@ _ROWS = (
         place='top',
         module=lambda arch, sizes: Head(sizes.classes),
         sizes=lambda params: {'classes': params['dense']['bias'].shape[0]},
+        flops=lambda arch, sizes, tokens, out: 2 * arch.width * sizes.classes,
         source='fresh',
         inherited=False,
         height=0.7,
