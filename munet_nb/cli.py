@@ -30,7 +30,7 @@ from .options import add_config, add_moved, add_sources
 from .options import read_config, read_moved, read_tasks
 from .pictures.architectures import plot_architectures
 from .pictures.canvas import save_picture
-from .pictures.progress import plot_progress
+from .pictures.progress import plot_front, plot_progress
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
 from .runs.files import write_atomic
@@ -46,13 +46,25 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file)
 
 # %% ../nbs/95_cli.ipynb #cell-005
+_SIZES = {
+    'params_per_task': '{:,.0f}'.format,
+    'validation': '{:.3f}'.format,
+    'test': '{:.3f}'.format,
+}  # how they are printed
+
+
 def _show_run(path: Path, records: Sequence, system: System):
     "Print the table and save the pictures beside the journal."
     say(f'\n{system}\n')
     if not system.models:
         return
     say(f'{system.params_per_task:,.0f} parameters per task')
-    for name, plot in (('architectures', plot_architectures), ('progress', plot_progress)):
+    pictures = {'architectures': plot_architectures, 'progress': plot_progress}
+    sizes = system.sizes()
+    if len(sizes) > 1:
+        say(f'\nSystems of other sizes, by System.at:\n{sizes.to_string(index=False, formatters=_SIZES)}\n')
+        pictures['front'] = plot_front
+    for name, plot in pictures.items():
         save_picture(plot(records), path / f'{name}.png')
         say(f'saved {path / name}.png')
 
@@ -205,6 +217,13 @@ def _add_predict(commands):
     p.add_argument('run', metavar='DIR')
     p.add_argument('--task', required=True, help='which task to solve')
     p.add_argument('--top', type=int, default=3, help='how many classes to show (default: 3)')
+    p.add_argument(
+        '--scale-factor',
+        type=float,
+        metavar='S',
+        help='the size, where a run has several to choose from (keep=front): from small, near 0, '
+        'to good, 1 (default: the best models by the score of the run)',
+    )
     p.add_argument('files', nargs='+', metavar='FILE')
 
 
@@ -218,6 +237,8 @@ def _predict(args: argparse.Namespace):
     if args.top < 1:
         raise InputError(f'top = {args.top}: must be a positive whole number')
     system = System.open(args.run)
+    if args.scale_factor is not None:
+        system = system.at(scale_factor=args.scale_factor)
     files = [_file(name) for name in args.files]
     for file, p in zip(args.files, system.predict(args.task, files)):
         best = (-p).argsort()[: args.top]

@@ -16,6 +16,7 @@ from ..models.pool import Digest
 from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
+from .system import megabytes_kept
 from ..search.journal import State, choices_of, replay
 from ..search.records import check_records
 
@@ -158,6 +159,15 @@ def check_run(path: str | Path) -> Condition:
     return Condition(run.path, lines, journal.links[:n], alive, state, told, tuple(faults), mended, layers)
 
 # %% ../../nbs/70_runs/09_repair.ipynb #e9ae0309
+def _front_told(state: State | None) -> list[str]:
+    "A line on what models that are kept beside the best ones take, if there are any."
+    beside = sum(map(len, state.fronts.values())) if state else 0
+    if not beside:
+        return []
+    best, total = megabytes_kept(state)
+    return [f'  kept beside the best models: {beside}, {total - best:.1f} MB more than {best:.1f} MB']
+
+
 def describe(condition: Condition) -> str:
     "A run's condition in some lines."
     c = condition
@@ -168,6 +178,7 @@ def describe(condition: Condition) -> str:
         *(f'    {fault}' for fault in c.faults),
         f'  pool: {needed - len(damaged)} of {needed} needed layers are whole',
         *(f'    {digest[:12]}...: {fault}' for digest, fault in damaged.items()),
+        *_front_told(c.state),
     ]
     if c.whole:
         return '\n'.join([*lines, '  everything is whole'])
