@@ -20,7 +20,7 @@ from .bench.comparison import Stopped, run_bench
 from .bench.folder import Bench
 from .bench.protocol import COMPARISONS
 from .bench.records import read_records
-from .bench.results import plot_quality, quality_table, task_table
+from .bench.results import plot_quality, quality_table, records_of_sizes, task_table
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
@@ -328,10 +328,11 @@ def _bench_quality(args: argparse.Namespace):
     except Stopped:
         raise KeyboardInterrupt from None
     records = read_records(out)
-    tasks = task_table(records).to_string(float_format='{:.1f}'.format)
-    quality = quality_table(records).to_string(float_format='{:,.2f}'.format)
+    shown = [*records, *records_of_sizes(records)]
+    tasks = task_table(shown).to_string(float_format='{:.1f}'.format)
+    quality = quality_table(shown).to_string(float_format='{:,.2f}'.format)
     say(f'\n{tasks}\n\n{quality}\n')
-    save_picture(plot_quality(records), out / 'quality.png')
+    save_picture(plot_quality(shown), out / 'quality.png')
     say(f"saved {out / 'quality.png'} and {len(records)} records")
 
 # %% ../nbs/95_cli.ipynb #cell-017
