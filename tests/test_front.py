@@ -39,7 +39,8 @@ def populations(draw):
     pairs = st.tuples(st.integers(1, 12), st.integers(0, 20))
     drawn = draw(st.lists(pairs, min_size=1, max_size=12))
     models = [alone(f'm{i}', 10 * size, q / 20) for i, (size, q) in enumerate(drawn)]
-    return models, {m.id: m.n_params for m in models}
+    charged, worth = {m.id: m.n_params for m in models}, {m.id: m.quality for m in models}
+    return models, charged, worth
 
 
 def scores(models, s, rule='product'):
@@ -61,8 +62,8 @@ def turning_points(models) -> list[float]:
 @settings(max_examples=300, deadline=None)
 @given(populations(), st.floats(0.001, 1))
 def test_a_model_is_in_the_front_iff_it_is_the_best_for_some_scale_factor(population, s):
-    models, charged = population
-    found = front(models, charged)
+    models, charged, worth = population
+    found = front(models, charged, worth)
     if found:  # for every scale factor, the best of the front is the best of all
         assert max(scores(found, s).values()) == pytest.approx(max(scores(models, s).values()))
     only_best = set()
@@ -80,8 +81,8 @@ def test_a_model_is_in_the_front_iff_it_is_the_best_for_some_scale_factor(popula
 @settings(max_examples=200, deadline=None)
 @given(populations())
 def test_a_chebyshev_front_is_all_that_no_other_model_beats(population):
-    models, charged = population
-    found = {(m.n_params, m.quality) for m in front(models, charged, 'chebyshev')}
+    models, charged, worth = population
+    found = {(m.n_params, m.quality) for m in front(models, charged, worth, 'chebyshev')}
     unbeaten = {
         (m.n_params, m.quality)
         for m in models
@@ -94,14 +95,14 @@ def test_a_chebyshev_front_is_all_that_no_other_model_beats(population):
         )
     }
     assert found == unbeaten
-    assert {(m.n_params, m.quality) for m in front(models, charged)} <= found
+    assert {(m.n_params, m.quality) for m in front(models, charged, worth)} <= found
 
 
 @settings(max_examples=100, deadline=None)
 @given(populations(), st.integers(3, 12))
 def test_a_thinned_front_keeps_its_ends_and_what_it_must(population, most):
-    models, charged = population
-    found = front(models, charged, 'chebyshev')
+    models, charged, worth = population
+    found = front(models, charged, worth, 'chebyshev')
     for needed in found or [None]:
         always = {needed.id} if needed else set()
         left = thin(found, most, always)
@@ -139,7 +140,8 @@ def test_a_run_keeps_its_front_and_no_more(config, salt):
         active = [before.models[i] for i in before.active]
         users = users_of_models(before.others(task))
         charged = {m.id: accounted_params(m, users) for m in active}
-        found = [m.id for m in front(active, charged, config.selection)]
+        worth = {m.id: m.quality for m in active}
+        found = [m.id for m in front(active, charged, worth, config.selection)]
         kept = [record['kept'], *(m['id'] for m in record.get('front', ()))]
         assert len(kept) <= MOST_KEPT
         assert set(kept) - {record['kept']} <= set(found)

@@ -120,16 +120,17 @@ def choose(
 def front(
     models: Sequence[Model],  # of one task
     charged: Mapping[str, float],  # parameters of each of them, by id
+    worth: Mapping[str, float],  # of each of them, by id: its score where size is free
     selection: str = 'product',  # or 'chebyshev': what scores are
 ) -> list[Model]:
     "The models that are best for some scale factor, the smallest first."
 
     def rise(a, b):
-        return (log(b.quality) - log(a.quality)) / (charged[b.id] - charged[a.id])
+        return (log(worth[b.id]) - log(worth[a.id])) / (charged[b.id] - charged[a.id])
 
     corners = []
-    for m in sorted(models, key=lambda m: (charged[m.id], -m.quality)):
-        if m.quality <= (corners[-1].quality if corners else 0):
+    for m in sorted(models, key=lambda m: (charged[m.id], -worth[m.id])):
+        if worth[m.id] <= (worth[corners[-1].id] if corners else 0):
             continue  # another one is as good and not larger
         if selection == 'product':
             while len(corners) > 1 and rise(corners[-2], corners[-1]) <= rise(corners[-1], m):

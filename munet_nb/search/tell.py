@@ -7,6 +7,7 @@ __all__ = ['to_model', 'best_active', 'tell', 'end_of_iteration', 'with_tests']
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-002
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import LayerRef, Model, model_to_json, pack_correct
@@ -100,12 +101,14 @@ def tell(
     return {**record, 'best': best_active(after, generation.task, config, reference)}
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-010
-def _front_beside(best: str, state: State, config: Config) -> list[Model]:
+def _front_beside(best: str, state: State, config: Config, reference: int) -> list[Model]:
     "The models that the task keeps beside its best, by what they are charged for now."
     active = [state.models[i] for i in state.active]
     users = users_of_models(state.others(state.task))
     charged = {m.id: accounted_params(m, users) for m in active}
-    found = front(active, charged, config.selection)
+    free = replace(config, scale_factor=1.0)
+    worth = scores_of(active, state, state.task, free, reference)
+    found = front(active, charged, worth, config.selection)
     is_corner = best in {m.id for m in found}
     found = thin(found, MOST_KEPT - (not is_corner), {best})
     return [m for m in found if m.id != best]
@@ -125,7 +128,8 @@ def end_of_iteration(state: State, config: Config, reference: int) -> dict:
         'best': best,
     }
     if best and config.keep == 'front':
-        record['front'] = [{'id': m.id} for m in _front_beside(best['id'], state, config)]
+        beside = _front_beside(best['id'], state, config, reference)
+        record['front'] = [{'id': m.id} for m in beside]
     return record
 
 
