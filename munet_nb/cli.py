@@ -20,7 +20,7 @@ from .bench.comparison import Stopped, run_bench
 from .bench.folder import Bench
 from .bench.protocol import COMPARISONS
 from .bench.records import read_records
-from .bench.results import plot_quality, quality_table, task_table
+from .bench.results import plot_quality, quality_table, records_of_sizes, task_table
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
@@ -30,7 +30,7 @@ from .options import add_config, add_moved, add_sources
 from .options import read_config, read_moved, read_tasks, read_values
 from .pictures.architectures import plot_architectures
 from .pictures.canvas import save_picture
-from .pictures.progress import plot_progress
+from .pictures.progress import plot_front, plot_progress
 from .pictures.tables import journal_table
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
@@ -48,6 +48,13 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file)
 
 # %% ../nbs/95_cli.ipynb #cell-005
+_SIZES = {
+    'params_per_task': '{:,.0f}'.format,
+    'validation': '{:.3f}'.format,
+    'test': '{:.3f}'.format,
+}  # how they are printed
+
+
 def _show_run(path: Path, records: Sequence, system: System):
     "Print the table and save the pictures beside the journal."
     say(f'\n{system}\n')
@@ -55,7 +62,13 @@ def _show_run(path: Path, records: Sequence, system: System):
         return
     mean = system.table().MFLOPs.mean()
     say(f'{system.params_per_task:,.0f} parameters per task, {mean:,.1f} MFLOPs per prediction')
-    for name, plot in (('architectures', plot_architectures), ('progress', plot_progress)):
+    pictures = {'architectures': plot_architectures, 'progress': plot_progress}
+    sizes = system.sizes()
+    if len(sizes) > 1:
+        table = sizes.to_string(index=False, formatters=_SIZES)
+        say(f'\nSystems of other sizes, by System.at:\n{table}\n')
+        pictures['front'] = plot_front
+    for name, plot in pictures.items():
         save_picture(plot(records), path / f'{name}.png')
         say(f'saved {path / name}.png')
 
@@ -232,6 +245,13 @@ def _add_predict(commands):
     p.add_argument('run', metavar='DIR')
     p.add_argument('--task', required=True, help='which task to solve')
     p.add_argument('--top', type=int, default=3, help='how many classes to show (default: 3)')
+    p.add_argument(
+        '--scale-factor',
+        type=float,
+        metavar='S',
+        help='the size, where a run has several to choose from (keep=front): from small, near 0, '
+        'to good, 1 (default: the best models by the score of the run)',
+    )
     p.add_argument('files', nargs='+', metavar='FILE')
 
 
@@ -245,6 +265,8 @@ def _predict(args: argparse.Namespace):
     if args.top < 1:
         raise InputError(f'top = {args.top}: must be a positive whole number')
     system = System.open(args.run)
+    if args.scale_factor is not None:
+        system = system.at(scale_factor=args.scale_factor)
     files = [_file(name) for name in args.files]
     for file, p in zip(args.files, system.predict(args.task, files)):
         best = (-p).argsort()[: args.top]
@@ -334,10 +356,11 @@ def _bench_quality(args: argparse.Namespace):
     except Stopped:
         raise KeyboardInterrupt from None
     records = read_records(out)
-    tasks = task_table(records).to_string(float_format='{:.1f}'.format)
-    quality = quality_table(records).to_string(float_format='{:,.2f}'.format)
+    shown = [*records, *records_of_sizes(records)]
+    tasks = task_table(shown).to_string(float_format='{:.1f}'.format)
+    quality = quality_table(shown).to_string(float_format='{:,.2f}'.format)
     say(f'\n{tasks}\n\n{quality}\n')
-    save_picture(plot_quality(records), out / 'quality.png')
+    save_picture(plot_quality(shown), out / 'quality.png')
     say(f"saved {out / 'quality.png'} and {len(records)} records")
 
 # %% ../nbs/95_cli.ipynb #cell-017

@@ -53,6 +53,23 @@ def records_of(*models) -> list[dict]:
     return records
 
 
+def with_front(records) -> list[dict]:
+    "The same run, in which each task had a second child, smaller and worse, and kept it as well."
+    wider = []
+    for r in records:
+        if r['kind'] == 'generation':
+            (first,) = r['children']
+            model = first['model']
+            id = f"{model['task']}:0.0.1"
+            chain = [d for d in model['chain'] if d['name'] != 'block_1']
+            other = {**model, 'id': id, 'chain': chain, 'evaluations': [0.8]}
+            r = {**r, 'children': [first, {**first, 'model': other, 'accounted': 500}]}
+        elif r['kind'] == 'task_end':
+            r = {**r, 'front': [{'id': f"{r['task']}:0.0.1", 'test': 0.75}]}
+        wider.append(r)
+    return wider
+
+
 BLOCK = ref('block_2', 'a', 400_000)
 SHARED = records_of(
     toy('a', BLOCK, ref('norm', 'a'), ref('head', 'a'), hparams=HParams(lr=0.02)),
@@ -67,6 +84,7 @@ RUNS = {
     'twenty tasks': records_of(*(plain(f'set/task{i}') for i in range(20))),
     'long names': records_of(*(plain(f'{i}' + 'x' * 60) for i in range(8))),
     'mathematics': records_of(plain('$a_b^c$')),
+    'fronts': with_front(SHARED),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from munet_nb import Config, Evolution, load_benchmark, load_root
+from munet_nb import Config, Evolution, System, load_benchmark, load_root
 from munet_nb.bench.comparison import Stopped, run_method
 from munet_nb.bench.folder import Bench
 from munet_nb.bench.protocol import ABLATIONS, COMPARISONS, EARLIER, Comparison, charged_plans
@@ -134,6 +134,23 @@ def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsy
     before = (tiny / 'munet_1-0.json').read_bytes()
     assert bench_quality(tiny, '--method', 'munet_1', '--method', 'norm_head') == 0
     assert (tiny / 'munet_1-0.json').read_bytes() == before
+
+
+def test_one_run_that_keeps_its_fronts_tells_of_four_sizes(tiny, capsys):
+    method = 'munet_1+keep=front+children_per_task=4+mutation_prob=0.5'
+    assert bench_quality(tiny, '--method', method) == 0
+    (record,) = read_records(tiny)
+    assert list(record['sizes']) == ['0.3', '0.7', '0.9', '1']
+    system = System.open(tiny / 'work' / 'runs' / f'{method}-0')
+    for s, told in record['sizes'].items():
+        chosen = system.at(scale_factor=float(s))
+        assert told['kept'] == {t: m.id for t, m in chosen.models.items()}
+        assert told['params_per_task'] == chosen.params_per_task and told['gap'] == 0
+        assert set(told['kept'].values()) <= record['models'].keys()
+        for task, of in told['tasks'].items():
+            assert of['test'] == chosen.table().test[task]
+            assert of['examples'] == record['tasks'][task]['examples']
+    assert f'munet_0.3 of {method}' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

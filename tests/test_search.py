@@ -60,6 +60,7 @@ configs = st.builds(
     task_iterations=st.integers(1, 3),
     auto_tune=st.booleans(),
     seed_segments=st.integers(0, 4),
+    keep=st.sampled_from(['best', 'front']),
 )
 
 
@@ -127,8 +128,7 @@ def test_what_a_kept_model_uses_never_changes_while_other_tasks_evolve(history):
 def test_children_train_only_what_no_other_task_and_no_root_uses(history):
     for before, record in generations(history):
         task = record['task']
-        others = {d for m in before.others(task) for d in m.digests}
-        not_its_own = others | set(before.root.digests)
+        not_its_own = {d for m in before.relied_on(task) for d in m.digests}
         for c in record['children']:
             m = model_from_json(c['model'])
             assert 'head' in c['trained']
@@ -216,7 +216,7 @@ def test_data_hyperparameters_start_from_the_best_model_and_stay_while_seeds_are
     for before, record in generations(history):
         task, active = record['task'], before.active
         if not before.task:
-            active = [before.kept[task]] if task in before.kept else []
+            active = before.population(task)
         values = {i: worth(before.models[i], before, task, config) for i in active}
         best = max(active, key=values.get) if active else None
         start = before.models[best].hparams if best else config.defaults

@@ -14,7 +14,7 @@ from munet_nb.search.ask import ask, next_task, segments_left
 from munet_nb.search.config import Config
 from munet_nb.search.journal import State, TaskInfo, apply_record, info_to_json, replay
 from munet_nb.search.plans import TrainedChild
-from munet_nb.search.tell import end_of_iteration, tell
+from munet_nb.search.tell import end_of_iteration, tell, with_tests
 
 ARCH = get_arch('Ti3')
 REFERENCE = reference_params(ARCH)
@@ -90,7 +90,7 @@ class ToyRun:
         self.commit(record, [layer for t in accepted for layer in t.layers.values()])
         if segments_left(self.state, self.config) < self.config.training.segments:
             end = end_of_iteration(self.state, self.config, ARCH)
-            self.commit({**end, 'test': self.test(end)})
+            self.commit(with_tests(end, lambda id: self.test(end)))
         return True
 
     def finish(self):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'DRAWS', 'quality_table', 'bootstrap_interval', 'difference_table', 'front', 'task_table',
-    'plot_quality',
+    'plot_quality', 'records_of_sizes',
 ]
 
 # %% ../../nbs/90_bench/10_results.ipynb #cell-002
@@ -239,3 +239,13 @@ def plot_quality(records: Sequence[Mapping]) -> Picture:
     lines = sum(1 + t.get_text().count('\n') for t in legend.get_texts())
     fig.set_figheight(max(4.6, 0.2 * lines))  # as long as its legend
     return fig
+
+# %% ../../nbs/90_bench/10_results.ipynb #648fdc44
+def records_of_sizes(records: Sequence[Mapping]) -> list[dict]:
+    "A record per system that was chosen after a run, of the runs that have such."
+    found = []
+    for r in records:
+        for s, told in r.get('sizes', {}).items():
+            shared = {k: v for k, v in r.items() if k != 'sizes'}
+            found.append({**shared, **told, 'method': f'munet_{s} of {r["method"]}'})
+    return found

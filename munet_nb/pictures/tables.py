@@ -68,7 +68,8 @@ def _changed(r):
 
 def _task_end(r):
     test = f", test {r['test']:.1%}" if r['kept'] else ''
-    return f"task iteration {r['iteration'] + 1} ends", r['task'], f"kept {r['kept']}{test}"
+    beside = f", {len(r['front'])} beside it" if r.get('front') else ''
+    return f"task iteration {r['iteration'] + 1} ends", r['task'], f"kept {r['kept']}{test}{beside}"
 
 
 def _generation(r):

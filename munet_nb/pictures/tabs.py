@@ -23,7 +23,8 @@ from .graph import plot_graph
 from .groups import plot_groups
 from .history import Past
 from .hyperparameters import plot_hyperparameters, plot_tuned_values
-from .progress import plot_lineage, plot_progress, plot_sizes
+from .progress import plot_front, plot_lineage, plot_progress, plot_size
+from .progress import plot_sizes
 from .tables import journal_table, leaderboard
 from ..runs.report import table_html
 
@@ -34,6 +35,8 @@ PICTURES: dict[str, Callable[..., Picture]] = {
     'Lineage': plot_lineage,
     'Progress': plot_progress,
     'Quality and size': plot_sizes,
+    'Front': plot_front,
+    'Size': plot_size,
     'Learning curves': plot_learning_curves,
     'Hyperparameters': plot_hyperparameters,
     'Knowledge flow': plot_knowledge_flow,
@@ -87,7 +90,7 @@ ALL_TASKS = 'all tasks'
 def view_of(
     name: str,  # of the tab
     past: Past,  # the moment
-    how: str | bool | None = None,  # a task or ALL_TASKS, a column, whether the box is ticked
+    how: str | bool | int | None = None,  # a task or ALL_TASKS, a column, percent, box ticked
     theme: Theme = LIGHT,
 ) -> bytes | str:
     "What a tab shows of a moment: a picture as a PNG file, or a table as HTML."
@@ -98,6 +101,8 @@ def view_of(
     if name == 'Lineage':
         task = None if how == ALL_TASKS else how
         return png_of(plot_lineage, past, task, theme)
+    if name == 'Size':
+        return png_of(plot_size, past, 1.0 if how is None else how / 100, theme)
     draw = OTHER_PICTURES[name][1] if name in OTHER_PICTURES and how else PICTURES[name]
     return png_of(draw, past, theme=theme)
 

@@ -60,8 +60,24 @@ class Viewer:
             name: W.Checkbox(description=text, indent=False)
             for name, (text, _) in OTHER_PICTURES.items()
         }
+        self.size = W.IntSlider(
+            100,
+            0,
+            100,
+            step=5,
+            description='from small to good',
+            readout=False,
+            continuous_update=False,
+            style={'description_width': 'initial'},
+            layout=W.Layout(width='420px', max_width='100%'),
+        )
         # How a tab is to be drawn, where that can be chosen:
-        self.beside = {'Lineage': self.task, 'Leaderboard': self.sort, **boxes}
+        self.beside = {
+            'Lineage': self.task,
+            'Leaderboard': self.sort,
+            'Size': self.size,
+            **boxes,
+        }
         self.views = {
             name: W.Image(format='png') if name in PICTURES else W.HTML() for name in TABS
         }

@@ -38,11 +38,11 @@ from ..search.config import Config, with_fields
 from ..search.extension import extended_config, extension
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
 from ..search.groups import groups_due, is_next, tell_groups, tell_trunk
-from ..search.journal import CHANGEABLE, apply_record, kept_models, open_records
+from ..search.journal import CHANGEABLE, apply_record, choices_of, open_records
 from ..search.journal import untunable
 from ..search.plans import TrainedChild
 from ..search.records import deciding
-from ..search.tell import end_of_iteration, tell
+from ..search.tell import end_of_iteration, tell, with_tests
 from ..tasks.task import Task, check_tasks
 
 # %% ../../nbs/70_runs/08_evolution.ipynb #97aa0cbb
@@ -151,8 +151,8 @@ class Evolution:
     @property
     def system(self) -> System:
         "What the search has made so far."
-        kept = kept_models(self.state)
-        pool = LayerPool(self.pool[d] for m in kept.values() for d in m.digests)
+        kept = [m for models in choices_of(self.state).values() for m in models]
+        pool = LayerPool(self.pool[d] for m in kept for d in m.digests)
         return System(self.state, pool, self.arch, self.config.training, self.tasks)
 
     @property
@@ -411,10 +411,13 @@ class Evolution:
         left = segments_left(self.state, self.config)
         if not self.state.task or left >= self.config.training.segments:
             return
+        known = self.state.fronts.get(self.state.task, {})
+
+        def test(id):
+            return known[id] if id in known else self._test(self.state.models[id])
+
         record = end_of_iteration(self.state, self.config, self.arch)
-        if record['kept']:
-            record['test'] = self._test(self.state.models[record['kept']])
-        self._commit(record)
+        self._commit(with_tests(record, test))
         self._run_dir.sweep(self.state.alive)
         self._feed = None
 

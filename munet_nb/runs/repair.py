@@ -16,7 +16,8 @@ from ..models.pool import Digest
 from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
-from ..search.journal import State, kept_models, replay
+from .system import megabytes_kept
+from ..search.journal import State, choices_of, replay
 from ..search.records import check_records, deciding
 
 # %% ../../nbs/70_runs/09_repair.ipynb #d6ab3183
@@ -175,6 +176,13 @@ def _count(condition: Condition, needed: Collection[Digest], what: str) -> str:
     n = len(needed - condition.damaged.keys())
     megabytes = sum(condition.sizes.get(digest, 0) for digest in needed) / 1e6
     return f'{n} of {len(needed)} needed {what} are whole, {megabytes:,.1f} MB'
+def _front_told(state: State | None) -> list[str]:
+    "A line on what models that are kept beside the best ones take, if there are any."
+    beside = sum(map(len, state.fronts.values())) if state else 0
+    if not beside:
+        return []
+    best, total = megabytes_kept(state)
+    return [f'  kept beside the best models: {beside}, {total - best:.1f} MB more than {best:.1f} MB']
 
 
 def describe(condition: Condition) -> str:
@@ -189,13 +197,14 @@ def describe(condition: Condition) -> str:
         f'  pool: {_count(c, needed - states, "layers")}',
         *([f'    beside them {_count(c, states, "optimiser states")}'] if states else []),
         *(f'    {digest[:12]}...: {fault}' for digest, fault in damaged.items()),
+        *_front_told(c.state),
     ]
     if c.whole:
         return '\n'.join([*lines, '  everything is whole'])
     lost = sorted(
         task
-        for task, model in (kept_models(c.state) if c.state else {}).items()
-        if damaged.keys() & set(model.digests)
+        for task, models in (choices_of(c.state) if c.state else {}).items()
+        if any(damaged.keys() & set(model.digests) for model in models)
     )
     lines += [f'  models that lack a layer: of the tasks {", ".join(lost)}'] if lost else []
     if not c.saved:

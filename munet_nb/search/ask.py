@@ -26,7 +26,7 @@ from .config import Config
 from .journal import State, trunk_of
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .plans import ChildPlan, Surroundings
-from .selection import anyone, first_taken, ranked, sample_parent, score
+from .selection import SCORES, anyone, first_taken, ranked, sample_parent
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-005
 def next_task(state: State, config: Config) -> str | None:
@@ -108,6 +108,7 @@ def scores_of(
     users = users_of_models(state.others(task))
     size = config.scale_factor, reference_params(arch)
     classes, whole = len(state.tasks[task].classes), reference_flops(arch)
+    score = SCORES[config.selection]
 
     def worth(model):
         computation = prediction_flops(model, arch, classes) / whole
@@ -155,7 +156,7 @@ def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
 # %% ../../nbs/40_search/05_ask.ipynb #3422c9e4
 def seeds_in_turn(state: State, config: Config, task: str) -> list[Model]:
     "The seed models, newest first or, if they are scanned, in the order in which they are offered."
-    seeds = state.seeds(task)
+    seeds = state.seeds(task, fronts=True)
     if not config.seed_scan:
         return seeds
     rng = rng_for(config, task, state.visits.get(task, 0), 0, 2)
@@ -218,7 +219,7 @@ def _data_hparams(rng, state, config, arch, parents, mu) -> HParams:
 
 def _surroundings(state, config, arch, task) -> Surroundings:
     "What the children of a task are surrounded by."
-    in_use = frozenset(d for m in (*state.roots, *state.others(task)) for d in m.digests)
+    in_use = frozenset(d for m in state.relied_on(task) for d in m.digests)
     classes = len(state.tasks[task].classes)
     probed = {m.id: state.probes.get((task, trunk_of(m))) for m in state.seeds(task)}
     return Surroundings(

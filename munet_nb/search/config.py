@@ -92,6 +92,8 @@ class Config:
     mutate_adapters: bool = True  # whether adapters are inserted
     root_layers: int | None = None  # blocks that the root begins with; a child's others are fresh
     inherit_momentum: bool = False  # whether a child goes on with its layers' optimiser states
+    keep: str = 'best'  # of each task; 'front': all that are best for some scale factor
+    selection: str = 'product'  # of quality and size; 'chebyshev': the worse of the two
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -100,6 +102,7 @@ class Config:
         plain_fields(self)
         _check_numbers(self)
         _check_rules(self)
+        _check_agreement(self)
         _check_sections(self)
         lists = {name: tuple(map(plain, values)) for name, values in self.search.items()}
         object.__setattr__(self, 'search', MappingProxyType(lists))
@@ -153,7 +156,7 @@ def _check_numbers(config: 'Config'):
     _check_all(config, switches, lambda v: type(v) is bool, 'True or False')
 
 
-def _check_rules(config: 'Config'):
+def _check_agreement(config: 'Config'):
     "Raise InputError for rules that contradict each other."
     blocks = config.root_layers
     allowed = 'None, for all of the root, or a whole number from 0 on'
@@ -178,6 +181,16 @@ def _check_sections(config: 'Config'):
     check('search', space, lists, 'a mapping of hyperparameters to lists of values')
     without = "without 'num_layers', which follows from the root (see tune_num_layers)"
     check('search', list(space), 'num_layers' not in space, without)
+
+# %% ../../nbs/40_search/00_config.ipynb #ff0c0d6b
+_RULES = {'keep': ('best', 'front'), 'selection': ('product', 'chebyshev')}
+
+
+def _check_rules(config: 'Config'):
+    "Raise InputError for a rule of selection that there is not."
+    for name, known in _RULES.items():
+        value = getattr(config, name)
+        check(name, value, is_one_of(value, known), ' or '.join(map(repr, known)))
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-012
 def _sections() -> dict[str, type]:

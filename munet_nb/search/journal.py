@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'Trunk', 'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
-    'Probe', 'trunk_of', 'State', 'kept_models', 'untunable', 'apply_record', 'at_line', 'replay',
-    'open_first', 'open_records',
+    'Probe', 'trunk_of', 'State', 'kept_models', 'choices_of', 'with_chosen', 'untunable',
+    'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
@@ -21,6 +21,7 @@ from ..models.pool import Digest
 from ..network.arch import Arch, get_arch
 from ..network.kinds import kind_of
 from .config import Config, config_changes, config_from_json, with_fields
+from .selection import MOST_KEPT
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-005
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class State:
     common: Mapping[str, int] = field(default_factory=dict)  # task -> segments in groups and trunks
     rates: Mapping[str, float] = field(default_factory=dict)  # task -> lr of its best group trial
     probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # task, trunk: probe
+    # task -> models that it keeps beside its best, the smallest first, and their test accuracies
+    fronts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def alive(self) -> frozenset[Digest]:
@@ -125,6 +128,7 @@ class State:
     def _refs_alive(self) -> list[LayerRef]:
         ids = {self.root.id, *self.trunks, *self.kept.values(), *self.active}
         ids.update(self.entrants.values())
+        ids.update(i for front in self.fronts.values() for i in front)
         return [ref for i in ids for ref in self.models[i].chain]
 
     @property
@@ -136,30 +140,44 @@ class State:
     def parents(self) -> list[Model]:
         "Every model that a child of some task may start from, now or later."
         ids = {*self.kept.values(), *self.entrants.values()}
+        ids.update(i for front in self.fronts.values() for i in front)
         return [*self.roots, *(self.models[i] for i in ids)]
 
     def population(self, task: str) -> tuple[str, ...]:
         """Ids of the active population.
 
-        As an iteration of the task begins, its kept model, and the one that came with a trunk.
+        As an iteration of the task begins, its kept model, the one that came with a trunk, and
+        those that it keeps beside its best.
         """
         if self.task:
             return self.active
-        return tuple(dict.fromkeys(of[task] for of in (self.kept, self.entrants) if task in of))
+        begun_with = [of[task] for of in (self.kept, self.entrants) if task in of]
+        return tuple(dict.fromkeys([*begun_with, *self.fronts.get(task, ())]))
 
     def others(self, task: str) -> list[Model]:
         "The kept models of the other tasks."
         return [self.models[i] for t, i in self.kept.items() if t != task]
 
-    def seeds(self, task: str) -> list[Model]:
+    def relied_on(self, task: str) -> list[Model]:
+        "Whose layers a child of the task must not train: roots, and all that other tasks keep."
+        fronts = (i for t, front in self.fronts.items() if t != task for i in front)
+        return [*self.roots, *self.others(task), *(self.models[i] for i in fronts)]
+
+    def seeds(
+        self,
+        task: str,
+        fronts: bool = False,  # whether with what tasks keep beside their best
+    ) -> list[Model]:
         """The seed models, newest first.
 
         They are the kept models of every other task that is not private, the common trunks, and
         the root. A model that came with a trunk and was not worked on is no seed: its trunk is.
         """
-        visited = (t for t in self.kept if self.visits.get(t) and not self.tasks[t].private)
+        visited = [t for t in self.kept if self.visits.get(t) and not self.tasks[t].private]
         ids = {self.kept[t] for t in visited if t != task}
         ids.update(m.id for m in self.roots)
+        if fronts:
+            ids.update(i for t in visited if t != task for i in self.fronts.get(t, ()))
         return [m for m in reversed(self.models.values()) if m.id in ids]
 
     def lineage(self, model: Model) -> list[Model]:
@@ -173,6 +191,28 @@ class State:
 def kept_models(state: State) -> dict[str, Model]:
     "The kept model of each task that has one: the system that a search has made."
     return {t: state.models[state.kept[t]] for t in state.tasks if t in state.kept}
+
+# %% ../../nbs/40_search/04_journal.ipynb #02968111
+def choices_of(state: State) -> dict[str, list[Model]]:
+    "All that each task keeps, its kept model first."
+    kept = kept_models(state)
+    return {
+        t: [m, *(state.models[i] for i in state.fronts.get(t, ()))] for t, m in kept.items()
+    }
+
+
+def with_chosen(
+    state: State,
+    chosen: Mapping[str, str],  # task -> id of a model that it keeps
+) -> State:
+    "The state as if each task's chosen model were its kept one, and that one beside it."
+    kept, tests, fronts = dict(state.kept), dict(state.tests), dict(state.fronts)
+    for task, id in chosen.items():
+        if id != kept[task]:
+            known = {kept[task]: tests[task], **fronts[task]}
+            kept[task], tests[task] = id, known.pop(id)
+            fronts[task] = known
+    return replace(state, kept=kept, tests=tests, fronts=fronts)
 
 # %% ../../nbs/40_search/04_journal.ipynb #5f0b3d21
 def _need(fits, told: str):
@@ -256,6 +296,15 @@ def _generation(state, record):
     )
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-012
+def _check_front(record, active):
+    "Raise InputError unless what is kept beside the best are others of the active population."
+    ids = [m['id'] for m in record.get('front', ())]
+    others = set(active) - {record['kept']}
+    right = len(set(ids)) == len(ids) < MOST_KEPT and set(ids) <= others
+    allowed = f'fewer than {MOST_KEPT} different ones of the active population, beside the kept'
+    _need(right, f'front = {ids!r}: must be {allowed}')
+
+
 def _task_ended(state, record):
     task, kept = record['task'], record['kept']
     _need(state.task is not None, 'no task iteration is going on')
@@ -264,6 +313,10 @@ def _task_ended(state, record):
     _need(right, f'kept = {kept!r}: must be one of the active population')
     _need(kept is None or 'test' in record, 'test: is missing')
     _check_best(record, state.active)
+    _check_front(record, state.active)
+    fronts = {t: front for t, front in state.fronts.items() if t != task}
+    if record.get('front'):
+        fronts[task] = {m['id']: m['test'] for m in record['front']}
     return replace(
         state,
         task=None,
@@ -276,6 +329,7 @@ def _task_ended(state, record):
         kept={**state.kept, **({task: kept} if kept else {})},
         tests={**state.tests, **({task: record['test']} if kept else {})},
         entrants={t: i for t, i in state.entrants.items() if t != task},
+        fronts=fronts,
     )
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-013

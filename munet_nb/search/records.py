@@ -326,7 +326,14 @@ def _check_tasks(record: Mapping, *of_each: str):
 
 _TURN = dict(kind=TEXT, task=NAME, iteration=WHOLE)
 _SMALL_RECORDS = {
-    'task_end': Fields(optional=('test',), **_TURN, kept=OrNull(NAME), best=_BEST, test=SHARE),
+    'task_end': Fields(
+        optional=('test', 'front'),
+        **_TURN,
+        kept=OrNull(NAME),
+        best=_BEST,
+        test=SHARE,
+        front=ListOf(Fields(id=NAME, test=SHARE)),  # kept beside the best, only if all are kept
+    ),
     'config_changed': Fields(
         kind=TEXT,
         values=Fields(

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    'score', 'ranked', 'first_taken', 'anyone', 'sample_parent', 'score_error', 'choose',
+    'SCORES', 'MOST_KEPT', 'score', 'chebyshev_score', 'chebyshev_slope', 'ranked', 'first_taken',
+    'anyone', 'sample_parent', 'score_error', 'choose', 'front', 'thin',
 ]
 
 # %% ../../nbs/40_search/03_selection.ipynb #cell-002
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import log
 
 from numpy.random import Generator
 
@@ -36,6 +38,38 @@ def score(
     check(f'quality of {model.id}', model.quality, 0 <= model.quality <= 1, 'an accuracy in [0, 1]')
     size = accounted_params(model, users) / reference
     return model.quality * scale_factor**size * compute_factor**computation
+
+# %% ../../nbs/40_search/03_selection.ipynb #7f48c5a1
+_MEAN_SHARE = 0.02  # of the score, that is the mean of both numbers and not the less
+
+
+def chebyshev_score(
+    model: Model,
+    users: Users,  # layer -> tasks whose kept models use it
+    scale_factor: float,  # s in (0, 1]; 1 is no size penalty
+    reference: int,  # P, the root model's reference count
+    compute_factor: float = 1.0,  # c in (0, 1]; 1 is no price for computation
+    computation: float = 0.0,  # of one prediction, in those of the root: operations / F
+) -> float:  # in [0, 1]
+    """Augmented weighted Chebyshev score: the less of quality and 1 - ln(1/s) * accounted / P.
+
+    With a price for computation the less of three, 1 - ln(1/c) * operations / F as well. Raises
+    InputError for s, c or a quality out of range.
+    """
+    quality = score(model, users, 1.0, reference)
+    check('scale_factor', scale_factor, 0 < scale_factor <= 1, 'a number in (0, 1]')
+    check('compute_factor', compute_factor, 0 < compute_factor <= 1, 'a number in (0, 1]')
+    size = 1 + log(scale_factor) * accounted_params(model, users) / reference
+    cost = max(0.0, min(size, 1 + log(compute_factor) * computation))
+    return (1 - _MEAN_SHARE) * min(quality, cost) + _MEAN_SHARE * (quality + cost) / 2
+
+
+def chebyshev_slope(quality: float, score: float) -> float:
+    "By how much a Chebyshev score changes with the quality: more where that is the less."
+    return 1 - _MEAN_SHARE / 2 if quality <= score else _MEAN_SHARE / 2
+
+
+SCORES = {'product': score, 'chebyshev': chebyshev_score}  # by a configuration's `selection`
 
 # %% ../../nbs/40_search/03_selection.ipynb #cell-012
 def ranked(
@@ -82,8 +116,11 @@ def score_error(
     model: Model,
     other: Model,  # of the same task
     score: float,  # of the model
+    selection: str = 'product',  # or 'chebyshev': what the score is
 ) -> float:
     "The standard error of the difference between the scores of two models, sizes taken as known."
+    if selection == 'chebyshev':
+        return paired_error(model, other) * chebyshev_slope(model.quality, score)
     return paired_error(model, other) * score / model.quality if model.quality else 0.0
 
 
@@ -93,14 +130,54 @@ def choose(
     charged: Mapping[str, float],  # parameters of each of them, by id
     errors: float,  # standard errors that count as equal; 0: none
     newest: bool = False,  # whether of equal scores the newest is the best, else the oldest
+    selection: str = 'product',  # or 'chebyshev': what the scores are
 ) -> Model:
     "The best model or, of those about as good, the one that is charged least."
     best = ranked(active, scores, newest)[0]
     if not errors:
         return best
+    top = scores[best.id]
     close = [
         m
         for m in active
-        if scores[best.id] - scores[m.id] <= errors * score_error(best, m, scores[best.id])
+        if top - scores[m.id] <= errors * score_error(best, m, top, selection)
     ]
     return min(close, key=lambda m: (charged[m.id], -scores[m.id]))
+
+# %% ../../nbs/40_search/03_selection.ipynb #9d98f663
+def front(
+    models: Sequence[Model],  # of one task
+    charged: Mapping[str, float],  # parameters of each of them, by id
+    worth: Mapping[str, float],  # of each of them, by id: its score where size is free
+    selection: str = 'product',  # or 'chebyshev': what scores are
+) -> list[Model]:
+    "The models that are best for some scale factor, the smallest first."
+
+    def rise(a, b):
+        return (log(worth[b.id]) - log(worth[a.id])) / (charged[b.id] - charged[a.id])
+
+    corners = []
+    for m in sorted(models, key=lambda m: (charged[m.id], -worth[m.id])):
+        if worth[m.id] <= (worth[corners[-1].id] if corners else 0):
+            continue  # another one is as good and not larger
+        if selection == 'product':
+            while len(corners) > 1 and rise(corners[-2], corners[-1]) <= rise(corners[-1], m):
+                corners.pop()
+        corners.append(m)
+    return corners
+
+# %% ../../nbs/40_search/03_selection.ipynb #77feb1fc
+MOST_KEPT = 8  # models of one task
+
+
+def thin(
+    front: Sequence[Model],  # the smallest first
+    most: int,  # of them, 3 or more
+    always: Collection[str] = (),  # ids of models that stay, one at most
+) -> list[Model]:
+    "At most so many models of a front: one after the other goes that costs least accuracy."
+    left = list(front)
+    while len(left) > most:
+        inner = [i for i in range(1, len(left) - 1) if left[i].id not in always]
+        left.pop(min(inner, key=lambda i: left[i].quality - left[i - 1].quality))
+    return left
