@@ -118,15 +118,15 @@ def children_by_task(
     return {t: children for t, children in found.items() if children}
 
 # %% ../../nbs/80_pictures/02_history.ipynb #a8638ff8
-def config_after(records: Sequence[Mapping]) -> Config:
-    "The configuration in force after records; of those without any, the default one."
+def config_after(records: Sequence[Mapping]) -> Config | None:
+    "The configuration in force after records; None if they tell of none."
     later = {}
     for r in reversed(records):
         if 'config' in r:
             return with_fields(config_from_json(r['config']), **later)
         if r['kind'] == 'config_changed':
             later = {**r['values'], **later}
-    return Config(**later)
+    return None
 
 # %% ../../nbs/80_pictures/02_history.ipynb #0f12e2e4
 @dataclass(frozen=True)
