@@ -496,7 +496,7 @@ def torn_compilation_cache(rng: random.Random, recorded: Recorded, folder: Path)
 
 
 def tasks_join(rng: random.Random, recorded: Recorded, folder: Path) -> str:
-    "Other tasks join a finished system: what it had must stay the same bits."
+    "A finished system goes on, with tasks and other numbers: what it had must stay the same bits."
     from munet_nb import task_from_arrays
 
     path = Path(shutil.copytree(recorded.path, folder / 'run'))
@@ -504,7 +504,8 @@ def tasks_join(rng: random.Random, recorded: Recorded, folder: Path) -> str:
         before = {t: evo.system.predict(t, IMAGES[:9]).tobytes() for t in evo.state.kept}
         layers = {name: data for name, data in contents(path).items() if name.startswith('pool/')}
         for n in range(rng.randint(1, 2)):
-            evo.add_task(task_from_arrays(f'more{n}', (IMAGES, np.arange(60) % rng.randint(2, 5))))
+            task = task_from_arrays(f'more{n}', (IMAGES, np.arange(60) % rng.randint(2, 5)))
+            evo.extend([task], scale_factor=rng.choice((1.0, 0.9)), lr=rng.choice((0.1, 0.2)))
             while not evo.done:
                 evo.step()
         after = {t: evo.system.predict(t, IMAGES[:9]).tobytes() for t in before}

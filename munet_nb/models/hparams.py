@@ -182,7 +182,7 @@ def check_space(space: SearchSpace, defaults: HParams):
         default = getattr(defaults, name)
         allowed = (
             f'in its own search list {list(values)}; give another list '
-            f'(munet evolve --search {name}=V1,V2,...) or none, which stops tuning it'
+            f'(in a shell --search {name}=V1,V2,...) or none, which stops tuning it'
         )
         check(f'default of {name}', default, default in values, allowed)
 

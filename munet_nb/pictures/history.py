@@ -139,15 +139,15 @@ def size_of(
     return lambda model, charged: mega_flops(model, state, arch)
 
 # %% ../../nbs/80_pictures/02_history.ipynb #a8638ff8
-def config_after(records: Sequence[Mapping]) -> Config:
-    "The configuration in force after records; of those without any, the default one."
+def config_after(records: Sequence[Mapping]) -> Config | None:
+    "The configuration in force after records; None if they tell of none."
     later = {}
     for r in reversed(records):
         if 'config' in r:
             return with_fields(config_from_json(r['config']), **later)
         if r['kind'] == 'config_changed':
             later = {**r['values'], **later}
-    return Config(**later)
+    return None
 
 # %% ../../nbs/80_pictures/02_history.ipynb #0f12e2e4
 @dataclass(frozen=True)

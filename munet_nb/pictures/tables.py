@@ -51,7 +51,8 @@ def _shown(value) -> str:
 def _extended(r, before):
     tells = []
     if 'config' in r:
-        changes = config_changes(config_after(before), config_after([r]))
+        in_force = config_after(before)
+        changes = config_changes(in_force, config_after([r])) if in_force else {}
         tells = [f'{name} {_shown(old)} -> {_shown(new)}' for name, (old, new) in changes.items()]
     if r['tasks']:
         tells.append(f"tasks {', '.join(task['name'] for task in r['tasks'])}")

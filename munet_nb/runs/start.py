@@ -105,8 +105,8 @@ def _not_trusted(sources: Mapping[str, str], where: Path, some_given: bool) -> I
         command = 'the same command with --trust-sources'
     return InputError(
         f'{where}: its journal names where to read the images of {places}. Nothing was read. If '
-        f'that is right, go on with: {command} (in Python: Evolution.resume(..., '
-        'trust_sources=True), or tasks=[...] with tasks that you loaded)'
+        f'that is right, go on with: {command} (munet extend takes it too; in Python: '
+        'Evolution.resume(..., trust_sources=True), or tasks=[...] with tasks that you loaded)'
     )
 
 # %% ../../nbs/70_runs/04_start.ipynb #aab3238922bcc25a6f606eb525ffdc56
