@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
-from math import inf, log
+from math import ceil, inf, log
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .accounting import params_per_task
 from .model import Model
 
 _ROUNDING = 1e-12  # relative: the order of a sum may matter that much
+_TIE = 1e-9  # of log quality or quality, for which the smaller of two systems is preferred
 
 # %% ../../nbs/20_models/06_assembly.ipynb #4566ac0b
 Option = tuple[float, frozenset]  # the value of a model that a task may get, the items it needs
@@ -282,19 +283,20 @@ def for_scale_factor(
     """
     right = is_number(scale_factor) and 0 < scale_factor <= 1
     check('scale_factor', scale_factor, right, 'a number in (0, 1]')
-    price = -log(scale_factor) / reference
+    price = max(-log(scale_factor), _TIE) / reference
     return _solve(choices, _problem(choices, _log_quality, price=price), [0] * len(choices))
 
 
 def _within(choices: Choices, problem: Problem, name: str, budget: float, unit: str) -> Assembly:
     "The best system under a limit. Raises InputError if none keeps it."
     start = [0] * len(choices)
+    problem = replace(problem, price=_TIE / problem.weights.sum())
     bare = replace(problem, values=0 * problem.values, price=1.0, limit=inf)
     smallest = best_choice(bare, start)
     if -smallest.worth > problem.limit:
         least = -smallest.worth / len(choices)
         known = 'was found' if smallest.gap else 'is possible'
-        allowed = f'at least {least:,.10g} {unit}, which the smallest system that {known} has'
+        allowed = f'at least {ceil(least):,} {unit}, which the smallest system that {known} has'
         raise InputError(f'{name} = {budget:,}: must be {allowed}')
     found = _solve(choices, problem, smallest.numbers)
     return Assembly(found.models, found.gap / len(choices))
@@ -310,7 +312,8 @@ def for_size(
     """
     right = is_number(budget) and budget > 0
     check('params_per_task', budget, right, 'a positive number')
-    problem = _problem(choices, lambda m: m.quality, limit=budget * len(choices))
+    limit = budget * len(choices) * (1 + _ROUNDING)
+    problem = _problem(choices, lambda m: m.quality, limit=limit)
     return _within(choices, problem, 'params_per_task', budget, 'parameters per task')
 
 
@@ -327,7 +330,7 @@ def for_flops(
     check('flops', budget, right, 'a positive number')
     options = [[(m.quality, frozenset({m.id})) for m in ms] for ms in choices.values()]
     weights = {m.id: flops[m.id] for models in choices.values() for m in models}
-    problem = make_problem(options, weights, limit=budget * len(choices))
+    problem = make_problem(options, weights, limit=budget * len(choices) * (1 + _ROUNDING))
     return _within(choices, problem, 'flops', budget, 'FLOPs per prediction')
 
 # %% ../../nbs/20_models/06_assembly.ipynb #5960b96c
