@@ -225,6 +225,8 @@ def table(g):
             'task': tuple(b for b in BAD['text'] if b is not None),
         }),
         Case(History, {}, {'records': 'object'}),
+        Case(mu.plots.plot_sizes, past, {'size': 'text'}),
+        Case(mu.plots.plot_architectures, past, {'size': 'text'}),
     ]
     for name in mu.plots.__all__:
         if name.startswith('plot_') and name != 'plot_lineage':
