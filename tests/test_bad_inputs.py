@@ -117,8 +117,9 @@ def table(g):
     natural = tuple(b for b in BAD['count'] if not (type(b) is int and b == 0))
     kinds = dict.fromkeys(('seed', 'seed_segments', 'probed_seeds'), natural)
     kinds |= dict(training='object', defaults='object')
+    kinds |= dict(root_layers=tuple(b for b in natural if b is not None))
     kinds |= dict(search=(*no_mappings, *LISTS))
-    sizes = dict(image_size='size', num_layers='count', adapter_dim='count')
+    sizes = dict(image_size='size', num_layers=natural, adapter_dim='count')
     top, task, root, records = g['top'], g['task'], g['root'], g['records']
     evo, system, panel = g['evo'], g['system'], g['panel']
     loaders = {'name': 'name', 'private': 'switch'}

@@ -293,6 +293,14 @@ def test_python_and_the_command_line_extend_alike(tmp_path, monkeypatch, capsys)
     assert main([*command, '--trust-sources']) == 2
     assert 'a task of that name already' in capsys.readouterr().err
     assert contents('shell') == contents('python')
+    with Evolution.resume('shell', trust_sources=True) as evo:
+        evo.extend(task_iterations=3, children_per_generation=1)
+        evo.step()
+    command = ['extend', 'shell', '--trust-sources', '--task-iterations', '4']
+    assert main(command) == 2
+    assert 'is going on, finish it first' in capsys.readouterr().err
+    shutil.rmtree('shell')
+    shutil.copytree('python', 'shell')
     again = ['extend', 'shell', '--trust-sources', '--preset', 'demo', '--task-iterations', '3']
     monkeypatch.setattr(Evolution, 'run', lambda self: None)
     assert main(again + ['--segments', '1', '--search', 'lr=0.05,0.1']) == 0

@@ -193,9 +193,9 @@ def train_a_generation_on_each(names, folder: Path):
             assert evo.done, 'every data set was loaded again from its source'
 
 
-def test_a_generation_on_one_of_each_kind(tmp_path):
-    names = ('vtab/clevr/count_all', 'vtab1k/dsprites/label_orientation', 'vtab1k/cifar10')
-    train_a_generation_on_each((*names, 'vtab/kitti/closest_vehicle_distance'), tmp_path)
+def test_a_generation_on_a_label_of_its_own_and_on_a_computed_one(tmp_path):
+    names = ('vtab1k/dsprites/label_orientation', 'vtab/kitti/closest_vehicle_distance')
+    train_a_generation_on_each(names, tmp_path)
 
 
 if __name__ == '__main__':
