@@ -20,8 +20,8 @@ from ..models.assembly import Assembly, all_sizes
 from ..models.model import Model
 from .architectures import plot_architectures
 from .axes import draw_dots, draw_square, few_ticks, nothing_yet, whole_ticks
-from .canvas import LIGHT, Picture, Theme, new_picture, short_name, task_colors
-from .canvas import task_legend, trunk_legend
+from .canvas import LIGHT, Picture, Theme, check_theme, new_picture, short_name
+from .canvas import task_colors, task_legend, trunk_legend
 from .history import Past, arrivals_by_task, children_by_task, state_of
 from .history import trunk_tasks
 from ..runs.system import sizes_table
@@ -210,6 +210,7 @@ def plot_sizes(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
 # %% ../../nbs/80_pictures/06_progress.ipynb #ce59e029
 def plot_front(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Mean accuracy against parameters per task of every system that is best for some scale factor."
+    check_theme(theme)
     state = state_of(records)
     table = sizes_table(state)
     colors = {'test': theme.much, 'validation': theme.faint}
