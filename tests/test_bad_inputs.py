@@ -199,6 +199,9 @@ def table(g):
         Case(system.evaluate, dict(task='digits', split='test'), {
             'task': 'text', 'split': 'text',
         }),
+        Case(system.at, {}, {
+            'scale_factor': 'number', 'params_per_task': 'number', 'flops': 'number',
+        }),
         Case(system.export, dict(task='digits', folder=top / 'exported', format='safetensors'), {
             'task': 'text', 'folder': (*BAD['new path'], Path(__file__), top), 'format': 'text',
         }),
@@ -225,6 +228,7 @@ def table(g):
             'records': 'object', 'theme': 'object',
             'task': tuple(b for b in BAD['text'] if b is not None),
         }),
+        Case(mu.plots.plot_size, past, {'position': 'number'}),
         Case(History, {}, {'records': 'object'}),
         Case(mu.plots.plot_sizes, past, {'size': 'text'}),
         Case(mu.plots.plot_architectures, past, {'size': 'text'}),

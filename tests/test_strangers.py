@@ -90,7 +90,8 @@ def hostile(tmp_path_factory):
     images, labels = rng.integers(0, 256, (40, 8, 8), 'uint8'), [0, 1] * 20
     *tasks, late = [task_from_arrays(t, (images, labels), classes=HOSTILE) for t in HOSTILE]
     own = dict(common_trunks=True, group_generations=2, trial_segments=1, trunk_segments=1)
-    config = Config.preset('demo', **{**TINY, **own}, probed_seeds=1, acceptance_errors=1.0)
+    more = dict(probed_seeds=1, acceptance_errors=1.0, keep='front')
+    config = Config.preset('demo', **{**TINY, **own}, **more)
     path = tmp_path_factory.mktemp('runs') / 'hostile'
     with Evolution.create(path, load_root('random:Ti1'), tasks, config) as evo:
         evo.common_trunk()

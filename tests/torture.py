@@ -72,7 +72,7 @@ def tasks():
 def start(path):
     from munet_nb import Config, Evolution, load_root
 
-    config = Config.preset('demo', **FEW, task_iterations=1)
+    config = Config.preset('demo', **FEW, task_iterations=1, keep='front')
     return Evolution.create(path, load_root('random:Ti1'), tasks(), config)
 
 

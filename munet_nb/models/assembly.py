@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'Option', 'MOST_STEPS', 'Partial', 'Choices', 'Problem', 'make_problem', 'split_weights',
-    'Bounds', 'Choice', 'improved', 'next_choices', 'greedy_choice', 'best_choice', 'Assembly',
-    'for_scale_factor', 'for_size', 'for_flops', 'all_sizes',
+    'Option', 'MOST_STEPS', 'MOST_WORK', 'Partial', 'Choices', 'MOST_SIZES', 'Problem',
+    'make_problem', 'split_weights', 'Bounds', 'Choice', 'improved', 'next_choices',
+    'greedy_choice', 'best_choice', 'Assembly', 'for_scale_factor', 'for_size', 'for_flops',
+    'all_sizes',
 ]
 
 # %% ../../nbs/20_models/06_assembly.ipynb #26d8ae6a
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
@@ -158,7 +159,8 @@ class Bounds:
         return tried[(most[:, 0] + tried * self.problem.limit).argmin()]
 
 # %% ../../nbs/20_models/06_assembly.ipynb #4847cb02
-MOST_STEPS = 3_000  # partial choices that are taken up: about a second
+MOST_STEPS = 3_000  # partial choices that are taken up
+MOST_WORK = 150_000_000  # entries of the table times steps: a few seconds
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ def best_choice(
     most_steps: int = MOST_STEPS,
 ) -> Choice:
     "The best choice, or one with a gap if so many steps do not tell."
+    most_steps = min(most_steps, max(100, MOST_WORK // problem.needs.size))
     bounds, order = Bounds(problem), count()
     nothing = ((), np.zeros(len(problem.weights), bool), 0.0)
     starts = [improved(problem, numbers) for numbers in (start, greedy_choice(bounds, nothing))]
@@ -337,31 +340,34 @@ def for_flops(
 _FREE, _DEAR = 1e-13, 1.0  # prices of a parameter for scale factors of nearly 1 and nearly 0
 
 
+MOST_SIZES = 32  # systems that are found
+
+
 def all_sizes(choices: Choices) -> list[Assembly]:
-    "The systems that are best for some scale factor, the smallest first."
-    numbers = [0] * len(choices)
+    """The systems that are best for some scale factor, the smallest first.
 
-    def best(price):
-        return _solve(choices, _problem(choices, _log_quality, price=price), numbers)
-
-    def place(assembly):
-        size = assembly.params_per_task * len(choices)
-        return size, sum(map(_log_quality, assembly.models.values()))
-
-    def between(small, good) -> Iterator[Assembly]:
-        (x1, y1), (x2, y2) = place(small), place(good)
-        if x1 >= x2 or y1 >= y2:
-            return
-        price = (y2 - y1) / (x2 - x1)
-        third = best(price)
-        x, y = place(third)
-        if x1 < x < x2 and y - price * x > y1 - price * x1 + 1e-9:
-            yield from between(small, third)
-            yield third
-            yield from between(third, good)
-
+    If there are more than `MOST_SIZES`, the widest gaps between sizes are filled.
+    """
     if not choices:
         return []
+
+    def best(price) -> tuple[float, float, Assembly]:
+        problem = _problem(choices, _log_quality, price=price)
+        found = _solve(choices, problem, [0] * len(choices))
+        size = found.params_per_task * len(choices)
+        return size, sum(map(_log_quality, found.models.values())), found
+
     small, good = best(_DEAR), best(_FREE)
-    ends = [small] if place(small) == place(good) else [small, good]
-    return [*ends[:1], *between(small, good), *ends[1:]]
+    sizes, order = {s[0]: s for s in (small, good)}, count()
+    gaps = [(small[0] - good[0], next(order), small, good)]  # the widest first
+    while gaps and len(sizes) < MOST_SIZES:
+        _, _, (x1, y1, _), (x2, y2, _) = gap = heappop(gaps)
+        if x1 >= x2 or y1 >= y2:
+            continue
+        price = (y2 - y1) / (x2 - x1)
+        x, y, _ = third = best(price)
+        if x1 < x < x2 and y - price * x > y1 - price * x1 + 1e-9:
+            sizes[x] = third
+            for a, b in ((gap[2], third), (third, gap[3])):
+                heappush(gaps, (a[0] - b[0], next(order), a, b))
+    return [sizes[x][2] for x in sorted(sizes)]
