@@ -78,7 +78,8 @@ class Panel:
 
     def tab(self, name):
         "Click a tab; again, if the page moved under the pointer."
-        tab = self.root.locator('.lm-TabBar-tab', has_text=name)
+        whole = re.compile(rf'^\s*{name}\s*$')  # 'Size' is not 'Quality and size'
+        tab = self.root.locator('.lm-TabBar-tab', has_text=whole)
         wait_for(lambda: 'lm-mod-current' in tab.get_attribute('class') or tab.click(), 30)
 
     def picture(self, of='.widget-tab-contents') -> bytes:
@@ -177,13 +178,13 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     # Back to the start and forth again.
     now = panel.text('moment')
     moment = panel.root.locator('.munet-moment')
-    slider = panel.root.locator('.slider-container')
+    slider = panel.root.locator('.slider-container').first  # another one chooses the size
 
     def height() -> int:
         return int.from_bytes(panel.picture()[20:24])  # of a PNG; what has no columns yet is low
 
     tall = height()
-    panel.root.locator('.noUi-handle').press('Home')
+    panel.root.locator('.noUi-handle').first.press('Home')
     expect(moment).to_have_text('start')
     wait_for(lambda: height() < tall, 30, lambda: 'at the start there is nothing to see')
     box = slider.bounding_box()
@@ -241,6 +242,13 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     assert page.locator(f'.jp-OutputArea-output{bad}').count() == 0
     # The architectures; the images with their answers.
     assert page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2
+
+    # From small to good: this run keeps the best models alone, so there is one system.
+    panel.tab('Size')
+    panel.root.locator('.noUi-handle:visible').last.press('Home')
+    size = panel.root.locator('.widget-tab-contents img:visible').first
+    wait_for(lambda: size.evaluate('image => image.naturalWidth'), 30, lambda: 'no size is drawn')
+    expect(panel.root.get_by_text('from small to good')).to_be_visible()
 
     # The leaderboard of three tasks, sorted.
     panel.tab('Leaderboard')
