@@ -2277,6 +2277,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                'munet_nb/search/selection.py')},
             'munet_nb.search.tell': { 'munet_nb.search.tell._front_beside': ( '40_search/tell.html#_front_beside',
                                                                               'munet_nb/search/tell.py'),
+                                      'munet_nb.search.tell._front_of': ('40_search/tell.html#_front_of', 'munet_nb/search/tell.py'),
                                       'munet_nb.search.tell._told_child': ('40_search/tell.html#_told_child', 'munet_nb/search/tell.py'),
                                       'munet_nb.search.tell.best_active': ('40_search/tell.html#best_active', 'munet_nb/search/tell.py'),
                                       'munet_nb.search.tell.end_of_iteration': ( '40_search/tell.html#end_of_iteration',

@@ -1,5 +1,6 @@
 "All that is best for some scale factor: which models a task keeps, and what a budget can take."
 
+from dataclasses import replace
 from itertools import product
 from math import ceil, exp, log
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import ToyRun, info
+from toy import ARCH, ToyRun, info, toy_layer
 
 from munet_nb.checks import InputError
 from munet_nb.models.accounting import accounted_params, params_per_task, users_of_models
@@ -21,9 +22,12 @@ from munet_nb.models.assembly import (
 )
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import LayerRef, Model
+from munet_nb.search.ask import Generation
 from munet_nb.search.config import Config
 from munet_nb.search.journal import choices_of, replay
+from munet_nb.search.plans import ChildPlan, LayerPlan, TrainedChild
 from munet_nb.search.selection import MOST_KEPT, SCORES, front, thin
+from munet_nb.search.tell import tell
 
 P = 100
 
@@ -153,6 +157,40 @@ def test_a_run_keeps_its_front_and_no_more(config, salt):
             assert other == task or choices_of(state)[other] == models, 'others keep what they had'
     assert set(run.pool) == run.state.alive, 'what left a front is swept'
     assert not any(m.task == 'c' for m in run.state.seeds('a', fronts=True)), 'it is private'
+
+
+@pytest.mark.parametrize(
+    'blocks, quality, keep, accepted',
+    [
+        (1, 0.75, 'front', True),  # smaller and worse
+        (1, 0.75, 'best', False),
+        (1, 0.40, 'front', False),  # another model is as small and better
+        (3, 0.75, 'front', False),  # not smaller
+        (3, 0.85, 'best', True),
+    ],
+)
+def test_a_smaller_child_that_widens_the_front_is_accepted(blocks, quality, keep, accepted):
+    config = Config(keep=keep)
+    run = ToyRun(config, [info('a')])
+    root, own = run.state.root, {'norm', 'head'}
+
+    def model(id, blocks, quality):
+        names = [n for n in root.layers if not n.startswith('block') or int(n[-1]) < blocks]
+        chain = tuple(root.layers[n] for n in names)
+        return Model(id, 'a', 'root', chain, HParams(num_layers=blocks), (quality,))
+
+    large, small = model('a:0.0.90', 3, 0.8), model('a:0.0.91', 1, 0.5)
+    models = {**run.state.models, large.id: large, small.id: small}
+    state = replace(run.state, models=models, active=(large.id, small.id), task='a', generation=1)
+    child = model('a:0.1.0', blocks, quality)
+    layers = tuple(
+        LayerPlan(ref.name, ref.n_params, ref.name in own, ref.digest) for ref in child.chain
+    )
+    plan = ChildPlan(child.id, 'a', large.id, child.hparams, layers)
+    trained = TrainedChild(plan, (quality,), {n: toy_layer(n) for n in own})
+    generation = Generation('a', 0, 1, (plan,), (), 5)
+    record = tell(state, config, ARCH, generation, [trained])
+    assert record['children'][0]['accepted'] == accepted
 
 
 def test_by_default_nothing_is_kept_beside_the_best():

@@ -58,6 +58,14 @@ def best_active(state: State, task: str, config: Config, arch: Arch) -> dict | N
         'accounted': charged[best.id],
     }
 
+# %% ../../nbs/40_search/06_tell.ipynb #bd34f890
+def _front_of(models, task: str, state: State, config: Config, arch: Arch) -> list[Model]:
+    "Those of a task's models that are best for some scale factor, by what they are charged now."
+    users = users_of_models(state.others(task))
+    charged = {m.id: accounted_params(m, users) for m in models}
+    worth = scores_of(models, state, task, replace(config, scale_factor=1.0), arch)
+    return front(models, charged, worth, config.selection)
+
 # %% ../../nbs/40_search/06_tell.ipynb #cell-008
 def _told_child(state, config, arch, trained) -> dict:
     "What a generation's record says of one child."
@@ -68,18 +76,26 @@ def _told_child(state, config, arch, trained) -> dict:
     def value(m):
         return scores_of([m], state, model.task, config, arch)[m.id]
 
+    def widens_front():
+        if config.keep != 'front' or charged >= accounted_params(parent, users):
+            return False
+        active = [state.models[i] for i in state.population(model.task)]
+        return model in _front_of([*active, model], model.task, state, config, arch)
+
     def beats_parent():
         error = score_error(model, parent, score, config.selection)
         more, needed = score - value(parent), errors * error
         return more > needed or config.accept_ties and more == needed
 
-    score = value(model) if has_layers else 0.0
+    users = users_of_models(state.others(model.task))
+    charged, score = accounted_params(model, users), value(model) if has_layers else 0.0
+    of_another = parent.task != model.task
     return {
         'model': model_to_json(model),
         'trained': list(trained.plan.changes),
         'score': score,
-        'accounted': accounted_params(model, users_of_models(state.others(model.task))),
-        'accepted': has_layers and (parent.task != model.task or beats_parent()),
+        'accounted': charged,
+        'accepted': has_layers and (of_another or beats_parent() or widens_front()),
     }
 
 
@@ -112,11 +128,7 @@ def tell(
 def _front_beside(best: str, state: State, config: Config, arch: Arch) -> list[Model]:
     "The models that the task keeps beside its best, by what they are charged for now."
     active = [state.models[i] for i in state.active]
-    users = users_of_models(state.others(state.task))
-    charged = {m.id: accounted_params(m, users) for m in active}
-    free = replace(config, scale_factor=1.0)
-    worth = scores_of(active, state, state.task, free, arch)
-    found = front(active, charged, worth, config.selection)
+    found = _front_of(active, state.task, state, config, arch)
     is_corner = best in {m.id for m in found}
     found = thin(found, MOST_KEPT - (not is_corner), {best})
     return [m for m in found if m.id != best]
