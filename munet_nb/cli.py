@@ -26,7 +26,7 @@ from .bench.turns import WAYS
 from .bench.work import CASES
 from .checks import InputError, Notice, as_path, for_terminal
 from .network.chain import local_devices
-from .options import add_config, add_moved, add_sources
+from .options import add_config, add_moved, add_sources, preset_of
 from .options import read_config, read_moved, read_tasks, read_values
 from .pictures.architectures import plot_architectures
 from .pictures.canvas import save_picture
@@ -48,7 +48,7 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file)
 
 # %% ../nbs/95_cli.ipynb #cell-005
-_SIZES = {
+_FORMATS = {
     'params_per_task': '{:,.0f}'.format,
     'validation': '{:.3f}'.format,
     'test': '{:.3f}'.format,
@@ -65,7 +65,7 @@ def _show_run(path: Path, records: Sequence, system: System):
     pictures = {'architectures': plot_architectures, 'progress': plot_progress}
     sizes = system.sizes()
     if len(sizes) > 1:
-        table = sizes.to_string(index=False, formatters=_SIZES)
+        table = sizes.to_string(index=False, formatters=_FORMATS)
         say(f'\nSystems of other sizes, by System.at:\n{table}\n')
         pictures['front'] = plot_front
     for name, plot in pictures.items():
@@ -152,7 +152,7 @@ def _add_evolve(commands):
 def _evolve(args: argparse.Namespace):
     config = read_config(args)
     tasks = read_tasks(args)
-    spec, layers = PAPER_ROOTS.get(args.preset or args.benchmark, ('Ti3-glyphs', None))
+    spec, layers = PAPER_ROOTS.get(preset_of(args), ('Ti3-glyphs', None))
     if args.root is not None:
         spec, layers = args.root, None
     size = config.defaults.image_size
@@ -184,13 +184,16 @@ def _resume(args: argparse.Namespace):
 # %% ../nbs/95_cli.ipynb #a41bd9bf
 def _add_extend(commands):
     p = commands.add_parser(
-        'extend', help='go on with new tasks, more iterations, or another configuration'
+        'extend',
+        help='go on with new tasks, more iterations, or another configuration',
+        description='If data of the run was moved, extend it in Python: '
+        'Evolution.resume(DIR, tasks=[...]), then extend.',
     )
     p.set_defaults(do=_extend)
     p.add_argument('run', metavar='DIR')
     _add_trust(p)
     add_sources(p)
-    add_config(p, 'as in the run; one that is given changes all')
+    add_config(p, 'as in the run; one that is given changes all', 'as in the run, or in the preset')
 
 
 def _extend(args: argparse.Namespace):

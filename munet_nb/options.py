@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_config', 'read_values',
-    'read_config',
+    'preset_of', 'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
@@ -108,12 +108,13 @@ def _yes_no(text: str) -> bool:
 
 def add_config(
     parser: argparse.ArgumentParser,
-    default: str = "the benchmark's, else demo",  # configuration to start from
+    start: str = "the benchmark's, else demo",  # where a configuration comes from
+    others: str = 'as in the preset',  # the values of fields that are not given
 ):
     "The options of a configuration."
-    group = parser.add_argument_group('configuration', 'What is not given is as in the preset.')
+    group = parser.add_argument_group('configuration', f'What is not given is {others}.')
     group.add_argument(
-        '--preset', choices=PRESETS, help=f'configuration to start from (default: {default})'
+        '--preset', choices=PRESETS, help=f'configuration to start from (default: {start})'
     )
     group.add_argument(
         '--search',
@@ -175,8 +176,13 @@ def read_values(
     return {'search': search, **given}
 
 
+def preset_of(args: argparse.Namespace) -> str:
+    "The preset that the options of a new run ask for: one, or the benchmark's, or the demo's."
+    name = {'mu2net69': 'mu2net_l'}.get(args.benchmark, args.benchmark)
+    return args.preset or (name if name in PRESETS else 'demo')
+
+
 def read_config(args: argparse.Namespace) -> Config:
     "The configuration that the options of a new run ask for."
-    of_benchmark = args.benchmark if args.benchmark in PRESETS else 'demo'
-    start = Config.preset(args.preset or of_benchmark)
+    start = Config.preset(preset_of(args))
     return with_fields(start, **read_values(args, start))

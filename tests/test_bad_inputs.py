@@ -228,7 +228,7 @@ def table(g):
             'records': 'object', 'theme': 'object',
             'task': tuple(b for b in BAD['text'] if b is not None),
         }),
-        Case(mu.plots.plot_size, past, {'position': 'number'}),
+        Case(mu.plots.plot_system, past, {'position': 'number'}),
         Case(History, {}, {'records': 'object'}),
         Case(mu.plots.plot_sizes, past, {'size': 'text'}),
         Case(mu.plots.plot_architectures, past, {'size': 'text'}),

@@ -7,15 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_runs import small_tasks
 from toy import ARCH, ToyRun, info, pretend, toy_root_model
+
+from munet_nb import Evolution, InputError, load_root
 
 from munet_nb.engine.children import ChildInTraining
 from munet_nb.models.hparams import DATA_HPARAMS, HParams
 from munet_nb.models.model import Model, model_from_json
 from munet_nb.search.ask import ask, seeds_in_turn
-from munet_nb.search.config import PRESETS, Config, with_fields
-from munet_nb.search.journal import replay
+from munet_nb.runs.repair import check_run
+from munet_nb.search.config import PRESETS, Config, config_to_json, with_fields
+from munet_nb.search.extension import extension
+from munet_nb.search.journal import FORMAT, replay
 from munet_nb.search.mutation import mutate_child, probabilities
+from munet_nb.search.records import check_records
+from munet_nb.search.selection import choose
 from munet_nb.search.plans import Surroundings
 from munet_nb.search.tell import best_active, tell
 
@@ -301,6 +308,89 @@ def test_a_search_by_all_rules_is_the_one_on_record():
     assert len(now) == len(golden)
     for number, (record, before) in enumerate(zip(now, golden), 1):
         assert record == before, f'record {number} differs'
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_what_a_search_of_a_preset_writes_can_be_read_again(preset):
+    config = with_fields(
+        PRESETS[preset], children_per_task=6, children_per_generation=6, common_trunks=False
+    )
+    run = ToyRun(config, [info('a'), info('b')])
+    first = {
+        **run.records[0],
+        'format': FORMAT,
+        'arch': ARCH.name,
+        'root_name': 'toy',
+        'config': config_to_json(config),
+    }
+    for _ in range(2):
+        run.step()
+    generations = [r for r in run.records if r['kind'] == 'generation']
+    written = json.dumps([first, *generations], default=lambda number: number.item())
+    read = json.loads(written)
+    if config.root_layers is not None:  # the toy's root has all blocks
+        with pytest.raises(InputError, match='root.chain'):
+            check_records(read)
+        read[0]['root']['chain'] = [
+            ref for ref in read[0]['root']['chain'] if not ref['name'].startswith('block')
+        ]
+        read[0]['root']['hparams']['num_layers'] = config.root_layers
+    check_records(read)
+
+
+def test_a_real_search_from_a_root_without_blocks(tmp_path):
+    config = Config.preset(
+        'mu2net_ti0',
+        children_per_task=12,
+        children_per_generation=6,
+        task_iterations=1,
+        batch_size=16,
+        batches=2,
+        segments=1,
+        mu=0.3,
+    )
+    with Evolution.create(tmp_path / 'r', load_root('random:Ti1'), small_tasks(), config) as evo:
+        assert evo.state.root.hparams.num_layers == 0
+        with pytest.raises(InputError, match='root_layers = 0: must be None for common trunks'):
+            evo.common_trunk()
+        evo.step()
+    with Evolution.resume(tmp_path / 'r', small_tasks()) as evo:
+        while not evo.done:
+            evo.step()
+        depths = {c['model']['hparams']['num_layers'] for r in evo.records for c in children_in(r)}
+        assert depths == {0, 1}
+        system = evo.system
+        assert check_run(tmp_path / 'r').whole
+    for task, model in system.models.items():
+        images = np.zeros((2, 8, 8), np.uint8)
+        assert system.predict(task, images).shape == (2, len(system.classes[task]))
+        system.export(task, tmp_path / f'{task} arrays', 'safetensors')
+        if not model.hparams.num_layers:
+            with pytest.raises(InputError, match='has a block at least'):
+                system.export(task, tmp_path / f'{task} hf')
+
+
+def children_in(record):
+    return record.get('children', ())
+
+
+def test_a_search_without_mu_goes_on_with_one_that_evolves():
+    run = ToyRun(Config(children_per_task=4), [info('a')])
+    run.finish()
+    config = with_fields(run.config, search={'mu': LIST}, mu=0.2, task_iterations=4)
+    extended = extension(run.state, [], config)
+    state = replay([extended], run.state)
+    children = ask(state, config, ARCH).children
+    assert {c.hparams.mu for c in children} <= set(LIST)
+
+
+def test_of_equally_good_and_large_models_the_newest_is_best_within_the_noise_as_well():
+    run = ToyRun(Config(), [info('a')])
+    twins = [Model(i, 'a', 'root', run.state.root.chain, HParams(), (0.5,)) for i in ('old', 'new')]
+    same = {m.id: 1.0 for m in twins}
+    for errors in (0.0, 1.0):
+        assert choose(twins, same, same, errors, newest=True).id == 'new'
+        assert choose(twins, same, same, errors).id == 'old'
 
 
 def test_with_ties_the_latest_of_equal_evaluations_is_kept():

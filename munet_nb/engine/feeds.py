@@ -231,6 +231,7 @@ class TaskFeed:
 
     def __init__(self, task: Task, settings: TrainingSettings):
         self.name = task.name
+        self.settings = settings
         self.classes = len(task.classes)
         self.train = Feed(task.train, settings.share(3 / 8), self.classes)
         n = min(len(task.validation), settings.validation_batches * settings.batch_size)

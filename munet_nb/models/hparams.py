@@ -177,6 +177,9 @@ def check_space(space: SearchSpace, defaults: HParams):
         check('a list of the search space', name, name in tunable, allowed)
         for value in values:
             make(HParams, {name: value})
+        if name in MU_HPARAMS:
+            allowed = "without 0, which stands for the configuration's probability"
+            check(f'search space of {name}', list(values), 0 not in values, allowed)
         different = isinstance(values, tuple) and len(set(values)) == len(values) > 0
         check(f'search space of {name}', values, different, 'a list of different values')
         default = getattr(defaults, name)

@@ -23,7 +23,7 @@ _HOMES = {
     'plot_learning_curves': 'curves',
     'plot_lineage': 'progress',
     'plot_progress': 'progress',
-    'plot_size': 'progress',
+    'plot_system': 'progress',
     'plot_sizes': 'progress',
     'plot_tuned_values': 'hyperparameters',
     'save_film': 'film',

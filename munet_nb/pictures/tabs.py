@@ -23,7 +23,7 @@ from .graph import plot_graph
 from .groups import plot_groups
 from .history import Past
 from .hyperparameters import plot_hyperparameters, plot_tuned_values
-from .progress import plot_front, plot_lineage, plot_progress, plot_size
+from .progress import plot_front, plot_lineage, plot_progress, plot_system
 from .progress import plot_sizes
 from .tables import journal_table, leaderboard
 from ..runs.report import table_html
@@ -36,7 +36,7 @@ PICTURES: dict[str, Callable[..., Picture]] = {
     'Progress': plot_progress,
     'Quality and size': plot_sizes,
     'Front': plot_front,
-    'Size': plot_size,
+    'Size': plot_system,
     'Learning curves': plot_learning_curves,
     'Hyperparameters': plot_hyperparameters,
     'Knowledge flow': plot_knowledge_flow,
@@ -102,7 +102,7 @@ def view_of(
         task = None if how == ALL_TASKS else how
         return png_of(plot_lineage, past, task, theme)
     if name == 'Size':
-        return png_of(plot_size, past, 1.0 if how is None else how / 100, theme)
+        return png_of(plot_system, past, 1.0 if how is None else how / 100, theme)
     draw = OTHER_PICTURES[name][1] if name in OTHER_PICTURES and how else PICTURES[name]
     return png_of(draw, past, theme=theme)
 

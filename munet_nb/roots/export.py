@@ -156,6 +156,11 @@ def _write_huggingface(folder, content):
             f"format = 'huggingface': a ViT of transformers has no place for {', '.join(unknown)}; "
             "must be 'stablehlo' or 'safetensors' for this model"
         )
+    if not any(layer_kind(name) == 'block' for name in content.params):
+        raise InputError(
+            "format = 'huggingface': a ViT of transformers has a block at least; must be "
+            "'stablehlo' or 'safetensors' for this model, which has none"
+        )
     arrays = _hf_arrays(content)
     _write_json(folder / 'config.json', _hf_config(content))
     _write_json(folder / 'preprocessor_config.json', _hf_preprocessor(content.image_size))
@@ -225,6 +230,7 @@ def export_model(
     """
     check('format', format, is_one_of(format, EXPORTS), ' or '.join(map(repr, EXPORTS)))
     blocks = sum(kind_of(name).place == 'block' for name in params)  # the top ones may be dropped
-    content = _Content(cut_arch(arch, blocks), params, image_size, classes)
+    cut = cut_arch(arch, max(blocks, 1))  # a model without blocks has an architecture all the same
+    content = _Content(cut, params, image_size, classes)
     with _complete_directory(as_path(folder, 'export folder').absolute()) as beside:
         EXPORTS[format](beside, content)

@@ -39,7 +39,6 @@ from ..search.extension import extended_config, extension
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
 from ..search.groups import groups_due, is_next, tell_groups, tell_trunk
 from ..search.journal import CHANGEABLE, apply_record, choices_of, open_records
-from ..search.journal import untunable
 from ..search.plans import TrainedChild
 from ..search.records import deciding
 from ..search.tell import end_of_iteration, tell, with_tests
@@ -201,8 +200,9 @@ class Evolution:
     def _own_feed(self, task: str) -> Iterator[TaskFeed]:
         "The images of a task, for one thread alone: what it holds follows the model that trains."
         feed, self._feed = self._feed, None
-        if feed is None or feed.name != task:
-            feed = TaskFeed(self.tasks[task], self.config.training)
+        settings = self.config.training
+        if feed is None or (feed.name, feed.settings) != (task, settings):
+            feed = TaskFeed(self.tasks[task], settings)
         try:
             yield feed
         finally:
@@ -239,9 +239,7 @@ class Evolution:
             return train_generation(engine, generation.children, rng, key, self.times, progress)
 
     def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):
-        # An extension may have changed the lists that its children were drawn from.
-        fits = not any(untunable(c.hparams, self.config) for c in generation.children)
-        if not (fits and is_next(generation, self.state)):
+        if not is_next(generation, self.state):
             raise InputError(
                 f'{generation.title}: the search moved on since this was asked for, because '
                 'another panel, cell or thread told of it; that is saved, ask again'
@@ -357,8 +355,9 @@ class Evolution:
         """Go on with new tasks, another configuration, or both; `run` then trains what is due.
 
         What finished tasks use stays as it is. Tasks may join at any moment, the configuration
-        changes only between task iterations. Raises InputError, and writes nothing, if something
-        is wrong or nothing would be trained.
+        changes only between task iterations. Common trunks are trained by `common_trunk`, not by
+        the switch. Raises InputError, and writes nothing, if something is wrong or nothing would
+        be trained.
         """
         if as_list('tasks', tasks, 'a list of tasks'):
             tasks = check_tasks(tasks)

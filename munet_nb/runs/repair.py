@@ -12,11 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..checks import InputError
+from ..models.model import Model
 from ..models.pool import Digest
 from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
-from .system import megabytes_kept
 from ..search.journal import State, choices_of, replay
 from ..search.records import check_records, deciding
 
@@ -174,14 +174,24 @@ def check_run(path: str | Path) -> Condition:
 def _count(condition: Condition, needed: Collection[Digest], what: str) -> str:
     "How many files of one kind are whole, and what those that are there take on the disk."
     n = len(needed - condition.damaged.keys())
-    megabytes = sum(condition.sizes.get(digest, 0) for digest in needed) / 1e6
-    return f'{n} of {len(needed)} needed {what} are whole, {megabytes:,.1f} MB'
-def _front_told(state: State | None) -> list[str]:
+    size = sum(condition.sizes.get(digest, 0) for digest in needed) / 1e6
+    return f'{n} of {len(needed)} needed {what} are whole, {size:,.1f} MB'
+
+
+def _megabytes(condition: Condition, models: Iterable[Model]) -> float:
+    "What the layers of models take on the disk, with the optimiser states that are kept of them."
+    files = {d for m in models for r in m.chain for d in (r.digest, r.momentum)}
+    return sum(condition.sizes.get(digest, 0) for digest in files) / 1e6
+
+
+def _front_told(c: Condition) -> list[str]:
     "A line on what models that are kept beside the best ones take, if there are any."
-    beside = sum(map(len, state.fronts.values())) if state else 0
+    choices = choices_of(c.state) if c.state else {}
+    beside = sum(len(models) - 1 for models in choices.values())
     if not beside:
         return []
-    best, total = megabytes_kept(state)
+    best = _megabytes(c, [models[0] for models in choices.values()])
+    total = _megabytes(c, [m for models in choices.values() for m in models])
     return [f'  kept beside the best models: {beside}, {total - best:.1f} MB more than {best:.1f} MB']
 
 
@@ -197,7 +207,7 @@ def describe(condition: Condition) -> str:
         f'  pool: {_count(c, needed - states, "layers")}',
         *([f'    beside them {_count(c, states, "optimiser states")}'] if states else []),
         *(f'    {digest[:12]}...: {fault}' for digest, fault in damaged.items()),
-        *_front_told(c.state),
+        *_front_told(c),
     ]
     if c.whole:
         return '\n'.join([*lines, '  everything is whole'])

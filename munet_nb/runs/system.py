@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    'system_table', 'assembly_of', 'sizes_table', 'megabytes_kept', 'network_of', 'layers_needed',
+    'system_table', 'assembly_of', 'sizes_of_system', 'sizes_table', 'network_of', 'layers_needed',
     'System',
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def assembly_of(
     return for_flops(choices, given['flops'], price)
 
 # %% ../../nbs/70_runs/05_system.ipynb #1a79b208
+@lru_cache(maxsize=4)
+def _sizes(choices: tuple[tuple[str, tuple[Model, ...]], ...]) -> list[Assembly]:
+    return all_sizes(dict(choices))
+
+
+def sizes_of_system(state: State) -> list[Assembly]:
+    "As `all_sizes`, of what tasks keep; remembered, since pictures ask for the same ones again."
+    return _sizes(tuple((t, tuple(models)) for t, models in choices_of(state).items()))
+
+
 def sizes_table(state: State) -> pd.DataFrame:
     "One row per system that is best for some scale factor, the smallest first: size, mean accuracies."
     tests = {i: state.tests[t] for t, i in state.kept.items() if t in state.tests}
@@ -98,17 +109,9 @@ def sizes_table(state: State) -> pd.DataFrame:
             'validation': a.quality,
             'test': np.mean([tests.get(m.id, np.nan) for m in a.models.values()]),
         }
-        for a in all_sizes(choices_of(state))
+        for a in sizes_of_system(state)
     ]
     return pd.DataFrame(rows, columns=['params_per_task', 'validation', 'test'])
-
-
-def megabytes_kept(state: State) -> tuple[float, float]:
-    "What the layers of the kept models take on disk, and those of all models that tasks keep."
-    choices = choices_of(state)
-    best = {ref.digest: ref.n_params for ms in choices.values() for ref in ms[0].chain}
-    all_of_them = {r.digest: r.n_params for ms in choices.values() for m in ms for r in m.chain}
-    return sum(best.values()) * 4e-6, sum(all_of_them.values()) * 4e-6
 
 # %% ../../nbs/70_runs/05_system.ipynb #6512bd43d9caa6e02c990b0a82652dca
 def network_of(

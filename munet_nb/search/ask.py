@@ -25,6 +25,7 @@ from ..network.chain import reference_flops, reference_params
 from .config import Config
 from .journal import State, trunk_of
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
+from .mutation import with_probabilities
 from .plans import ChildPlan, Surroundings
 from .selection import SCORES, anyone, first_taken, ranked, sample_parent
 
@@ -143,6 +144,7 @@ def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
     if not config.probed_seeds:
         return seeds
     begun_with = [of[task] for of in (state.kept, state.entrants) if task in of]
+    begun_with += state.fronts.get(task, ())
     have = {trunk_of(state.models[i]) for i in begun_with}
     distinct = {trunk_of(m): m for m in seeds}
     worth = {}
@@ -156,7 +158,7 @@ def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
 # %% ../../nbs/40_search/05_ask.ipynb #3422c9e4
 def seeds_in_turn(state: State, config: Config, task: str) -> list[Model]:
     "The seed models, newest first or, if they are scanned, in the order in which they are offered."
-    seeds = state.seeds(task, fronts=True)
+    seeds = state.seeds(task, fronts=config.keep == 'front')
     if not config.seed_scan:
         return seeds
     rng = rng_for(config, task, state.visits.get(task, 0), 0, 2)
@@ -267,6 +269,7 @@ class Generation:
     seeds_tried: tuple[str, ...]  # parents used as seeds for the first time in this task iteration
     segments: int  # that each child is trained
     turned: int = 0  # seed models that the rotating order has passed after it, see `seeds_in_turn`
+    extensions: int = 0  # of the configuration before it was asked for
 
     @property
     def title(self) -> str:
@@ -304,7 +307,8 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
     def child(i, seed=None):
         id = f'{task}:{iteration}.{state.generation}.{i}'
         parent = seed or (parents.best if rates else None) or parents.draw(rng)
-        lineage, hparams = state.lineage(parent), with_data_hparams(parent.hparams, data)
+        lineage = state.lineage(parent)
+        hparams = with_data_hparams(with_probabilities(parent.hparams, config), data)
         if seed:
             return seed_child(id, task, lineage, hparams, around)
         plan = mutate_child(rng, id, task, lineage, hparams, chances, around)
@@ -321,4 +325,5 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
         seeds_tried=tuple(m.id for m in tried),
         segments=segments,
         turned=parents.turned,
+        extensions=state.extensions,
     )

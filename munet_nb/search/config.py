@@ -165,6 +165,13 @@ def _check_agreement(config: 'Config'):
         allowed = '0 with seed_scan, which tries no seed model first'
         check('seed_segments', config.seed_segments, not config.seed_segments, allowed)
         check('probed_seeds', config.probed_seeds, not config.probed_seeds, allowed)
+    if not config.mutate_adapters:
+        allowed = '0 without mutate_adapters, which inserts none'
+        check('adapter_prob', config.adapter_prob, not config.adapter_prob, allowed)
+    if config.accept_ties:
+        allowed = '0 with accept_ties, for which an equal score is enough'
+        errors = config.acceptance_errors
+        check('acceptance_errors', errors, not errors, allowed)
     if blocks is not None:
         allowed = 'False with root_layers: a common trunk has all blocks of the root'
         check('common_trunks', config.common_trunks, not config.common_trunks, allowed)

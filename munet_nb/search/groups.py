@@ -317,6 +317,11 @@ def begin_groups(
 
     Raises InputError for tasks that may not take part, fewer than two, or a wrong moment.
     """
+    if state.config.root_layers is not None:
+        raise InputError(
+            f'root_layers = {state.config.root_layers}: must be None for common trunks, which have '
+            'all blocks of the root'
+        )
     public = public_tasks(state)
     tasks = public if tasks is None else as_list('tasks', tasks, 'names of public tasks')
     for t in tasks:
@@ -380,8 +385,8 @@ def is_next(generation: Generation | GroupGeneration, state: State) -> bool:
         there = search and (search.number, search.generation)
         return asked == there and generation.trial not in search.trunks
     task = generation.task
-    asked = (generation.iteration, generation.number)
-    there = (state.visits.get(task, 0), state.generation)
+    asked = (generation.iteration, generation.number, generation.extensions)
+    there = (state.visits.get(task, 0), state.generation, state.extensions)
     return not search and state.task in (None, task) and asked == there
 
 # %% ../../nbs/40_search/07_groups.ipynb #b7b0dff4

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ..checks import InputError, check, make, unknown
 from ..models.growth import grown_fields
-from ..models.hparams import HParams
+from ..models.hparams import MU_HPARAMS, HParams
 from ..models.model import LayerRef, Model, model_from_json
 from ..models.pool import Digest
 from ..network.arch import Arch, get_arch
@@ -100,6 +100,7 @@ class State:
     turned: int = 0  # seed models passed in this task iteration, if they are scanned in turn
     tests: Mapping[str, float] = field(default_factory=dict)  # task -> kept model's test accuracy
     config: Config = Config()  # in force
+    extensions: int = 0  # that changed the configuration
     trunks: tuple[str, ...] = ()  # common trunks: root models that tasks trained together
     entrants: Mapping[str, str] = field(default_factory=dict)  # task -> model on its newest trunk
     groups: GroupSearch | None = None  # in progress
@@ -349,7 +350,12 @@ FIXED = ('seed', 'precision', 'image_size', 'root_layers')  # the same in the wh
 def untunable(hparams: HParams, config: Config) -> list[str]:
     "The hyperparameters that are to be tuned, but are not in their lists."
     lists = config.search if config.auto_tune else {}
-    return [name for name, values in lists.items() if getattr(hparams, name) not in values]
+
+    def fits(name, values):
+        value = getattr(hparams, name)
+        return value in values or name in MU_HPARAMS and not value  # it begins at the default
+
+    return [name for name, values in lists.items() if not fits(name, values)]
 
 
 def _check_lists(state: State):
@@ -383,7 +389,14 @@ def _reconfigured(state, config: Config):
     most = state.config.task_iterations
     unpaid = {t: n for t, n in state.common.items() if state.visits.get(t, 0) < most}
     models = {**state.models, root.id: root}
-    state = replace(state, config=config, root=root, models=models, common=unpaid)
+    state = replace(
+        state,
+        config=config,
+        extensions=state.extensions + 1,
+        root=root,
+        models=models,
+        common=unpaid,
+    )
     _check_lists(state)
     return state
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'OPERATORS', 'mutate_hparams', 'Operator', 'probabilities', 'seed_child', 'mutate_child',
-    'mutations',
+    'OPERATORS', 'mutate_hparams', 'Operator', 'probabilities', 'with_probabilities', 'seed_child',
+    'mutate_child', 'mutations',
 ]
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-002
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 
 from numpy.random import Generator
 
-from ..models.hparams import MODEL_HPARAMS, HParams, SearchSpace, step_in
+from ..models.hparams import MODEL_HPARAMS, MU_HPARAMS, HParams, SearchSpace, step_in
 from ..models.model import Model
 from ..network.kinds import kind_of
 from .config import Config
@@ -113,6 +113,16 @@ def probabilities(
             told = getattr(config, o.probability) if o.probability else 0.0
             found[o.name] = own or told or mu
     return found
+
+# %% ../../nbs/40_search/02_mutation.ipynb #6b869552
+def with_probabilities(
+    hparams: HParams,  # of a parent
+    config: Config,
+) -> HParams:
+    "What a child inherits: a mutation probability that is tuned is the default's, if it was none."
+    tuned = [name for name in MU_HPARAMS if config.auto_tune and name in config.search]
+    unset = [name for name in tuned if not getattr(hparams, name)]
+    return replace(hparams, **{name: getattr(config.defaults, name) for name in unset})
 
 # %% ../../nbs/40_search/02_mutation.ipynb #cell-020
 def seed_child(

@@ -56,7 +56,7 @@ class Surroundings:
     arch: Arch
     classes: int  # of the task
     alive: Collection[Digest]  # layers in the pool
-    in_use: Collection[Digest]  # layers of the roots and of the kept models of other tasks
+    in_use: Collection[Digest]  # layers of the roots and of all that other tasks keep
     space: SearchSpace = field(default_factory=dict)  # what is tuned, and over which values
     heads: Mapping[str, LayerRef] = field(default_factory=dict)  # seed model -> its probe's head
     clone_resized: bool = False  # whether a resized position embedding is always trained

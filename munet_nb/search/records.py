@@ -196,7 +196,8 @@ DIGEST = Rule(
 )
 
 # %% ../../nbs/40_search/08_records.ipynb #16af4297
-_HPARAMS = frozenset(hparams_to_json(HParams()))  # those that are always written
+_DEFAULTS = HParams()
+_HPARAMS = frozenset(hparams_to_json(_DEFAULTS))  # those that are always written
 
 
 class _HParams:
@@ -272,8 +273,9 @@ def _check_model(model: Mapping, arch: Arch, space: Mapping[str, tuple]):
         allowed = f'the layers of a model with {blocks} of {arch.depth} blocks, in order'
         raise _Wrong(names, allowed).at('chain')
     for name, values in space.items():
-        if hparams[name] not in values:
-            raise _Wrong(hparams[name], f'one of {values}').at('hparams', name)
+        value = hparams.get(name, getattr(_DEFAULTS, name))  # a later field is written if it differs
+        if value not in values:
+            raise _Wrong(value, f'one of {values}').at('hparams', name)
     _check_size(hparams, arch)
 
 # %% ../../nbs/40_search/08_records.ipynb #f7c78e19
@@ -287,6 +289,9 @@ def _check_root(model: Mapping, arch: Arch, blocks: int):
         raise _Wrong(names, allowed).at('chain')
     if model['task'] is not None:
         raise _Wrong(model['task'], 'null: a root model solves no task').at('task')
+    for i, ref in enumerate(model['chain']):
+        if 'momentum' in ref:
+            raise _Wrong(ref['momentum'], 'absent: a root has none').at('chain', i, 'momentum')
     depth = model['hparams']['num_layers']
     if depth != blocks:
         raise _Wrong(depth, f'{blocks}, the blocks of the root').at('hparams', 'num_layers')
@@ -326,14 +331,6 @@ def _check_tasks(record: Mapping, *of_each: str):
 
 _TURN = dict(kind=TEXT, task=NAME, iteration=WHOLE)
 _SMALL_RECORDS = {
-    'task_end': Fields(
-        optional=('test', 'front'),
-        **_TURN,
-        kept=OrNull(NAME),
-        best=_BEST,
-        test=SHARE,
-        front=ListOf(Fields(id=NAME, test=SHARE)),  # kept beside the best, only if all are kept
-    ),
     'config_changed': Fields(
         kind=TEXT,
         values=Fields(
@@ -361,6 +358,7 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
     root = Also(_MODEL, partial(_check_root, arch=arch, blocks=blocks))
     model = Also(_MODEL, partial(_check_model, arch=arch, space=config.space(arch)))
     trial = Also(_TRIAL, partial(_check_trial, rates=lr_list(config)))
+    beside = {'front': ListOf(Fields(id=NAME, test=SHARE))} if config.keep == 'front' else {}
     child = Fields(
         model=model, trained=ListOf(LAYER_NAME), score=SHARE, accounted=AMOUNT, accepted=YES_NO
     )
@@ -375,13 +373,20 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
             config=_Configuration(),
             tasks=ListOf(_TASK, 1),
         ),
+        'task_end': Fields(
+            optional=('test', *beside),
+            **_TURN,
+            kept=OrNull(NAME),
+            best=_BEST,
+            test=SHARE,
+            **beside,
+        ),
         'generation': Fields(
-            optional=('turned',),
             **_TURN,
             generation=WHOLE,
             segments=COUNT,
             seeds_tried=ListOf(NAME),
-            turned=WHOLE,
+            **({'turned': WHOLE} if config.seed_scan else {}),
             children=ListOf(child, 1),
             best=_BEST,
         ),

@@ -133,13 +133,14 @@ def choose(
     selection: str = 'product',  # or 'chebyshev': what the scores are
 ) -> Model:
     "The best model or, of those about as good, the one that is charged least."
-    best = ranked(active, scores, newest)[0]
+    order = ranked(active, scores, newest)
+    best = order[0]
     if not errors:
         return best
     top = scores[best.id]
     close = [
         m
-        for m in active
+        for m in order
         if top - scores[m.id] <= errors * score_error(best, m, top, selection)
     ]
     return min(close, key=lambda m: (charged[m.id], -scores[m.id]))

@@ -85,7 +85,13 @@ def _resume_with_data_dir(kind: str, name: str, text: str) -> str:
     "The same for TFDS, whose own default directory is a setting of the environment."
     dataset, own_place, _ = text.partition('@')
     shell = '' if own_place else 'TFDS_DATA_DIR=DIR munet resume --trust-sources, '
-    return f'{shell}Evolution.resume(..., tasks=[load_tfds({dataset!r}, {name!r}, data_dir=DIR)])'
+    given = f'{dataset!r}, {name!r}, data_dir=DIR'
+    load = {
+        'tfds': f'load_tfds({given})',
+        'vtab': f'load_vtab({given})',
+        'vtab1k': f'load_vtab({given}, few=True)',
+    }[kind]
+    return f'{shell}Evolution.resume(..., tasks=[{load}])'
 
 # %% ../../nbs/30_tasks/08_sources.ipynb #cell-011
 _ROWS = (
@@ -132,6 +138,7 @@ _ROWS = (
         form='vtab:NAME',
         metavar='NAME',
         help='a task of VTAB, from TensorFlow Datasets',
+        again=_resume_with_data_dir,
     ),
     Source(
         'vtab1k',
@@ -140,6 +147,7 @@ _ROWS = (
         form='vtab1k:NAME',
         metavar='NAME',
         help='a task of VTAB with 800 images to train and 200 to validate',
+        again=_resume_with_data_dir,
     ),
     Source(
         'hf',
