@@ -140,8 +140,8 @@ class State:
     @property
     def parents(self) -> list[Model]:
         "Every model that a child of some task may start from, now or later."
-        ids = {*self.kept.values(), *self.entrants.values()}
-        ids.update(i for front in self.fronts.values() for i in front)
+        fronts = (i for front in self.fronts.values() for i in front)
+        ids = dict.fromkeys([*self.kept.values(), *self.entrants.values(), *fronts])
         return [*self.roots, *(self.models[i] for i in ids)]
 
     def population(self, task: str) -> tuple[str, ...]:
