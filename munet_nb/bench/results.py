@@ -199,10 +199,13 @@ def _draw_lines(ax, table, munet, colors):
         label = f'{name}, by scale factor' if len(group) > 1 else name
         style = {'color': color, 'linewidth': 1.2, 'marker': 'o', **_EDGE}
         ax.plot(_millions(line), line['test'], label=label, **style)
+        places = {}
         for m, row in line.iterrows():
+            places.setdefault((_millions(row), row['test']), []).append(group[m])
+        for place, factors in places.items():
             ax.annotate(
-                group[m],
-                (_millions(row), row['test']),
+                ', '.join(factors),
+                place,
                 xytext=(6, 6),
                 textcoords='offset points',
                 fontsize=8,
