@@ -9,6 +9,21 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from munet_nb import Config
+
+# One small generation on each of many data sets
+ONE_GENERATION = Config.preset(
+    'characters',
+    batch_size=8,
+    batches=1,
+    segments=1,
+    validation_batches=1,
+    children_per_task=2,
+    children_per_generation=2,
+    task_iterations=1,
+    device_budget=0,  # streamed, so that programs do not depend on a data set's sizes
+)
+
 # TFDS's catalogue: classes, then examples of each split
 VDD = 'visual_domain_decathlon/'
 DATA = {

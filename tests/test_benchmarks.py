@@ -5,7 +5,7 @@ Their 21 data sets come through TFDS's mocks.
 
 import pytest
 import tensorflow_datasets as tfds
-from paper_data import DATA, VDD, mocked
+from paper_data import DATA, ONE_GENERATION, VDD, mocked
 
 from munet_nb import Config, Evolution, load_benchmark, load_root
 from munet_nb.network.arch import get_arch
@@ -229,21 +229,10 @@ def test_a_fingerprint_reads_a_few_images_of_a_million(benchmarks, data):
 
 def test_a_generation_of_evolution_on_each_of_the_21_data_sets(tmp_path):
     "Their names, features and classes in one run; images are few and the root is small."
-    config = Config.preset(
-        'characters',
-        batch_size=8,
-        batches=1,
-        segments=1,
-        validation_batches=1,
-        children_per_task=2,
-        children_per_generation=2,
-        task_iterations=1,
-        device_budget=0,  # streamed, so that programs do not depend on a data set's sizes
-    )
     root = load_root('random:Ti1')
     with mocked(tmp_path / 'data', at_most=40):
         tasks = {t.name: t for b in PAPER for t in load_benchmark(b)}
-        with Evolution.create(tmp_path / 'run', root, list(tasks.values()), config) as evo:
+        with Evolution.create(tmp_path / 'run', root, list(tasks.values()), ONE_GENERATION) as evo:
             for name in ALL:
                 record = evo.step().record
                 assert record['task'] == name and len(record['children']) == 2

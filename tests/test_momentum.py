@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_runs import CONFIG
 
 from munet_nb import Config, Evolution, InputError, System, load_root, task_from_arrays
 from munet_nb.bench.protocol import evolution_config
@@ -35,18 +36,8 @@ from munet_nb.search.journal import State
 from munet_nb.search.plans import ChildPlan, LayerPlan
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 16, 16), 'uint8')
-FEW = dict(
-    children_per_task=6,
-    children_per_generation=2,
-    task_iterations=2,
-    batch_size=16,
-    batches=2,
-    segments=2,
-    mutation_prob=0.5,
-    common_trunks=False,
-    probed_seeds=0,
-    spread_rates=False,
-    acceptance_errors=0.0,
+FEW = CONFIG | dict(
+    children_per_task=6, task_iterations=2, batch_size=16, batches=2, mutation_prob=0.5
 )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paper_data import VDD, VTAB_DATA, mocked
+from paper_data import ONE_GENERATION, VDD, VTAB_DATA, mocked
 
-from munet_nb import Config, Evolution, InputError, load_benchmark, load_root, load_task
+from munet_nb import Evolution, InputError, load_benchmark, load_root, load_task
 from munet_nb.tasks.benchmarks import BENCHMARKS
 from munet_nb.tasks.sources import load_source
 from munet_nb.tasks.vtab import VTAB, load_vtab
@@ -169,21 +169,10 @@ def test_a_wrong_name_is_refused_with_the_nearest(data):
 
 def train_a_generation_on_each(names, folder: Path):
     "With a small root and few images, one run for all; then its data is loaded again."
-    config = Config.preset(
-        'characters',
-        batch_size=8,
-        batches=1,
-        segments=1,
-        validation_batches=1,
-        children_per_task=2,
-        children_per_generation=2,
-        task_iterations=1,
-        device_budget=0,  # streamed, so that programs do not depend on a data set's sizes
-    )
     with mocked(folder / 'data', at_most=40):
         tasks = load_benchmark('mu2net69', names)
         root = load_root('random:Ti1')
-        with Evolution.create(folder / 'run', root, tasks, config) as evo:
+        with Evolution.create(folder / 'run', root, tasks, ONE_GENERATION) as evo:
             for task in tasks:
                 record = evo.step().record
                 assert record['task'] == task.name and len(record['children']) == 2

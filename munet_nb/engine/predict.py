@@ -45,7 +45,8 @@ def feed_correct(
 ) -> Bool[np.ndarray, ' examples']:
     "Which of a feed's examples a model classifies right; none if a logit is not finite."
     arch, size, params = network.arch, network.image_size, network.params
-    kinds, device, marks = chain_kinds(network.names), jax.devices()[0], []
+    kinds, device = chain_kinds(network.names), jax.devices()[0]
+    marks = []
     index = eval_indices(len(feed.split), settings.batch_size)
     static = (size, settings.precision)
     for chunk in feed.chunks(index, chunk_batches(arch, settings, size, feed), size):

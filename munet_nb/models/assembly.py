@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = [
     'Option', 'MOST_STEPS', 'MOST_WORK', 'Partial', 'Choices', 'MOST_SIZES', 'Problem',
-    'make_problem', 'split_weights', 'Bounds', 'Choice', 'improved', 'next_choices',
-    'greedy_choice', 'best_choice', 'Assembly', 'for_scale_factor', 'for_size', 'for_flops',
-    'all_sizes',
+    'make_problem', 'split_weights', 'Shares', 'make_shares', 'relaxed', 'Bounds', 'Choice',
+    'improved', 'next_choices', 'greedy_choice', 'best_choice', 'Assembly', 'for_scale_factor',
+    'for_size', 'for_flops', 'all_sizes',
 ]
 
 # %% ../../nbs/20_models/06_assembly.ipynb #26d8ae6a
@@ -26,7 +26,7 @@ from .model import Model
 _ROUNDING = 1e-12  # relative: the order of a sum may matter that much
 _TIE = 1e-9  # of log quality or quality, for which the smaller of two systems is preferred
 
-# %% ../../nbs/20_models/06_assembly.ipynb #4566ac0b
+# %% ../../nbs/20_models/06_assembly.ipynb #8d9fa427
 Option = tuple[float, frozenset]  # the value of a model that a task may get, the items it needs
 
 
@@ -52,7 +52,7 @@ class Problem:
             return -inf
         return float(self.values[self.first + numbers].sum() - self.price * weight)
 
-
+# %% ../../nbs/20_models/06_assembly.ipynb #94b29ee5
 def make_problem(
     options: Sequence[Sequence[Option]],  # of each task
     weights: Mapping[Hashable, float],  # item -> its weight
@@ -98,42 +98,55 @@ def split_weights(
         shares *= np.exp(problem.needs[chosen] / (1 + i / 10))
     return best
 
-# %% ../../nbs/20_models/06_assembly.ipynb #caf79511
+# %% ../../nbs/20_models/06_assembly.ipynb #2ca16d5f
+@dataclass(frozen=True, eq=False)
+class Shares:
+    "How the weight of items is split between tasks."
+
+    charged: np.ndarray  # (options, items), the task's share of what the option needs
+    left: np.ndarray  # (tasks, items), the shares of a task and all after it together
+
+
+def make_shares(
+    problem: Problem,
+    price: float,  # of a unit of weight
+) -> Shares:
+    "The shares for which the bound is low."
+    shares = split_weights(problem, price)
+    tasks = np.searchsorted(problem.first, np.arange(len(problem.values)), 'right') - 1
+    return Shares(problem.needs * shares[tasks], np.cumsum(shares[::-1], 0)[::-1])
+
+
+def relaxed(
+    problem: Problem,
+    shares: Shares,
+    done: int,  # decided tasks, not all
+    paid: np.ndarray,  # bool (items, choices)
+    extra: np.ndarray,  # (multipliers,)
+) -> tuple[np.ndarray, np.ndarray]:  # (multipliers, choices), (choices,)
+    "What undecided tasks may add to the worth, and the least that they add to the weight."
+    start, first = problem.first[done], problem.first[done:] - problem.first[done]
+    # After the decided tasks the shares of the others are made to add up to 1 again.
+    left = shares.left[done][:, None]
+    weights = problem.weights[:, None]
+    to_pay = np.where(paid | (left == 0), 0, weights / np.maximum(left, 1e-300))
+    costs = shares.charged[start:] @ to_pay
+    prices = (problem.price + extra)[:, None, None]
+    net = problem.values[start:, None] - prices * costs
+    most = np.maximum.reduceat(net, first, axis=1).sum(1)
+    return most, np.minimum.reduceat(costs, first, axis=0).sum(0)
+
+# %% ../../nbs/20_models/06_assembly.ipynb #d0cf337d
 class Bounds:
     "Optimistic bounds of choices of which the first tasks are decided."
 
     def __init__(self, problem: Problem):
         self.problem = problem
         self.extra = np.zeros(1)  # multipliers of the limit
-        self._set_shares(problem.price)
+        self.shares = make_shares(problem, problem.price)
         if problem.limit < inf:
-            self._set_shares(problem.price + self._best_multiplier())
+            self.shares = make_shares(problem, problem.price + self._best_multiplier())
             self.extra = self._best_multiplier() * np.array([0, 0.5, 1, 2])
-
-    def _set_shares(self, price: float):
-        shares = split_weights(self.problem, price)
-        tasks = np.searchsorted(self.problem.first, np.arange(len(self.problem.values)), 'right')
-        self.charged = self.problem.needs * shares[tasks - 1]
-        # After k decided tasks the shares of the others are made to add up to 1 again.
-        self.left = np.cumsum(shares[::-1], 0)[::-1]
-
-    def relaxed(
-        self,
-        done: int,  # decided tasks, not all
-        paid: np.ndarray,  # bool (items, choices)
-        extra: np.ndarray,  # (multipliers,)
-    ) -> tuple[np.ndarray, np.ndarray]:  # (multipliers, choices), (choices,)
-        "What undecided tasks may add to the worth, and the least that they add to the weight."
-        p = self.problem
-        start = p.first[done]
-        left = self.left[done][:, None]
-        to_pay = np.where(paid | (left == 0), 0, p.weights[:, None] / np.maximum(left, 1e-300))
-        costs = self.charged[start:] @ to_pay
-        prices = (p.price + extra)[:, None, None]
-        net = p.values[start:, None] - prices * costs
-        first = p.first[done:] - start
-        most = np.maximum.reduceat(net, first, axis=1).sum(1)
-        return most, np.minimum.reduceat(costs, first, axis=0).sum(0)
 
     def bounds(
         self,
@@ -147,7 +160,7 @@ class Bounds:
         worth, room = values - p.price * weight, p.limit - weight
         if done == len(p.first):
             return np.where(room >= 0, worth, -inf)
-        most, least = self.relaxed(done, paid, self.extra)
+        most, least = relaxed(p, self.shares, done, paid, self.extra)
         slack = self.extra[:, None] * room if p.limit < inf else 0.0
         return np.where(least <= room * (1 + _ROUNDING), worth + (most + slack).min(0), -inf)
 
@@ -155,10 +168,10 @@ class Bounds:
         "The multiplier with the lowest bound at the start, roughly."
         none = np.zeros((len(self.problem.weights), 1), bool)
         tried = np.outer([1, 2, 5], 10.0 ** np.arange(-15, 3)).ravel()
-        most, _ = self.relaxed(0, none, tried)
+        most, _ = relaxed(self.problem, self.shares, 0, none, tried)
         return tried[(most[:, 0] + tried * self.problem.limit).argmin()]
 
-# %% ../../nbs/20_models/06_assembly.ipynb #4847cb02
+# %% ../../nbs/20_models/06_assembly.ipynb #7ddbd91e
 MOST_STEPS = 3_000  # partial choices that are taken up
 MOST_WORK = 150_000_000  # entries of the table times steps: a few seconds
 
@@ -174,7 +187,8 @@ class Choice:
 
 def improved(problem: Problem, numbers: Sequence[int]) -> tuple[int, ...]:
     "A choice that no other option of one task makes better."
-    best, worth, better = list(numbers), problem.worth(numbers), True
+    best, worth = list(numbers), problem.worth(numbers)
+    better = True
     ends = [*problem.first[1:], len(problem.values)]
     while better:
         better = False
@@ -182,10 +196,11 @@ def improved(problem: Problem, numbers: Sequence[int]) -> tuple[int, ...]:
             for n in range(end - start):
                 tried = [*best[:t], n, *best[t + 1 :]]
                 if problem.worth(tried) > worth:
-                    best, worth, better = tried, problem.worth(tried), True
+                    best, worth = tried, problem.worth(tried)
+                    better = True
     return tuple(best)
 
-
+# %% ../../nbs/20_models/06_assembly.ipynb #c36c89fd
 Partial = tuple[tuple[int, ...], np.ndarray, float]  # first options, items that are paid, value
 
 

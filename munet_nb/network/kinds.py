@@ -63,7 +63,7 @@ class LayerKind:
         allowed = f"one of {', '.join(_PLACES)}"
         check(f'place of {self.name!r}', self.place, self.place in _PLACES, allowed)
 
-# %% ../../nbs/10_network/02_kinds.ipynb #cell-010
+# %% ../../nbs/10_network/02_kinds.ipynb #ab0455cb
 def _block(arch, class_token_only):
     return Block(arch.heads, arch.mlp, class_token_only, gelu=arch.gelu, eps=arch.eps)
 
@@ -80,7 +80,7 @@ def _block_flops(arch, sizes, tokens, out):
     mlp = 2 * (2 * out * width * arch.mlp)
     return qkv + attention + dense + mlp
 
-
+# %% ../../nbs/10_network/02_kinds.ipynb #cell-010
 _ROWS = (
     LayerKind(
         name='embedding',

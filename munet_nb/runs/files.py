@@ -187,7 +187,8 @@ def _record(body: bytes) -> dict:
 # %% ../../nbs/70_runs/00_files.ipynb #32596648
 def parse_journal(data: bytes) -> Journal:
     "The lines of a journal, up to the first that was altered."
-    records, links, length, fault = [], [], 0, None
+    records, links = [], []
+    length, fault = 0, None
     *lines, torn = data.split(b'\n')
     for number, line in enumerate(lines, 1):
         body = line[:-SEAL]

@@ -126,7 +126,7 @@ class Config:
         layers = {'num_layers': depths} if self.tune_num_layers else {}
         return layers | (dict(self.search) if self.auto_tune else {})
 
-# %% ../../nbs/40_search/00_config.ipynb #93df81c4
+# %% ../../nbs/40_search/00_config.ipynb #a941c116
 def _check_numbers(config: 'Config'):
     "Raise InputError for a number or a switch that is not right."
     seed_fits = type(config.seed) is int and 0 <= config.seed < 2**32
@@ -147,6 +147,9 @@ def _check_numbers(config: 'Config'):
     check('seed_segments', trial, none or shorter, allowed)
     probed = config.probed_seeds
     check('probed_seeds', probed, is_whole(probed), 'a whole number from 0 on, below 2^31')
+    blocks = config.root_layers
+    allowed = 'None, for all of the root, or a whole number from 0 on'
+    check('root_layers', blocks, blocks is None or is_whole(blocks), allowed)
     errors = config.acceptance_errors
     check('acceptance_errors', errors, is_number(errors) and errors >= 0, 'a number from 0 on')
     switches = (
@@ -155,12 +158,9 @@ def _check_numbers(config: 'Config'):
     )
     _check_all(config, switches, lambda v: type(v) is bool, 'True or False')
 
-
+# %% ../../nbs/40_search/00_config.ipynb #ca1de3d2
 def _check_agreement(config: 'Config'):
     "Raise InputError for rules that contradict each other."
-    blocks = config.root_layers
-    allowed = 'None, for all of the root, or a whole number from 0 on'
-    check('root_layers', blocks, blocks is None or is_whole(blocks), allowed)
     if config.seed_scan:
         allowed = '0 with seed_scan, which tries no seed model first'
         check('seed_segments', config.seed_segments, not config.seed_segments, allowed)
@@ -172,11 +172,11 @@ def _check_agreement(config: 'Config'):
         allowed = '0 with accept_ties, for which an equal score is enough'
         errors = config.acceptance_errors
         check('acceptance_errors', errors, not errors, allowed)
-    if blocks is not None:
+    if config.root_layers is not None:
         allowed = 'False with root_layers: a common trunk has all blocks of the root'
         check('common_trunks', config.common_trunks, not config.common_trunks, allowed)
 
-
+# %% ../../nbs/40_search/00_config.ipynb #c643c708
 def _check_sections(config: 'Config'):
     "Raise InputError for a section of another type, or lists that are none."
     for name, cls in (('training', TrainingSettings), ('defaults', HParams)):
@@ -336,8 +336,8 @@ _MU2NET_PRESETS = {
     ),
 }
 
-# %% ../../nbs/40_search/00_config.ipynb #cell-023
-PRESETS = {
+# %% ../../nbs/40_search/00_config.ipynb #f24946a9
+_PAPER_PRESETS = {
     'characters': Config(),
     'decathlon': Config(
         training=TrainingSettings(256, 200, 30, 10),
@@ -350,6 +350,10 @@ PRESETS = {
         training=TrainingSettings(32, 4000, 2, 312),
         defaults=HParams(warmup_ratio=0.05, image_size=384),
     ),
+}
+
+# %% ../../nbs/40_search/00_config.ipynb #a3889499
+_PACKAGED_PRESETS = {
     'demo': Config(
         scale_factor=0.98,
         children_per_task=8,
@@ -385,5 +389,5 @@ PRESETS = {
             'momentum': (0.8, 0.9, 0.95),
         },
     ),
-    **_MU2NET_PRESETS,
 }
+PRESETS = _PAPER_PRESETS | _PACKAGED_PRESETS | _MU2NET_PRESETS

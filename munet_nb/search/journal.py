@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'Trunk', 'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
-    'Probe', 'trunk_of', 'State', 'kept_models', 'choices_of', 'with_chosen', 'untunable',
-    'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
+    'Probe', 'trunk_of', 'State', 'kept_models', 'choices_of', 'with_chosen', 'apply_record',
+    'at_line', 'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
@@ -347,7 +347,7 @@ def _changed(state, record):
 FIXED = ('seed', 'precision', 'image_size', 'root_layers')  # the same in the whole run
 
 
-def untunable(hparams: HParams, config: Config) -> list[str]:
+def _untunable(hparams: HParams, config: Config) -> list[str]:
     "The hyperparameters that are to be tuned, but are not in their lists."
     lists = config.search if config.auto_tune else {}
 
@@ -362,7 +362,7 @@ def _check_lists(state: State):
     "Raise InputError unless whatever a child may start from lies in the lists of the search."
     config = state.config
     for model in state.parents:
-        for name in untunable(model.hparams, config):
+        for name in _untunable(model.hparams, config):
             what, value = f'{name} of model {model.id}', getattr(model.hparams, name)
             allowed = f'in its search list {list(config.search[name])}: children may start from it'
             check(what, value, False, allowed)

@@ -20,6 +20,12 @@ from ..models.model import Model, paired_error
 from ..models.pool import Users
 
 # %% ../../nbs/40_search/03_selection.ipynb #cell-005
+def _check_worth(model: Model, scale_factor: float, compute_factor: float):
+    check('scale_factor', scale_factor, 0 < scale_factor <= 1, 'a number in (0, 1]')
+    check('compute_factor', compute_factor, 0 < compute_factor <= 1, 'a number in (0, 1]')
+    check(f'quality of {model.id}', model.quality, 0 <= model.quality <= 1, 'an accuracy in [0, 1]')
+
+
 def score(
     model: Model,
     users: Users,  # layer -> tasks whose kept models use it
@@ -33,9 +39,7 @@ def score(
     The scale-controlled score of section 4.3 of the paper, and the same price on computation.
     Raises InputError for s, c or a quality out of range.
     """
-    check('scale_factor', scale_factor, 0 < scale_factor <= 1, 'a number in (0, 1]')
-    check('compute_factor', compute_factor, 0 < compute_factor <= 1, 'a number in (0, 1]')
-    check(f'quality of {model.id}', model.quality, 0 <= model.quality <= 1, 'an accuracy in [0, 1]')
+    _check_worth(model, scale_factor, compute_factor)
     size = accounted_params(model, users) / reference
     return model.quality * scale_factor**size * compute_factor**computation
 
@@ -56,10 +60,8 @@ def chebyshev_score(
     With a price for computation the less of three, 1 - ln(1/c) * operations / F as well. Raises
     InputError for s, c or a quality out of range.
     """
-    quality = score(model, users, 1.0, reference)
-    check('scale_factor', scale_factor, 0 < scale_factor <= 1, 'a number in (0, 1]')
-    check('compute_factor', compute_factor, 0 < compute_factor <= 1, 'a number in (0, 1]')
-    size = 1 + log(scale_factor) * accounted_params(model, users) / reference
+    _check_worth(model, scale_factor, compute_factor)
+    quality, size = model.quality, 1 + log(scale_factor) * accounted_params(model, users) / reference
     cost = max(0.0, min(size, 1 + log(compute_factor) * computation))
     return (1 - _MEAN_SHARE) * min(quality, cost) + _MEAN_SHARE * (quality + cost) / 2
 

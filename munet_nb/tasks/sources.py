@@ -93,8 +93,8 @@ def _resume_with_data_dir(kind: str, name: str, text: str) -> str:
     }[kind]
     return f'{shell}Evolution.resume(..., tasks=[{load}])'
 
-# %% ../../nbs/30_tasks/08_sources.ipynb #cell-011
-_ROWS = (
+# %% ../../nbs/30_tasks/08_sources.ipynb #5d600792
+_OF_FILES = (
     Source('arrays', 'arrays in memory', _from_arrays),
     Source(
         'benchmark',
@@ -122,6 +122,10 @@ _ROWS = (
         moved_help='where the IDX files of a task are now, if they were moved',
         again=resume_with_option,
     ),
+)
+
+# %% ../../nbs/30_tasks/08_sources.ipynb #a67aff5e
+_OF_LIBRARIES = (
     Source(
         'tfds',
         'TensorFlow Datasets',
@@ -160,8 +164,7 @@ _ROWS = (
         again=resume_with_option,
     ),
 )
-
-SOURCES = {row.name: row for row in _ROWS}
+SOURCES = {row.name: row for row in _OF_FILES + _OF_LIBRARIES}
 
 # %% ../../nbs/30_tasks/08_sources.ipynb #cell-015
 def load_source(
