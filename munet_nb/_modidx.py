@@ -2181,6 +2181,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
             'munet_nb.search.plans': { 'munet_nb.search.plans.ChildPlan': ('40_search/plans.html#childplan', 'munet_nb/search/plans.py'),
                                        'munet_nb.search.plans.ChildPlan.changes': ( '40_search/plans.html#childplan.changes',
                                                                                     'munet_nb/search/plans.py'),
+                                       'munet_nb.search.plans.ChildPlan.momentum': ( '40_search/plans.html#childplan.momentum',
+                                                                                     'munet_nb/search/plans.py'),
                                        'munet_nb.search.plans.Draft': ('40_search/plans.html#draft', 'munet_nb/search/plans.py'),
                                        'munet_nb.search.plans.Draft.names': ( '40_search/plans.html#draft.names',
                                                                               'munet_nb/search/plans.py'),

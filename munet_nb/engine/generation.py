@@ -138,9 +138,9 @@ def begin_generation(
     size = plans[0].hparams.image_size
     parts = batch_parts(arch, settings, size)
     on = place(plans, parts, devices)
+    inherits = engine.inherit_momentum
     needed = {layer.digest for plan in plans for layer in plan.layers}
-    if engine.inherit_momentum:
-        needed |= {layer.momentum for plan in plans for layer in plan.layers if layer.trainable}
+    needed |= {digest for plan in plans for digest in plan.momentum.values() if inherits}
     layers = {digest: engine.pool[digest] for digest in needed - {None}}
     placed = {}
 
@@ -156,16 +156,12 @@ def begin_generation(
             start_params(layer, plan.hparams, feed.classes, arch, layers, own_key)
             for layer in plan.layers
         ]
-        momentum = {
-            layer.name: layers[layer.momentum].params
-            for layer in plan.layers
-            if engine.inherit_momentum and layer.trainable and layer.momentum
-        }
+        momentum = {name: layers[digest].params for name, digest in plan.momentum.items() if inherits}
         rates = learning_rates(plan.hparams, batches, settings.segments)
         masked = use_masks(plan, arch, settings, len(feed.train.split))
         return begin_child(
             plan, start, rates, arch, parts=parts, on=on, masked=masked, frozen=frozen,
-            momentum=momentum if engine.inherit_momentum else None,
+            momentum=momentum if inherits else None,
         )
 
     children = [begin(plan, where) for plan, where in zip(plans, on)]

@@ -48,6 +48,12 @@ class ChildPlan:
         "Names of the layers that it trains."
         return tuple(layer.name for layer in self.layers if layer.trainable)
 
+    @property
+    def momentum(self) -> dict[str, Digest]:
+        "The optimiser states that layers which it trains may go on from, by layer."
+        trained = (layer for layer in self.layers if layer.trainable)
+        return {layer.name: layer.momentum for layer in trained if layer.momentum}
+
 # %% ../../nbs/40_search/01_plans.ipynb #cell-007
 @dataclass(frozen=True)
 class Surroundings:
