@@ -170,7 +170,7 @@ def check_run(path: str | Path) -> Condition:
         dict(_layer_faults(paths)), sizes,
     )
 
-# %% ../../nbs/70_runs/09_repair.ipynb #e9ae0309
+# %% ../../nbs/70_runs/09_repair.ipynb #67bf8de3
 def _count(condition: Condition, needed: Collection[Digest], what: str) -> str:
     "How many files of one kind are whole, and what those that are there take on the disk."
     n = len(needed - condition.damaged.keys())
@@ -194,7 +194,7 @@ def _front_told(c: Condition) -> list[str]:
     total = _megabytes(c, [m for models in choices.values() for m in models])
     return [f'  kept beside the best models: {beside}, {total - best:.1f} MB more than {best:.1f} MB']
 
-
+# %% ../../nbs/70_runs/09_repair.ipynb #5364331b
 def describe(condition: Condition) -> str:
     "A run's condition in some lines."
     c = condition

@@ -66,7 +66,7 @@ def _front_of(models, task: str, state: State, config: Config, arch: Arch) -> li
     worth = scores_of(models, state, task, replace(config, scale_factor=1.0), arch)
     return front(models, charged, worth, config.selection)
 
-# %% ../../nbs/40_search/06_tell.ipynb #cell-008
+# %% ../../nbs/40_search/06_tell.ipynb #9256b06e
 def _told_child(state, config, arch, trained) -> dict:
     "What a generation's record says of one child."
     errors = config.acceptance_errors
@@ -98,7 +98,7 @@ def _told_child(state, config, arch, trained) -> dict:
         'accepted': has_layers and (of_another or beats_parent() or widens_front()),
     }
 
-
+# %% ../../nbs/40_search/06_tell.ipynb #f2e8a0d4
 def tell(
     state: State,  # before the generation
     config: Config,
