@@ -95,8 +95,6 @@ def _run(evo: Evolution):
     "Run a search to its end (or to Ctrl-C), then report."
     with evo:
         started = time.perf_counter()
-        compiling = evo.programs.seconds
-        programs = evo.programs.compilations.total()
         evo.run()
         total = time.perf_counter() - started
         _show_run(evo.path, evo.records, evo.system)
@@ -104,11 +102,11 @@ def _run(evo: Evolution):
             say('\nThis search was done already.')
         else:
             seconds = dict(
-                compiling=evo.programs.seconds - compiling,
+                compiling=evo.times.compiling,
                 training=evo.times.training,
                 evaluating=evo.times.evaluating,
             )
-            _print_times(total, seconds, evo.programs.compilations.total() - programs)
+            _print_times(total, seconds, evo.times.programs)
         if evo.done and evo.system.models:
             _print_next(evo)
 

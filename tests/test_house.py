@@ -12,7 +12,7 @@ import sync
 TOP = Path(__file__).resolve().parents[1]
 PACKAGE = 'munet_nb'
 CHAPTERS = (
-    'checks', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'runs', 'pictures',
+    'checks', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'workers', 'runs', 'pictures',
     'bench', 'options', 'cli',
 )
 APART = 'making'  # of packaged data: it uses the chapters, and they do not use it

@@ -230,6 +230,7 @@ class TaskFeed:
     """
 
     def __init__(self, task: Task, settings: TrainingSettings):
+        self.task = task
         self.name = task.name
         self.settings = settings
         self.classes = len(task.classes)

@@ -9,7 +9,7 @@ __all__ = ['Times', 'plan_generation', 'no_progress', 'train_generation']
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax
 import numpy as np
@@ -150,10 +150,17 @@ def _evaluate(
 # %% ../../nbs/50_engine/12_training.ipynb #5ebf3322
 @dataclass
 class Times:
-    "Seconds spent, but for compiling, which `Programs` counts."
+    "Seconds spent, those of compiling apart: who has the programs counts them."
 
     training: float = 0.0
     evaluating: float = 0.0
+    compiling: float = 0.0
+    programs: int = 0  # compiled, or read from the cache
+
+    def add(self, other: 'Times'):
+        "Count what another one counted."
+        for f in fields(Times):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
 # %% ../../nbs/50_engine/12_training.ipynb #4974a5c6
 def plan_generation(engine: Engine, plans: Sequence[ChildPlan]):

@@ -7,33 +7,27 @@ __all__ = ['Evolution']
 
 # %% ../../nbs/70_runs/08_evolution.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..checks import InputError, as_list, check, unknown
-from ..engine.feeds import TaskFeed
-from ..engine.generation import Engine
-from ..engine.predict import accuracy
 from ..engine.programs import Programs, shared_programs
-from ..engine.training import Times, no_progress, train_generation
+from ..engine.training import Times, no_progress
 from ..models.model import Model, Root, cut_root
 from ..models.pool import Layer, LayerPool
 from ..models.soundness import check_layers
 from ..network.chain import local_devices
-from .advance import accepted_layers, key_for, run_to_end
-from .common import CommonWork, probe_seeds, train_groups
+from .advance import accepted_layers, run_to_end
+from .common import group_examples, probe_record
 from .files import StoredPool
 from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
 from .rundir import RunWriter
 from .start import check_readable, check_root, first_record
 from .start import task_info, tasks_of_run
-from .system import System, layers_needed, network_of
+from .system import System, layers_needed
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
-from ..search.ask import rng_for, segments_left
+from ..search.ask import segments_left
 from ..search.config import Config, with_fields
 from ..search.extension import extended_config, extension
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
@@ -43,6 +37,9 @@ from ..search.plans import TrainedChild
 from ..search.records import deciding
 from ..search.tell import end_of_iteration, tell, with_tests
 from ..tasks.task import Task, check_tasks
+from ..workers.executors import Executor, Inline
+from ..workers.jobs import Job, ProbeJob, TestJob, children_job, group_jobs
+from ..workers.worker import Done
 
 # %% ../../nbs/70_runs/08_evolution.ipynb #97aa0cbb
 def _check_generation(generation):
@@ -59,6 +56,7 @@ class Evolution:
         records: list[dict],  # of the journal
         pool: StoredPool,  # the layers that are alive
         tasks: Mapping[str, Task],  # with their images
+        executor: Executor | None = None,  # who trains; None: this process
     ):
         self.records = records
         self.state, self.arch, _ = open_records(records)
@@ -66,8 +64,7 @@ class Evolution:
         self.tasks = tasks
         self.times = Times()
         self._run_dir = run
-        self._feed: TaskFeed | None = None  # images of the task that is trained
-        self._common_feeds: dict[str, TaskFeed] = {}  # images of tasks that train together
+        self.executor = executor or Inline()
         # Threads share a search: two panels, or a panel and a cell. One at a time moves it on.
         self._moving = threading.RLock()
 
@@ -78,6 +75,7 @@ class Evolution:
         root: Root,
         tasks: Sequence[Task],
         config: Config = Config(),
+        executor: Executor | None = None,  # who trains; None: this process
     ) -> 'Evolution':
         """Start a search in a new run directory.
 
@@ -91,7 +89,7 @@ class Evolution:
         with interrupt_later():
             run.create(first, layers)
         pool = StoredPool(run.pool, [layer.digest for layer in layers])
-        return cls(run, run.records(), pool, {t.name: t for t in tasks})
+        return cls(run, run.records(), pool, {t.name: t for t in tasks}, executor)
 
     @classmethod
     def resume(
@@ -99,6 +97,7 @@ class Evolution:
         path: str | Path,  # a run directory
         tasks: Sequence[Task] | None = None,  # missing: loaded again from where they came from
         trust_sources: bool = False,  # whether to read from the places that the journal names
+        executor: Executor | None = None,  # who trains; None: this process
     ) -> 'Evolution':
         """Go on with a run.
 
@@ -116,7 +115,7 @@ class Evolution:
             pool = StoredPool(run.pool, state.alive)
             check_layers(layers_needed(state, state.alive), arch, pool)
             data = tasks_of_run(state, tasks, run.path, trust_sources)
-            evo = cls(run, records, pool, data)
+            evo = cls(run, records, pool, data, executor)
             run.go_on(len(records))
             run.sweep(state.alive)
             evo.settle()
@@ -184,11 +183,10 @@ class Evolution:
         "Judge the seed models of the task iteration that begins, if that is wanted."
         seeds = probes_due(self.state, self.config)
         if seeds:
-            with self._own_feed(next_task(self.state, self.config)) as feed:
-                told = probe_seeds(
-                    seeds, self.state, self.config, self.arch, self.pool, feed, self.programs
-                )
-            self._commit(*told)
+            task = next_task(self.state, self.config)
+            (probes,) = self._do(ProbeJob(self.arch, self.config, task, tuple(seeds)))
+            record = probe_record(self.tasks[task], seeds, probes, self.state, self.config)
+            self._commit(record, [p.head for p in probes])
 
     def _probed_images(self) -> dict[str, int]:
         "How many validation images each task's accuracies are measured on."
@@ -196,17 +194,27 @@ class Evolution:
         most = training.validation_batches * training.batch_size
         return {name: min(len(task.validation), most) for name, task in self.tasks.items()}
 
-    @contextmanager
-    def _own_feed(self, task: str) -> Iterator[TaskFeed]:
-        "The images of a task, for one thread alone: what it holds follows the model that trains."
-        feed, self._feed = self._feed, None
-        settings = self.config.training
-        if feed is None or (feed.name, feed.settings) != (task, settings):
-            feed = TaskFeed(self.tasks[task], settings)
-        try:
-            yield feed
-        finally:
-            self._feed = feed
+    def _do(
+        self,
+        *jobs: Job,
+        progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
+    ) -> list:  # results
+        "Have jobs done, at the same time if there are workers for it."
+        pool, tasks = self.pool, self.tasks
+        counted = [i for i, job in enumerate(jobs) if job.trains]
+
+        def watched(i):
+            return lambda child, *told: progress(counted.index(i) + child, *told)
+
+        futures = [
+            self.executor.submit(job, pool, tasks, watched(i)) for i, job in enumerate(jobs)
+        ]
+        return [self._counted(future.result()) for future in futures]
+
+    def _counted(self, done: Done):
+        "The result of a job; its seconds are counted."
+        self.times.add(done.times)
+        return done.result
 
     def train(
         self,
@@ -217,26 +225,14 @@ class Evolution:
         _check_generation(generation)
         with self._moving:
             self._refuse_if_moved_on(generation)
-            pool = self.pool
-            work = self._common_work() if isinstance(generation, GroupGeneration) else None
-        if work:
-            return train_groups(work, generation, progress)
-        settings = replace(self.config.training, segments=generation.segments)
-        inherits = self.config.inherit_momentum
-        where = (generation.task, generation.iteration, generation.number)
-        rng = rng_for(self.config, *where, 1)
-        key = key_for(self.config, *where)
-        with self._own_feed(generation.task) as feed:
-            engine = Engine(
-                self.arch,
-                pool,
-                feed,
-                settings,
-                self.programs,
-                keep_latest=self.config.accept_ties,
-                inherit_momentum=inherits,
-            )
-            return train_generation(engine, generation.children, rng, key, self.times, progress)
+            told = self.arch, self.config
+            if isinstance(generation, GroupGeneration):
+                searched = self.state.groups.tasks
+                jobs = group_jobs(*told, self.state.root, generation, searched)
+            else:
+                jobs = [children_job(*told, generation)]
+        results = self._do(*jobs, progress=progress)
+        return results if isinstance(generation, GroupGeneration) else results[0]
 
     def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):
         if not is_next(generation, self.state):
@@ -245,18 +241,12 @@ class Evolution:
                 'another panel, cell or thread told of it; that is saved, ask again'
             )
 
-    def _common_work(self) -> CommonWork:
-        feeds, programs = self._common_feeds, self.programs
-        if not feeds:
-            tasks = [self.tasks[t] for t in self.state.groups.tasks]
-            feeds = self._common_feeds = CommonWork.feeds_of(tasks, self.config.training)
-        return CommonWork(self.config, self.arch, self._root.layers, feeds, programs, self.times)
-
     def _tell_groups(
         self, generation: GroupGeneration, trained: Sequence[TrainedGroup]
     ) -> GroupReport:
-        work, layers = self._common_work(), []
-        examples = work.examples(generation, trained)
+        layers = []
+        searched = {name: self.tasks[name] for name in self.state.groups.tasks}
+        examples = group_examples(generation, trained, searched, self.config.training)
         if generation.trial:
             (made,) = trained
             record = tell_trunk(generation, made, self.config, examples)
@@ -271,7 +261,6 @@ class Evolution:
         "End the search for groups, if nothing of it is left to train."
         if self.state.groups and not ask_groups(self.state, self.config, self.arch):
             self._commit({'kind': 'groups_end'})
-            self._common_feeds = {}
 
     def tell(
         self,
@@ -369,8 +358,6 @@ class Evolution:
             check_readable(*deciding(self.records), record)
             self._commit(record)
             self.tasks = {**self.tasks, **{t.name: t for t in tasks}}
-            if 'config' in record:
-                self._feed, self._common_feeds = None, {}  # they have the old sizes
 
     def add_task(self, task: Task):
         "As `extend` by one task."
@@ -418,15 +405,9 @@ class Evolution:
         record = end_of_iteration(self.state, self.config, self.arch)
         self._commit(with_tests(record, test))
         self._run_dir.sweep(self.state.alive)
-        self._feed = None
 
     def _test(self, model: Model) -> float:
         "Accuracy of a kept model on its task's test split, by which nothing is selected."
-        started = time.perf_counter()
-        compiled = self.programs.seconds
-        test = self.tasks[model.task].test
-        network = network_of(model, self.arch, self.pool)
-        result = accuracy(test, network, self.config.training, self.programs)
-        compiling = self.programs.seconds - compiled
-        self.times.evaluating += time.perf_counter() - started - compiling
-        return result
+        (found,) = self._do(TestJob(self.arch, self.config, model))
+        return found
+

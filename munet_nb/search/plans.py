@@ -178,3 +178,4 @@ class TrainedChild:
     layers: Mapping[str, Layer]  # the new ones, by name; empty if it diverged in every segment
     correct: Sequence[bool] | None = None  # which validation examples the best evaluation got right
     momentum: Mapping[str, Layer] = field(default_factory=dict)  # of those it trained, if kept
+    failed: str = ''  # why no worker could train it, as if it had diverged

@@ -90,13 +90,14 @@ def _told_child(state, config, arch, trained) -> dict:
     users = users_of_models(state.others(model.task))
     charged, score = accounted_params(model, users), value(model) if has_layers else 0.0
     of_another = parent.task != model.task
-    return {
+    told = {
         'model': model_to_json(model),
         'trained': list(trained.plan.changes),
         'score': score,
         'accounted': charged,
         'accepted': has_layers and (of_another or beats_parent() or widens_front()),
     }
+    return {**told, 'failed': trained.failed} if trained.failed else told
 
 # %% ../../nbs/40_search/06_tell.ipynb #f2e8a0d4
 def tell(

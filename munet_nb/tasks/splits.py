@@ -9,7 +9,7 @@ __all__ = [
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-002
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Int
@@ -98,6 +98,10 @@ class LazySplit:
         return np.array([self[int(i)][0].shape for i in sample])
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-011
+def _example(split, indices, i: int) -> tuple[np.ndarray, int]:
+    return split[int(indices[i])]
+
+
 def part(
     split,
     indices: Sequence[int],  # (m,), numbers of examples of `split`
@@ -105,7 +109,7 @@ def part(
     "The examples of `split` at `indices`, as a split of length m."
     indices = np.asarray(indices, np.int64)
     labels = split.labels[indices] if hasattr(split, 'labels') else None
-    return LazySplit(len(indices), lambda i: split[int(indices[i])], split.where, labels)
+    return LazySplit(len(indices), partial(_example, split, indices), split.where, labels)
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-014
 def five_percent(
