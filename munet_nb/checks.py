@@ -6,7 +6,7 @@
 __all__ = [
     'for_terminal', 'for_html', 'is_plain', 'InputError', 'shown', 'check', 'is_number', 'is_whole',
     'is_count', 'is_one_of', 'plain', 'plain_fields', 'as_list', 'unknown', 'make', 'is_name',
-    'same_name', 'find_name', 'Notice', 'notice', 'as_path', 'not_locked',
+    'same_name', 'find_name', 'Notice', 'notice', 'version_of', 'as_path', 'not_locked',
 ]
 
 # %% ../nbs/00_checks.ipynb #cell-002
@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
+from importlib import import_module, metadata
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,16 @@ class Notice(UserWarning):
 def notice(message: str):
     "Tell the user, and go on."
     warnings.warn(message, Notice, stacklevel=2)
+
+# %% ../nbs/00_checks.ipynb #4d1d90c2
+def version_of(package: str) -> str | None:
+    "The version of a package; None if it is not installed."
+    if package == __name__.partition('.')[0]:
+        return import_module(package).__version__
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 # %% ../nbs/00_checks.ipynb #cell-016
 def as_path(

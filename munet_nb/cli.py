@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from .bench.comparison import Stopped, run_bench
@@ -26,8 +27,8 @@ from .bench.turns import WAYS
 from .bench.work import CASES
 from .checks import InputError, Notice, as_path, for_terminal
 from .network.chain import local_devices
-from .options import add_config, add_moved, add_sources, preset_of
-from .options import read_config, read_moved, read_tasks, read_values
+from .options import add_config, add_moved, add_sources, add_workers, preset_of
+from .options import read_config, read_executor, read_moved, read_tasks, read_values
 from .pictures.architectures import plot_architectures
 from .pictures.canvas import save_picture
 from .pictures.progress import plot_front, plot_progress
@@ -145,6 +146,7 @@ def _add_evolve(commands):
     )
     add_sources(p)
     add_config(p)
+    add_workers(p)
 
 
 def _evolve(args: argparse.Namespace):
@@ -156,7 +158,8 @@ def _evolve(args: argparse.Namespace):
     size = config.defaults.image_size
     layers = layers if args.layers is None else args.layers
     root = load_root(spec, layers=layers, image_size=size)
-    _run(Evolution.create(args.run, root, tasks, config))
+    with closing(read_executor(args)) as executor:
+        _run(Evolution.create(args.run, root, tasks, config, executor))
 
 # %% ../nbs/95_cli.ipynb #cell-010
 def _add_trust(parser: argparse.ArgumentParser):
@@ -174,10 +177,13 @@ def _add_resume(commands):
     p.add_argument('run', metavar='DIR')
     _add_trust(p)
     add_moved(p)
+    add_workers(p)
 
 
 def _resume(args: argparse.Namespace):
-    _run(Evolution.resume(args.run, read_moved(args) or None, args.trust_sources))
+    tasks = read_moved(args) or None
+    with closing(read_executor(args)) as executor:
+        _run(Evolution.resume(args.run, tasks, args.trust_sources, executor))
 
 # %% ../nbs/95_cli.ipynb #a41bd9bf
 def _add_extend(commands):
@@ -192,15 +198,18 @@ def _add_extend(commands):
     _add_trust(p)
     add_sources(p)
     add_config(p, 'as in the run; one that is given changes all', 'as in the run, or in the preset')
+    add_workers(p)
 
 
 def _extend(args: argparse.Namespace):
     tasks = read_tasks(args, needed=False)
-    with Evolution.resume(args.run, trust_sources=args.trust_sources) as evo:
-        start = extended_config(evo.config, args.preset, {})
-        evo.extend(tasks, args.preset, **read_values(args, start))
-        say(f'extended: {journal_table(evo.records, 1).tells[0]}')
-        _run(evo)
+    with closing(read_executor(args)) as executor:
+        evo = Evolution.resume(args.run, None, args.trust_sources, executor)
+        with evo:
+            start = extended_config(evo.config, args.preset, {})
+            evo.extend(tasks, args.preset, **read_values(args, start))
+            say(f'extended: {journal_table(evo.records, 1).tells[0]}')
+            _run(evo)
 
 # %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = [
-    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_config', 'read_values',
-    'preset_of', 'read_config',
+    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_workers', 'read_executor',
+    'add_config', 'read_values', 'preset_of', 'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+
+import jax
 
 from .checks import InputError, unknown
 from .models.hparams import AUTO_TUNE, HParams
@@ -20,6 +23,9 @@ from .search.config import PRESETS, Config, config_fields, with_fields
 from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
 from .tasks.sources import SOURCES, Source
 from .tasks.task import Task
+from .workers.cluster import ray_workers
+from .workers.executors import Executor, Inline
+from .workers.processes import processes
 
 # %% ../nbs/94_options.ipynb #cell-005
 def add_sources(parser: argparse.ArgumentParser):
@@ -95,6 +101,42 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
                 raise InputError(f'--{row.name} {text!r}: must be NAME=DIR')
             tasks.append(row.load(folder, name))
     return tasks
+
+# %% ../nbs/94_options.ipynb #e343cbdc
+def add_workers(parser: argparse.ArgumentParser):
+    "The options that say who trains."
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        '--workers',
+        type=int,
+        metavar='N',
+        help='train in so many processes of this machine, one per accelerator if it has some',
+    )
+    who.add_argument(
+        '--ray',
+        metavar='ADDRESS',
+        help='train on a Ray cluster: auto (one that is there, or else one on this machine), or '
+        'where it is, as in ray://HOST:10001 or HOST:6379',
+    )
+    parser.add_argument(
+        '--cores',
+        type=int,
+        metavar='N',
+        help='of a worker on a cluster without accelerators (default: all of a machine)',
+    )
+
+
+def read_executor(args: argparse.Namespace) -> Executor:
+    "Who trains, which must be closed. Raises InputError if they cannot be reached."
+    if args.cores is not None and args.ray is None:
+        raise InputError(f'--cores {args.cores}: goes with --ray')
+    if args.workers is None and args.ray is None:
+        return Inline()
+    if 'JAX_PLATFORMS' not in os.environ:
+        jax.config.update('jax_platforms', 'cpu')
+    if args.ray is not None:
+        return ray_workers(args.ray, args.cores)
+    return processes(args.workers)
 
 # %% ../nbs/94_options.ipynb #cell-014
 def _yes_no(text: str) -> bool:

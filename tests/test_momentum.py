@@ -27,7 +27,6 @@ from munet_nb.models.pool import LayerPool, make_layer
 from munet_nb.network.arch import get_arch
 from munet_nb.network.chain import count_params, init_chain, layer_names
 from munet_nb.network.kinds import Sizes
-from munet_nb.runs import evolution
 from munet_nb.runs.files import save_layer
 from munet_nb.runs.repair import check_run, describe
 from munet_nb.runs.rundir import RunDir, write_run
@@ -88,7 +87,7 @@ def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path, monk
         raise KeyboardInterrupt
 
     with Evolution.resume(path, tasks=tasks()) as evo, monkeypatch.context() as m:
-        m.setattr(evolution, 'accuracy', die)
+        m.setattr('munet_nb.workers.worker.accuracy', die)
         with pytest.raises(KeyboardInterrupt):
             while True:
                 evo.step()

@@ -147,12 +147,12 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_a_commit(whole, tmp_path
 
     Then, a record is half written.
     """
-    from munet_nb.runs import evolution, rundir
+    from munet_nb.runs import rundir
 
     path = tmp_path / 'd'
     evo = start(path)
     with monkeypatch.context() as m:
-        m.setattr(evolution, 'accuracy', die)
+        m.setattr('munet_nb.workers.worker.accuracy', die)
         evo.step()
         with pytest.raises(Killed):
             evo.step()
@@ -173,13 +173,11 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_a_commit(whole, tmp_path
 
 
 def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
-    from munet_nb.runs import evolution
-
     evo = start(tmp_path / 'l')
     for _ in range(3):
         evo.step()
     with monkeypatch.context() as m:
-        m.setattr(evolution, 'accuracy', die)
+        m.setattr('munet_nb.workers.worker.accuracy', die)
         with pytest.raises(Killed):
             evo.step()
     evo.close()

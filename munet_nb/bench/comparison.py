@@ -12,7 +12,6 @@ import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 
 import jax
 from filelock import FileLock, Timeout
@@ -23,7 +22,7 @@ from .protocol import check_method, evolution_config, examples_of
 from .protocol import lineage_examples
 from .records import read_json, record_line, write_json
 from .rival_runs import required_run, run_rival, segments_of
-from ..checks import InputError, not_locked
+from ..checks import InputError, not_locked, version_of
 from ..models.model import model_from_json, model_to_json
 from ..runs.evolution import Evolution
 from ..runs.interrupts import on_interrupt
@@ -152,7 +151,7 @@ def _make_record(bench: Bench, method: str, seed: int) -> dict:
         'root': bench.comparison.root,
         'command': _command(bench, method, seed),
         'device': jax.devices()[0].device_kind,
-        'versions': {n: version(n) for n in _VERSIONS},
+        'versions': {n: version_of(n) for n in _VERSIONS},
     }
 
 

@@ -6,11 +6,9 @@
 __all__ = ['measure_speed', 'speed_table', 'show_speed']
 
 # %% ../../nbs/90_bench/17_speed.ipynb #cell-002
-import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 import jax
 import pandas as pd
@@ -20,7 +18,7 @@ from tqdm.auto import tqdm
 from .overheads import count_programs, many_tasks, outside_share
 from .turns import WAYS, compare, possible_ways
 from .work import CASES, make_work
-from ..checks import unknown
+from ..checks import unknown, version_of
 
 # %% ../../nbs/90_bench/17_speed.ipynb #cell-005
 @contextmanager
@@ -54,11 +52,8 @@ def _machine(ways: Sequence[str]) -> dict:
     if 'torch' in ways:
         modules += ['torch', 'transformers']
 
-    def version(m):
-        return importlib.metadata.version(m) if find_spec(m) else None
-
     return {
-        'versions': {m: version(m) for m in modules},
+        'versions': {m: version_of(m) for m in modules},
         'platform': jax.devices()[0].platform,
         'device': jax.devices()[0].device_kind,
         'devices': len(jax.devices()),

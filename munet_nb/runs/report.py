@@ -50,6 +50,8 @@ class GenerationReport:
             f"generation {record['generation'] + 1}: {len(record['children'])} children, "
             f'{accepted} accepted'
         )
+        failed = sum('failed' in child for child in record['children'])
+        head += f', {failed} could not be trained' if failed else ''
         best = record['best']
         if not best:
             return f'{head}, all diverged'

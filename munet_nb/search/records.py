@@ -360,7 +360,13 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
     trial = Also(_TRIAL, partial(_check_trial, rates=lr_list(config)))
     beside = {'front': ListOf(Fields(id=NAME, test=SHARE))} if config.keep == 'front' else {}
     child = Fields(
-        model=model, trained=ListOf(LAYER_NAME), score=SHARE, accounted=AMOUNT, accepted=YES_NO
+        optional=('failed',),
+        model=model,
+        trained=ListOf(LAYER_NAME),
+        score=SHARE,
+        accounted=AMOUNT,
+        accepted=YES_NO,
+        failed=TEXT,
     )
     common = dict(kind=TEXT, number=WHOLE, segments=COUNT, examples=ByName(WHOLE))
     return _SMALL_RECORDS | {

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    'PATIENCE', 'STORE_BYTES', 'versions', 'RayWorker', 'connect', 'room', 'Store', 'RayCrew',
-    'ray_workers',
+    'MAX_RESTARTS', 'PATIENCE', 'STORE_BYTES', 'versions', 'RayWorker', 'connect', 'room', 'Store',
+    'RayCrew', 'ray_workers',
 ]
 
-# %% ../../nbs/65_workers/07_ray.ipynb #7751787c
+# %% ../../nbs/65_workers/07_ray.ipynb #4f11356b
 import platform
 import threading
 import time
@@ -16,9 +16,8 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
-from ..checks import InputError, check, is_count
+from ..checks import InputError, check, is_count, notice, version_of
 from ..models.pool import Digest, Layer
 from ..tasks.task import Task
 from .board import Piece
@@ -28,13 +27,13 @@ from .jobs import Job
 from .stations import Station, TaskAddress, address_of, layer_bytes
 from .worker import Done
 
-# %% ../../nbs/65_workers/07_ray.ipynb #a6822050
+# %% ../../nbs/65_workers/07_ray.ipynb #e56b3d5a
 _PACKAGES = ('munet_nb', 'jax', 'numpy')  # of which the driver and its workers need the same
 
 
 def versions() -> dict[str, str]:
     "The versions that results depend on."
-    return {name: import_module(name).__version__ for name in _PACKAGES}
+    return {name: version_of(name) for name in _PACKAGES}
 
 
 class RayWorker:
@@ -80,7 +79,8 @@ class RayWorker:
             told, self._told = self._told, []
         return told
 
-# %% ../../nbs/65_workers/07_ray.ipynb #22036fae
+# %% ../../nbs/65_workers/07_ray.ipynb #ace618cc
+MAX_RESTARTS = 3  # for every worker that there is room for, in a row
 PATIENCE = 60.0  # seconds without an answer, after which a worker counts as lost
 _NEWS_EVERY = 1.0  # second
 _LOOK_EVERY = 5.0  # seconds, for machines that came or went
@@ -167,7 +167,7 @@ class Store:
             self._held -= size
         return name
 
-# %% ../../nbs/65_workers/07_ray.ipynb #89b68136
+# %% ../../nbs/65_workers/07_ray.ipynb #a1195b46
 class RayCrew:
     "Actors on a cluster."
 
@@ -184,7 +184,10 @@ class RayCrew:
         self._pending = {}  # name of a result -> worker, what was asked
         self.store = Store(self._ray)
         self._started = 0
+        self._most = 0  # workers at a time
+        self._losses = 0  # of workers, since one of them did something
         self._looked = float('-inf')
+        self._waits_since = time.monotonic()  # for the first worker
         self._class = self._ray.remote(RayWorker)
         self._look(time.monotonic())
         if not self._actors:
@@ -201,6 +204,7 @@ class RayCrew:
         options, count = room(self._ray.nodes(), self._cores)
         while len(self._actors) < count:
             self._start(options, now)
+        self._most = max(self._most, count)
 
     def _start(self, options: Mapping, now: float):
         self._started += 1
@@ -250,6 +254,7 @@ class RayCrew:
         "As `Crew.poll`."
         now = time.monotonic()
         self._look(now)
+        self._tell_of_waiting(now)
         self._ask_for_news(now)
         ready, _ = self._ray.wait(list(self._pending), timeout=seconds)
         if ready:
@@ -258,6 +263,17 @@ class RayCrew:
         silent = [w for w, a in self._actors.items() if a.joined and now - a.answered > PATIENCE]
         lost = [self._lost(w, f'no answer for {PATIENCE:.0f} s') for w in silent]
         return [event for found in (*events, lost) for event in found]
+
+    def _tell_of_waiting(self, now: float):
+        "Say, once, that the cluster gives no worker."
+        if any(actor.joined for actor in self._actors.values()):
+            self._waits_since = float('inf')
+        elif now - self._waits_since > PATIENCE:
+            self._waits_since = float('inf')
+            notice(
+                f'no worker for {PATIENCE:.0f} s: the cluster starts them as soon as others leave '
+                'it room (ray status tells who has it)'
+            )
 
     def _ask_for_news(self, now: float):
         for worker, actor in self._actors.items():
@@ -288,12 +304,19 @@ class RayCrew:
         if isinstance(told, list):
             refused = self._send_tasks(worker, told)
             return [refused] if refused else []
+        self._losses = 0
         return [Event('done', worker, told)]
 
     def _lost(self, worker: str, reason: str) -> list[Event]:
         actor = self._actors.pop(worker)
         self._ray.kill(actor.handle)
         self._looked = float('-inf')  # another one may have its place
+        self._losses += 1
+        if self._losses > MAX_RESTARTS * self._most:
+            raise InputError(
+                f'ray: {self._losses} workers were lost, and none did anything in between; '
+                f'the last one: {reason}'
+            )
         return [Event('lost', worker, reason)]
 
     def close(self):

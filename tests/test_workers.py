@@ -1,0 +1,243 @@
+"""A search that others train: processes of this machine, or a cluster. The same bits as alone.
+
+Whoever is lost in the middle, and if the driver itself is.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from test_runs import contents, lines, small_tasks
+
+from munet_nb import Config, Evolution, InputError, load_root
+from munet_nb.tasks.splits import LazySplit
+from munet_nb.workers.cluster import ray_workers
+from munet_nb.workers.crews import Dispatcher
+from munet_nb.workers.jobs import ChildrenJob
+from munet_nb.workers.processes import ProcessCrew, processes
+
+CONFIG = dict(  # every kind of job: groups, a trunk, probes, children, tests
+    children_per_task=9,
+    children_per_generation=3,
+    batch_size=32,
+    batches=2,
+    segments=2,
+    task_iterations=1,
+    mutation_prob=0.3,
+    group_generations=2,
+    trial_segments=1,
+    trunk_segments=2,
+    seed_segments=0,
+)
+
+
+def search(path, executor=None):
+    config = Config.preset('demo', seed=0, **CONFIG)
+    return Evolution.create(path, load_root('random:Ti1'), small_tasks(), config, executor)
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    "What this process makes of the search."
+    path = tmp_path_factory.mktemp('alone') / 'run'
+    with search(path) as evo:
+        evo.run()
+    return contents(path)
+
+
+@contextmanager
+def at_the_first_children(crew, act):
+    "Do something, once, when a worker of a crew has just begun to train children."
+    begin, done = crew.begin, []
+
+    def begin_and_act(worker, piece, pool, tasks):
+        begin(worker, piece, pool, tasks)
+        if isinstance(piece.job, ChildrenJob) and not done:
+            done.append(True)
+            act(worker)
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(crew, 'begin', begin_and_act)
+        yield
+    assert done
+
+
+# Processes
+
+
+@cache
+def two_processes() -> Dispatcher:
+    return processes(2)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def let_go():
+    yield
+    if two_processes.cache_info().currsize:
+        two_processes().close()
+
+
+def test_processes_make_the_same_journal_and_pool(alone, tmp_path):
+    with search(tmp_path / 'run', two_processes()) as evo:
+        evo.run()
+    assert contents(tmp_path / 'run') == alone
+
+
+def test_a_process_that_is_killed_in_a_generation_is_replaced(alone, tmp_path):
+    crew = two_processes().crew
+
+    def kill(worker):
+        crew._workers[worker].process.kill()
+
+    with (
+        pytest.warns(UserWarning, match='is lost: it ended with status -9'),
+        at_the_first_children(crew, kill),
+        search(tmp_path / 'run', two_processes()) as evo,
+    ):
+        evo.run()
+    assert contents(tmp_path / 'run') == alone
+
+
+def test_a_child_that_no_worker_can_train_is_recorded_and_the_others_are_trained(tmp_path):
+    executor = two_processes()
+    begin = ProcessCrew.begin
+
+    def poisoned(self, worker, piece, pool, tasks):
+        begin(self, worker, piece, pool, tasks)
+        if any(plan.id.endswith('.1') for plan in getattr(piece.job, 'children', ())):
+            self._workers[worker].process.kill()
+
+    executor.crew._restarts += 6
+    with (
+        pytest.MonkeyPatch.context() as m,
+        pytest.warns(UserWarning, match='is lost'),
+        search(tmp_path / 'run', executor) as evo,
+    ):
+        m.setattr(ProcessCrew, 'begin', poisoned)
+        while not evo.state.generation:
+            report = evo.step()
+    children = evo.records[-1]['children']
+    assert [bool(c.get('failed')) for c in children] == [False, True, False]
+    assert not children[1]['accepted'] and children[0]['accepted']
+    assert 'status' in children[1]['failed']
+    assert '1 could not be trained' in report.line()
+
+
+def test_a_mistake_in_the_data_is_raised_and_the_workers_stay(tmp_path):
+    task = small_tasks()[0]
+    own = LazySplit(200, lambda i: task.train[i], 'own')  # what cannot be sent
+    config = Config.preset('demo', **{**CONFIG, 'common_trunks': False})
+    given = tmp_path / 'run', load_root('random:Ti1'), [replace(task, train=own)], config
+    with Evolution.create(*given, two_processes()) as evo:
+        with pytest.raises(InputError, match="task 'mnist': its images cannot be read"):
+            evo.step()
+        with search(tmp_path / 'other', two_processes()) as other:
+            other.step()
+
+
+# Ray
+
+
+@pytest.fixture(scope='module')
+def cluster():
+    "A head without cores, and two machines of one core each."
+    ray = pytest.importorskip('ray')
+    from ray.cluster_utils import Cluster
+
+    memory = {'object_store_memory': 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, **memory})
+    for _ in range(2):
+        made.add_node(num_cpus=1, **memory)
+    ray.init(address=made.address, log_to_driver=False, logging_level='error')
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+DRIVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import ray
+from test_workers import search
+from munet_nb.workers.cluster import ray_workers
+ray.init(address=sys.argv[3], log_to_driver=False)
+search(sys.argv[2], ray_workers()).run()
+"""
+
+
+def test_a_driver_that_is_killed_is_resumed_without_the_cluster(alone, cluster, tmp_path):
+    path = tmp_path / 'run'
+    told = [str(Path(__file__).parent), str(path), cluster.address]
+    driver = subprocess.Popen([sys.executable, '-c', DRIVER, *told], env=os.environ)
+    while not (path / 'journal.jsonl').exists() or lines(path) < 5:
+        assert driver.poll() is None
+        time.sleep(0.02)
+    driver.kill()
+    driver.wait()
+    with Evolution.resume(path, tasks=small_tasks()) as evo:
+        evo.run()
+    assert contents(path) == alone
+
+
+@pytest.fixture(scope='module')
+def actors(cluster):
+    executor = ray_workers()
+    yield executor
+    executor.close()
+
+
+def test_a_cluster_makes_the_same_journal_and_pool(alone, actors, tmp_path):
+    with search(tmp_path / 'run', actors) as evo:
+        evo.run()
+        assert {w['worker'] for w in actors.status()} == {'worker 1', 'worker 2'}
+        layers = [evo.pool[d] for d in evo.state.alive]
+    assert contents(tmp_path / 'run') == alone
+    total = sum(a.nbytes for layer in layers for a in layer.flat.values())
+    assert 0 < actors.crew.store.sent < 3 * total  # a layer travels once
+
+
+def test_an_actor_that_is_killed_in_a_generation_is_replaced(alone, actors, tmp_path):
+    import ray
+
+    def kill(worker):
+        ray.kill(actors.crew._actors[worker].handle)
+
+    with (
+        pytest.warns(UserWarning, match='is lost'),
+        at_the_first_children(actors.crew, kill),
+        search(tmp_path / 'run', actors) as evo,
+    ):
+        evo.run()
+    assert contents(tmp_path / 'run') == alone
+
+
+def test_a_machine_that_is_removed_in_a_generation_is_done_without(
+    alone, cluster, actors, tmp_path
+):
+    def remove(worker):
+        cluster.remove_node(node, allow_graceful=False)
+
+    with search(tmp_path / 'run', actors) as evo:
+        while actors.workers < 2:
+            time.sleep(0.1)
+        node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        while actors.workers < 3:
+            time.sleep(0.1)
+        with at_the_first_children(actors.crew, remove):
+            evo.run()
+    assert contents(tmp_path / 'run') == alone
+
+
+def test_no_cluster_is_a_mistake_of_the_users():
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip('this process is connected to the cluster of the other tests')
+    with pytest.raises(InputError, match="ray = '127.0.0.1:1': no cluster answers there"):
+        ray_workers('127.0.0.1:1')
