@@ -22,10 +22,13 @@ from ..search.journal import State, kept_models
 def _models_to_show(records: Sequence[Mapping], state: State) -> dict[str, Model]:
     "The kept model of each task, and of a task in its first iteration the best so far."
     kept = kept_models(state)
-    if not state.generation or state.task in state.tests:
-        return kept
-    best = next(r['best'] for r in reversed(records) if r['kind'] == 'generation')
-    return {**kept, state.task: state.models[best['id']]} if best else kept
+    going = state.round.going if state.round else [state.task] if state.generation else []
+    for task in going:
+        own = (r for r in reversed(records) if r['kind'] == 'generation' and r['task'] == task)
+        best = next(own, {'best': None})['best']
+        if best and task not in state.tests:
+            kept[task] = state.models[best['id']]
+    return kept
 
 # %% ../../nbs/80_pictures/03_grid.ipynb #94a73983fa022355a6175ece975ddb4e
 def hidden_units(

@@ -106,6 +106,10 @@ def _groups_end(r):
     return 'search for groups ends', '', ''
 
 
+def _round(r):
+    return 'round of tasks', '', ', '.join(r['tasks'])
+
+
 def _probes(r):
     tells = [f"{p['seed']} {p['accuracy']:.1%}" for p in r['probes']]
     return 'probes of seed models', r['task'], _with_examples(tells, r)
@@ -127,6 +131,7 @@ _LINES = {
     'groups': _groups,
     'common_trunk': _common_trunk,
     'groups_end': _groups_end,
+    'round': _round,
     'probes': _probes,
 }
 

@@ -49,8 +49,9 @@ def run_to_end(evo):  # an Evolution
     look = {'unit': 'segment', 'smoothing': 0.05, 'dynamic_ncols': True}
     evo.settle()
     with stop_on_interrupt() as stop, tqdm(total=left(), **look) as bar:
-        while not evo.done and not stop:
+        while not evo.done and not (stop and not evo.wind_down()):
             bar.set_description(for_terminal(now()))
+            bar.set_postfix_str(for_terminal(evo.workers_line()))
             report = evo.step(count)
             bar.total = bar.n + left()
             tqdm.write(for_terminal(report.line()))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'next_task', 'iteration_segments', 'segments_left', 'generations_left', 'rng_for', 'scores_of',
-    'probes_due', 'to_try', 'seeds_in_turn', 'spread_rates', 'Generation', 'ask',
+    'next_task', 'round_tasks', 'round_due', 'iteration_segments', 'segments_left',
+    'generations_left', 'rng_for', 'scores_of', 'probes_due', 'to_try', 'seeds_in_turn',
+    'spread_rates', 'Generation', 'ask',
 ]
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-002
@@ -32,10 +33,26 @@ from .selection import SCORES, anyone, first_taken, ranked, sample_parent
 # %% ../../nbs/40_search/05_ask.ipynb #cell-005
 def next_task(state: State, config: Config) -> str | None:
     "The task to work on, or None if the search is done."
-    if state.task:
-        return state.task
+    if state.task or state.round:
+        return state.task or state.due
     name = min(state.tasks, key=lambda t: state.visits.get(t, 0))
     return name if state.visits.get(name, 0) < config.task_iterations else None
+
+# %% ../../nbs/40_search/05_ask.ipynb #d3431d72
+def round_tasks(state: State, config: Config) -> tuple[str, ...]:
+    "The tasks of the next round."
+    due = [t for t in state.tasks if state.visits.get(t, 0) < config.task_iterations]
+    due.sort(key=lambda t: state.visits.get(t, 0))
+    return tuple(due[: config.concurrent_tasks])
+
+
+def round_due(state: State, config: Config) -> dict | None:
+    "The record of the round that begins now; None if none does."
+    going_on = state.task or state.round or state.groups
+    tasks = round_tasks(state, config)
+    if config.concurrent_tasks == 1 or going_on or not tasks:
+        return None
+    return {'kind': 'round', 'tasks': list(tasks)}
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-009
 def iteration_segments(state: State, config: Config, task: str) -> int:
@@ -51,7 +68,8 @@ def iteration_segments(state: State, config: Config, task: str) -> int:
 def segments_left(state: State, config: Config) -> int:
     "What the task iteration that is going on, or comes next, may still spend."
     task = next_task(state, config)
-    return iteration_segments(state, config, task) - state.spent if task else 0
+    spent = state.view(task).spent
+    return iteration_segments(state, config, task) - spent if task else 0
 
 
 def _generations(
@@ -73,17 +91,26 @@ def generations_left(state: State, config: Config) -> int:
     "Generations until the search is done, if every task iteration keeps a model."
     visits = {t: state.visits.get(t, 0) for t in state.tasks}
     kept, generations = set(state.kept), 0
-    task, left, tried = state.task, segments_left(state, config), len(state.tried)
-    while task or min(visits.values()) < config.task_iterations:
-        task = task or min(visits, key=visits.get)
-        if left is None:
-            left = iteration_segments(state, config, task)
-        seeds = 1 + sum(t != task and not state.tasks[t].private for t in kept)
+
+    def untried(view, task, known):
+        seeds = 1 + sum(t != task and not state.tasks[t].private for t in known)
         seeds = 0 if config.seed_scan else min(seeds, config.probed_seeds or seeds)
-        generations += _generations(left, seeds - tried, config)
+        return seeds - len(view.tried)
+
+    going = state.round.going if state.round else [state.task] if state.task else []
+    for task in going:
+        view = state.view(task)
+        left = iteration_segments(view, config, task) - view.spent
+        generations += _generations(left, untried(view, task, view.kept), config)
         visits[task] += 1
         kept.add(task)
-        task, left, tried = None, None, 0
+    fresh = replace(state, tried=frozenset())
+    while min(visits.values()) < config.task_iterations:
+        task = min(visits, key=visits.get)
+        left = iteration_segments(state, config, task)
+        generations += _generations(left, untried(fresh, task, kept), config)
+        visits[task] += 1
+        kept.add(task)
     return generations
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-013

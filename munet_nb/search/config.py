@@ -94,6 +94,7 @@ class Config:
     inherit_momentum: bool = False  # whether a child goes on with its layers' optimiser states
     keep: str = 'best'  # of each task; 'front': all that are best for some scale factor
     selection: str = 'product'  # of quality and size; 'chebyshev': the worse of the two
+    concurrent_tasks: int = 1  # whose iterations go on at the same time; the paper's is 1
     training: TrainingSettings = TrainingSettings()
     defaults: HParams = HParams()  # its num_layers is not used: a root model has its own depth
     search: Mapping[str, tuple] = field(default_factory=lambda: dict(AUTO_TUNE))
@@ -137,7 +138,7 @@ def _check_numbers(config: 'Config'):
     _check_all(config, chances, lambda p: is_number(p) and 0 <= p <= 1, 'a number in [0, 1]')
     counts = (
         'children_per_task', 'children_per_generation', 'task_iterations',
-        'group_generations', 'trial_segments', 'trunk_segments',
+        'group_generations', 'trial_segments', 'trunk_segments', 'concurrent_tasks',
     )
     _check_all(config, counts, is_count, 'a positive whole number below 2^31')
     trial = config.seed_segments

@@ -299,7 +299,7 @@ def groups_due(state: State, config: Config) -> bool:
     "Whether a search for groups is in progress, or comes next: at the beginning, if it is wanted."
     if state.groups:
         return True
-    first = not (state.group_searches or state.visits or state.task)
+    first = not (state.group_searches or state.visits or state.task or state.round)
     return config.common_trunks and first and len(public_tasks(state)) >= 2
 
 
@@ -331,9 +331,10 @@ def begin_groups(
     check('tasks of a common trunk', tasks, len(tasks) >= 2, 'at least two public tasks')
     if state.groups:
         raise InputError('a search for common trunks is in progress already; step goes on with it')
-    if state.task:
+    if state.task or state.round:
+        task = state.task or state.due
         raise InputError(
-            f'common trunks are trained between task iterations; that of {state.task!r} is going on'
+            f'common trunks are trained between task iterations; that of {task!r} is going on'
         )
     return {'kind': 'groups_begun', 'tasks': list(tasks), 'images': {t: images[t] for t in tasks}}
 
@@ -385,9 +386,11 @@ def is_next(generation: Generation | GroupGeneration, state: State) -> bool:
         there = search and (search.number, search.generation)
         return asked == there and generation.trial not in search.trunks
     task = generation.task
+    view = state.view(task)
     asked = (generation.iteration, generation.number, generation.extensions)
-    there = (state.visits.get(task, 0), state.generation, state.extensions)
-    return not search and state.task in (None, task) and asked == there
+    there = (view.visits.get(task, 0), view.generation, view.extensions)
+    due = state.due or state.task
+    return not search and due in (None, task) and asked == there
 
 # %% ../../nbs/40_search/07_groups.ipynb #b7b0dff4
 @dataclass(frozen=True, eq=False)

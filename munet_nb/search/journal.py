@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = [
     'Trunk', 'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
-    'Probe', 'trunk_of', 'State', 'kept_models', 'choices_of', 'with_chosen', 'apply_record',
-    'at_line', 'replay', 'open_first', 'open_records',
+    'Probe', 'trunk_of', 'Iteration', 'Round', 'State', 'kept_models', 'choices_of', 'with_chosen',
+    'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..checks import InputError, check, make, unknown
@@ -83,6 +83,26 @@ def trunk_of(model: Model) -> Trunk:
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)
+class Iteration:
+    "A task iteration of a round: what a state says of the one that is going on, see there."
+
+    active: tuple[str, ...]
+    generation: int = 0
+    spent: int = 0
+    tried: frozenset[str] = frozenset()
+    turned: int = 0
+    probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # told in the round
+
+
+@dataclass(frozen=True)
+class Round:
+    "Task iterations that go on at the same time."
+
+    start: 'State'  # as they all began
+    going: Mapping[str, Iteration]  # task -> its iteration, until it ends; in order
+
+
+@dataclass(frozen=True)
 class State:
     "A search at one moment, computed from its journal."
 
@@ -110,6 +130,35 @@ class State:
     probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # task, trunk: probe
     # task -> models that it keeps beside its best, the smallest first, and their test accuracies
     fronts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    round: Round | None = None  # in progress; what it has for one iteration is then in there
+
+    @property
+    def due(self) -> str | None:
+        "The task of a round whose record comes next: the one that is the fewest generations far."
+        going = self.round.going if self.round else {}
+        return min(going, key=lambda t: going[t].generation, default=None)
+
+    def view(self, task: str | None) -> 'State':
+        "The state as a task of the round sees it: the start, and its own records; else the state."
+        if not self.round or task not in self.round.going:
+            return self
+        start, own = self.round.start, self.round.going[task]
+        return replace(
+            start,
+            task=task,
+            active=own.active,
+            generation=own.generation,
+            spent=own.spent,
+            tried=own.tried,
+            turned=own.turned,
+            probes={**start.probes, **own.probes},
+            # Others' models are no seeds and no ancestors here, so they do not show.
+            models=self.models,
+            offspring=self.offspring,
+            config=self.config,
+            tasks=self.tasks,
+            extensions=self.extensions,
+        )
 
     @property
     def alive(self) -> frozenset[Digest]:
@@ -130,7 +179,13 @@ class State:
         ids = {self.root.id, *self.trunks, *self.kept.values(), *self.active}
         ids.update(self.entrants.values())
         ids.update(i for front in self.fronts.values() for i in front)
-        return [ref for i in ids for ref in self.models[i].chain]
+        refs = [ref for i in ids for ref in self.models[i].chain]
+        if not self.round:
+            return refs
+        # What a task no longer keeps is a seed for the others of its round.
+        active = (i for own in self.round.going.values() for i in own.active)
+        refs += [ref for i in active for ref in self.models[i].chain]
+        return refs + self.round.start._refs_alive()
 
     @property
     def roots(self) -> list[Model]:
@@ -381,8 +436,9 @@ def _check_fixed(before: Config, after: Config):
 def _reconfigured(state, config: Config):
     "A state between task iterations with another configuration."
     _need(not state.groups, 'config: may not change while a search for groups is going on')
-    going_on = f'that of {state.task!r} is going on, finish it first'
-    _need(not state.task, f'config: may change only between task iterations; {going_on}')
+    going_on = f'that of {state.task or state.due!r} is going on, finish it first'
+    between = not (state.task or state.round)
+    _need(between, f'config: may change only between task iterations; {going_on}')
     _check_fixed(state.config, config)
     depth = state.root.hparams.num_layers
     root = replace(state.root, hparams=replace(config.defaults, num_layers=depth))
@@ -456,7 +512,7 @@ def _check_trunk(state, record):
 
 # %% ../../nbs/40_search/04_journal.ipynb #d2559467
 def _groups_begun(state, record):
-    between = not (state.groups or state.task)
+    between = not (state.groups or state.task or state.round)
     _need(between, 'a search for groups begins in the middle of something else')
     for task in record['tasks']:
         public = task in state.tasks and not state.tasks[task].private
@@ -525,18 +581,81 @@ def _probes(state, record):
         probes=probes,
     )
 
+# %% ../../nbs/40_search/04_journal.ipynb #0e1209f7
+def _round_begun(state, record):
+    between = not (state.groups or state.task or state.round)
+    _need(between, 'a round begins in the middle of something else')
+    tasks = record['tasks']
+    for task in tasks:
+        _need(task in state.tasks, f'tasks: the run has no task {task!r}')
+    _need(tasks and len(set(tasks)) == len(tasks), f'tasks = {tasks!r}: must be different ones')
+    going = {task: Iteration(state.population(task)) for task in tasks}
+    return replace(state, round=Round(state, going))
+
+
+def _merged(state: State, before: State, after: State) -> State:
+    "A state in a round, with what a record changed for one task."
+    task, going = before.task, dict(state.round.going)
+    told = {k: after.probes[k] for k in after.probes.keys() - before.probes.keys()}
+    common = dict(
+        models=after.models, offspring=after.offspring, probes={**state.probes, **told}
+    )
+    if after.task:
+        going[task] = Iteration(
+            after.active,
+            after.generation,
+            after.spent,
+            after.tried,
+            after.turned,
+            {**going[task].probes, **told},
+        )
+        return replace(state, round=replace(state.round, going=going), **common)
+    del going[task]
+    return replace(
+        state,
+        round=replace(state.round, going=going) if going else None,
+        visits={**state.visits, task: after.visits[task]},
+        kept=_with(state.kept, task, after.kept),
+        tests=_with(state.tests, task, after.tests),
+        entrants=_with(state.entrants, task, after.entrants),
+        fronts=_with(state.fronts, task, after.fronts),
+        **common,
+    )
+
+
+def _with(values: Mapping, task: str, after: Mapping) -> dict:
+    "Values by task, with what one task has after a record, which may be none."
+    if task in after:
+        return {**values, task: after[task]}
+    return {t: value for t, value in values.items() if t != task}
+
+
+def _in_round(apply: Callable) -> Callable:
+    "What a record of a task does, in a round or out of it."
+
+    def applied(state, record):
+        if not state.round:
+            return apply(state, record)
+        task = record['task']
+        _need(task == state.due, f'task = {task!r} where {state.due!r} was due')
+        before = state.view(task)
+        return _merged(state, before, apply(before, record))
+
+    return applied
+
 # %% ../../nbs/40_search/04_journal.ipynb #cell-014
 _APPLY = {
     'run': _begun,
-    'generation': _generation,
-    'task_end': _task_ended,
+    'generation': _in_round(_generation),
+    'task_end': _in_round(_task_ended),
     'config_changed': _changed,
     'extended': _extended,
     'groups_begun': _groups_begun,
     'groups': _groups,
     'common_trunk': _common_trunk,
     'groups_end': _groups_ended,
-    'probes': _probes,
+    'probes': _in_round(_probes),
+    'round': _round_begun,
 }
 
 

@@ -348,6 +348,7 @@ _SMALL_RECORDS = {
         lambda record: _check_tasks(record, 'images'),
     ),
     'groups_end': Fields(kind=TEXT),
+    'round': Fields(kind=TEXT, tasks=ListOf(NAME, 1)),
     'probes': Fields(**_TURN, segments=COUNT, examples=WHOLE, probes=ListOf(_PROBE)),
 }
 

@@ -16,7 +16,7 @@ from ..tasks.task import Task
 from .jobs import Job
 from .worker import Done, Worker
 
-# %% ../../nbs/65_workers/03_executors.ipynb #be9dec7a
+# %% ../../nbs/65_workers/03_executors.ipynb #61da19f8
 class Executor(Protocol):
     "Does jobs, somewhere."
 
@@ -31,10 +31,13 @@ class Executor(Protocol):
     ) -> 'Future[Done]':
         "Have a job done. What is raised there is raised by the future."
 
+    def status(self) -> list[dict]:
+        "What each worker does; none, if this process trains."
+
     def close(self):
         "Let go of the workers; what they are doing is lost."
 
-# %% ../../nbs/65_workers/03_executors.ipynb #33c7bdab
+# %% ../../nbs/65_workers/03_executors.ipynb #89a50bb0
 class Inline:
     "This process does every job, when it is submitted."
 
@@ -56,6 +59,10 @@ class Inline:
         future = Future()
         future.set_result(self._worker.do(job, pool, progress))
         return future
+
+    def status(self) -> list[dict]:
+        "Nobody but this process."
+        return []
 
     def close(self):
         "Let go of the images."

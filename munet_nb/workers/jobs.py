@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'Job', 'key_for', 'ChildrenJob', 'children_job', 'split_job', 'join_children', 'GroupJob',
-    'group_jobs', 'ProbeJob', 'TestJob',
+    'group_jobs', 'ProbeJob', 'EvaluateJob',
 ]
 
 # %% ../../nbs/65_workers/00_jobs.ipynb #55cad27a
@@ -218,7 +218,7 @@ def group_jobs(
         for group in groups
     ]
 
-# %% ../../nbs/65_workers/00_jobs.ipynb #71ef4036
+# %% ../../nbs/65_workers/00_jobs.ipynb #ab521783
 @dataclass(frozen=True)
 class ProbeJob(Job):
     "Seed models to judge for a task by closed-form heads."
@@ -244,7 +244,7 @@ class ProbeJob(Job):
 
 
 @dataclass(frozen=True)
-class TestJob(Job):
+class EvaluateJob(Job):
     "A model to test on its task's test split, by which nothing is selected."
 
     model: Model

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['with_probes', 'Done', 'Worker']
 
-# %% ../../nbs/65_workers/01_worker.ipynb #3db5b209
+# %% ../../nbs/65_workers/01_worker.ipynb #739816e4
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ from ..search.groups import TrainedGroup
 from ..search.journal import trunk_of
 from ..search.plans import TrainedChild
 from ..tasks.task import Task
-from .jobs import ChildrenJob, GroupJob, Job, ProbeJob, TestJob
+from .jobs import ChildrenJob, GroupJob, Job, ProbeJob, EvaluateJob
 
 # %% ../../nbs/65_workers/01_worker.ipynb #ac9bbb01
 class _Feeds:
@@ -125,7 +125,7 @@ class Worker:
         times.programs += programs.compilations.total() - compiled
         return Done(result, times)
 
-# %% ../../nbs/65_workers/01_worker.ipynb #328005b2
+# %% ../../nbs/65_workers/01_worker.ipynb #359f180b
 def _train_children(worker, job: ChildrenJob, layers, programs, times, progress):
     config = job.config
     settings = replace(config.training, segments=job.segments)
@@ -157,7 +157,7 @@ def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
         return _probe(feed, networks, sources, job.config, programs)
 
 
-def _test(worker, job: TestJob, layers, programs, times, progress):
+def _test(worker, job: EvaluateJob, layers, programs, times, progress):
     started, compiled = time.perf_counter(), programs.seconds
     network = _network(job.model, job.model.chain, job.arch, layers)
     test = worker.tasks[job.model.task].test
@@ -165,7 +165,7 @@ def _test(worker, job: TestJob, layers, programs, times, progress):
     times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
     return found
 
-# %% ../../nbs/65_workers/01_worker.ipynb #5a38fdaf
+# %% ../../nbs/65_workers/01_worker.ipynb #5d55543f
 def _train_group(worker, job: GroupJob, layers, programs, times, progress):
     config, group = job.config, job.group
     root = {ref.name: layers[ref.digest] for ref in job.root}
@@ -200,6 +200,6 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
 _HOW = {
     ChildrenJob: _train_children,
     ProbeJob: _probe_seeds,
-    TestJob: _test,
+    EvaluateJob: _test,
     GroupJob: _train_group,
 }
