@@ -48,8 +48,17 @@ class Layer:
         "The parameters as the nested dict that Flax takes."
         return unflatten_dict(self.flat, sep='/')
 
+    def __reduce__(self):
+        return _read_only, (dict(self.flat), self.digest)  # how it goes to another process
+
     def __repr__(self):
         return f'Layer({self.digest[:8]}, {self.n_params:,} parameters)'
+
+
+def _read_only(flat: dict[str, np.ndarray], digest: Digest) -> Layer:
+    for a in flat.values():
+        a.setflags(write=False)
+    return Layer(flat, digest)
 
 
 def make_layer(

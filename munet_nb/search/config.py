@@ -110,6 +110,9 @@ class Config:
         if self.auto_tune:
             check_space(self.search, self.defaults)
 
+    def __reduce__(self):
+        return config_from_json, (config_to_json(self),)  # how it goes to another process
+
     @staticmethod
     def preset(name: str, **values) -> 'Config':
         """The configuration called `name`, one of `PRESETS`, with other values for some fields.

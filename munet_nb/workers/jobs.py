@@ -8,8 +8,7 @@ __all__ = [
     'group_jobs', 'ProbeJob', 'EvaluateJob',
 ]
 
-# %% ../../nbs/65_workers/00_jobs.ipynb #55cad27a
-import copyreg
+# %% ../../nbs/65_workers/00_jobs.ipynb #57a0fa54
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -20,11 +19,11 @@ import numpy as np
 
 from ..engine.devices import place
 from ..models.model import LayerRef, Model
-from ..models.pool import Digest, Layer
+from ..models.pool import Digest
 from ..network.arch import Arch
 from ..network.chain import fold_key, seed_key
 from ..search.ask import Generation, rng_for
-from ..search.config import Config, config_from_json, config_to_json
+from ..search.config import Config
 from ..search.groups import Group, GroupGeneration
 from ..search.plans import ChildPlan, TrainedChild
 
@@ -264,13 +263,3 @@ class EvaluateJob(Job):
     @property
     def work(self) -> float:
         return _params(self.model.chain) / 3
-
-# %% ../../nbs/65_workers/00_jobs.ipynb #fdf9754d
-def _layer(flat, digest) -> Layer:
-    for array in flat.values():
-        array.setflags(write=False)
-    return Layer(flat, digest)
-
-
-copyreg.pickle(Config, lambda config: (config_from_json, (config_to_json(config),)))
-copyreg.pickle(Layer, lambda layer: (_layer, (dict(layer.flat), layer.digest)))
