@@ -116,7 +116,7 @@ def add_workers(parser: argparse.ArgumentParser):
         '--ray',
         metavar='ADDRESS',
         help='train on a Ray cluster: auto (one that is there, or else one on this machine), or '
-        'where it is, as in ray://HOST:10001 or HOST:6379',
+        'HOST:PORT of its head, whose usual port is 6379',
     )
     parser.add_argument(
         '--cores',

@@ -202,6 +202,14 @@ def test_a_cluster_makes_the_same_journal_and_pool(alone, actors, tmp_path):
     assert 0 < actors.crew.store.sent < 3 * total  # a layer travels once
 
 
+def test_waiting_for_work_costs_the_driver_nothing(actors):
+    while not actors.board.hands:
+        time.sleep(0.1)
+    used = time.process_time()
+    time.sleep(2)
+    assert time.process_time() - used < 0.6  # it span before, at the cost of what it trained
+
+
 def test_an_actor_that_is_killed_in_a_generation_is_replaced(alone, actors, tmp_path):
     import ray
 
@@ -234,10 +242,10 @@ def test_a_machine_that_is_removed_in_a_generation_is_done_without(
     assert contents(tmp_path / 'run') == alone
 
 
-def test_no_cluster_is_a_mistake_of_the_users():
-    import ray
-
-    if ray.is_initialized():
-        pytest.skip('this process is connected to the cluster of the other tests')
-    with pytest.raises(InputError, match="ray = '127.0.0.1:1': no cluster answers there"):
-        ray_workers('127.0.0.1:1')
+def test_no_cluster_is_a_mistake_of_the_users(tmp_path):
+    code = 'from munet_nb.cli import main; raise SystemExit(main())'
+    wish = ['evolve', '--benchmark', 'demo', '--run', str(tmp_path / 'run'), '--ray', '127.0.0.1:1']
+    told = subprocess.run([sys.executable, '-c', code, *wish], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.startswith("munet: ray = '127.0.0.1:1': no cluster answers there")
+    assert not (tmp_path / 'run').exists()

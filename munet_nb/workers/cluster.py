@@ -8,8 +8,9 @@ __all__ = [
     'RayCrew', 'ray_workers',
 ]
 
-# %% ../../nbs/65_workers/07_ray.ipynb #4f11356b
+# %% ../../nbs/65_workers/07_ray.ipynb #a4858d08
 import platform
+import socket
 import threading
 import time
 import traceback
@@ -79,7 +80,7 @@ class RayWorker:
             told, self._told = self._told, []
         return told
 
-# %% ../../nbs/65_workers/07_ray.ipynb #ace618cc
+# %% ../../nbs/65_workers/07_ray.ipynb #83c3deff
 MAX_RESTARTS = 3  # for every worker that there is room for, in a row
 PATIENCE = 60.0  # seconds without an answer, after which a worker counts as lost
 _NEWS_EVERY = 1.0  # second
@@ -106,6 +107,17 @@ def _import_ray():
     return ray
 
 
+def _check_reached(address: str):
+    "Raise InputError if nobody answers at HOST:PORT; Ray itself would try for minutes."
+    host, _, port = address.rpartition(':')
+    whole = bool(host) and port.isdigit() and int(port) < 2**16
+    check('ray', address, whole, "'auto' or HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+    except OSError as e:
+        raise InputError(f'ray = {address!r}: no cluster answers there ({e})') from None
+
+
 def connect(address: str) -> bool:  # whether this process was not connected before
     """Reach a cluster: 'auto' is one that is there, or else one on this machine.
 
@@ -114,12 +126,14 @@ def connect(address: str) -> bool:  # whether this process was not connected bef
     ray = _import_ray()
     if ray.is_initialized():
         return False
+    if address != 'auto':
+        _check_reached(address)
     quiet = {'log_to_driver': False, 'logging_level': 'error'}
     try:
         ray.init(address=address, **quiet)
     except ConnectionError as e:
         if address != 'auto':
-            raise InputError(f'ray = {address!r}: no cluster answers there ({e})') from None
+            raise InputError(f'ray = {address!r}: what answers there is no cluster ({e})') from None
         ray.init(address='local', include_dashboard=False, **quiet)
     except (RuntimeError, ValueError) as e:
         raise InputError(f'ray = {address!r}: {e}') from None
@@ -167,7 +181,7 @@ class Store:
             self._held -= size
         return name
 
-# %% ../../nbs/65_workers/07_ray.ipynb #a1195b46
+# %% ../../nbs/65_workers/07_ray.ipynb #c42e74af
 class RayCrew:
     "Actors on a cluster."
 
@@ -256,13 +270,22 @@ class RayCrew:
         self._look(now)
         self._tell_of_waiting(now)
         self._ask_for_news(now)
-        ready, _ = self._ray.wait(list(self._pending), timeout=seconds)
-        if ready:
-            ready, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+        ready = self._ready(seconds)
         events = [self._hear(result, *self._pending.pop(result)) for result in ready]
         silent = [w for w, a in self._actors.items() if a.joined and now - a.answered > PATIENCE]
         lost = [self._lost(w, f'no answer for {PATIENCE:.0f} s') for w in silent]
         return [event for found in (*events, lost) for event in found]
+
+    def _ready(self, seconds: float) -> list:
+        "The names of results that are there; waits so long at most for the first one."
+        pending = list(self._pending)
+        if not pending:
+            time.sleep(seconds)  # Ray would not wait for none
+            return []
+        ready, _ = self._ray.wait(pending, timeout=seconds)
+        if ready:
+            ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=0)
+        return ready
 
     def _tell_of_waiting(self, now: float):
         "Say, once, that the cluster gives no worker."
