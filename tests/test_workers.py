@@ -129,6 +129,22 @@ def test_a_child_that_no_worker_can_train_is_recorded_and_the_others_are_trained
     assert '1 could not be trained' in report.line()
 
 
+def test_progress_that_raises_stops_the_training_and_not_the_workers(alone, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def stop(*told):
+        raise Enough
+
+    with search(tmp_path / 'run', two_processes()) as evo:
+        while hasattr(evo.ask(), 'trial'):
+            evo.step()
+        with pytest.raises(Enough):
+            evo.train(evo.ask(), stop)
+        evo.run()
+    assert contents(tmp_path / 'run') == alone
+
+
 def test_a_mistake_in_the_data_is_raised_and_the_workers_stay(tmp_path):
     task = small_tasks()[0]
     own = LazySplit(200, lambda i: task.train[i], 'own')  # what cannot be sent

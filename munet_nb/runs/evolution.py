@@ -328,6 +328,7 @@ class Evolution:
 
     def run(self) -> System:
         "To the end, with progress. Ctrl-C stops after the generation, which is saved."
+        self._ahead.stopped = False  # as an earlier Ctrl-C may have left it
         run_to_end(self)
         return self.system
 

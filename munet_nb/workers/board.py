@@ -64,7 +64,7 @@ class Hand:
     tasks: set[str] = field(default_factory=set)  # whose images it has loaded
     layers: set[str] = field(default_factory=set)  # digests that it was sent
 
-# %% ../../nbs/65_workers/02_board.ipynb #f093c8f8
+# %% ../../nbs/65_workers/02_board.ipynb #3e73829d
 MAX_TRIES = 3  # of a piece
 SLOW = 3.0  # times the usual duration, after which a piece is begun again elsewhere
 
@@ -204,13 +204,19 @@ class Board:
         piece.order.failed = told
         return self._close(piece, Done(None, Times()))
 
-    def drop(self, worker: str):
-        "A worker's piece is not wanted any more, nor what else waits of its order."
+    def cancel(self, order: Order):
+        "An order is not wanted any more. Whoever is at a piece of it ends that in vain."
+        order.open.clear()
+        self.waiting = [p for p in self.waiting if p.order is not order]
+        self.doing = {n: p for n, p in self.doing.items() if p.order is not order}
+
+    def refused(self, worker: str) -> Order | None:
+        "A worker's piece cannot be done by anybody. The order that it is of, which is over."
         piece = self._let_go(worker)
-        if piece:
-            self.doing.pop(piece.number, None)
-            piece.order.open.clear()
-            self.waiting = [p for p in self.waiting if p.order is not piece.order]
+        if not piece or piece.number not in piece.order.open:
+            return None
+        self.cancel(piece.order)
+        return piece.order
 
     def lost(self, worker: str, reason: str) -> Order | None:
         "A worker is gone. As `failed`."

@@ -77,7 +77,7 @@ def use_settings(settings: Mapping):
     for name, value in settings.items():
         jax.config.update(name, value)
 
-# %% ../../nbs/65_workers/05_crews.ipynb #f5c02b56
+# %% ../../nbs/65_workers/05_crews.ipynb #17c1bab6
 @dataclass(eq=False)
 class _Wanted:
     "An order from the side of who waits for it."
@@ -148,7 +148,9 @@ class Dispatcher:
         try:
             while not self._closed.is_set():
                 self.turn(time.monotonic(), 0.05)
-        except BaseException as e:  # whoever waits must hear of it
+        except InputError as e:  # whoever waits must hear of it
+            self._fail_all(e)
+        except BaseException as e:
             self._fail_all(e)
             raise
         finally:
@@ -188,7 +190,7 @@ class Dispatcher:
         else:
             wanted.future.set_result(order.result)
 
-# %% ../../nbs/65_workers/05_crews.ipynb #bd4ca4fa
+# %% ../../nbs/65_workers/05_crews.ipynb #9173e67e
 def _joined(d: Dispatcher, event: Event):
     with d._lock:
         d.board.joined(event.worker, event.told)
@@ -206,7 +208,13 @@ def _progress(d: Dispatcher, event: Event):
         if (child, segment) in wanted.told:
             return
         wanted.told.add((child, segment))
-    wanted.progress(child, segment, accuracy)
+    try:
+        wanted.progress(child, segment, accuracy)
+    except BaseException as e:  # so whoever waits says that it wants no more
+        with d._lock:
+            d._wanted.pop(piece.order.number, None)
+            d.board.cancel(piece.order)
+        wanted.future.set_exception(e)
 
 
 def _number_in_order(piece: Piece, child: int) -> int:
@@ -230,10 +238,8 @@ def _failed(d: Dispatcher, event: Event):
 
 def _refused(d: Dispatcher, event: Event):
     with d._lock:
-        hand = d.board.hands.get(event.worker)
-        order = hand and hand.piece and hand.piece.order
+        order = d.board.refused(event.worker)
         wanted = order and d._wanted.pop(order.number, None)
-        d.board.drop(event.worker)
     if wanted:
         wanted.future.set_exception(event.told)
 
