@@ -78,10 +78,13 @@ def _print_times(
     total: float,  # seconds
     seconds: dict[str, float],  # of which: what for -> how many
     programs: int,  # compiled or read from the cache
+    workers: int,  # side by side, whose seconds these are
 ):
-    seconds = {**seconds, 'everything else': total - sum(seconds.values())}
-    shares = ', '.join(f'{name} {s / total:.1%}' for name, s in seconds.items())
-    say(f'\n{total:.0f} s: {shares}; {programs} programs compiled or read from the cache')
+    whole = total * workers
+    seconds = {**seconds, 'everything else': whole - sum(seconds.values())}
+    shares = ', '.join(f'{name} {s / whole:.1%}' for name, s in seconds.items())
+    many = f' on {workers} workers' if workers > 1 else ''
+    say(f'\n{total:.0f} s{many}: {shares}; {programs} programs compiled or read from the cache')
 
 
 def _print_next(evo: Evolution):
@@ -107,7 +110,7 @@ def _run(evo: Evolution):
                 training=evo.times.training,
                 evaluating=evo.times.evaluating,
             )
-            _print_times(total, seconds, evo.times.programs)
+            _print_times(total, seconds, evo.times.programs, evo.executor.workers)
         if evo.done and evo.system.models:
             _print_next(evo)
 
