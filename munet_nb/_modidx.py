@@ -1737,6 +1737,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                             'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._end_iteration': ( '70_runs/evolution.html#evolution._end_iteration',
                                                                                                'munet_nb/runs/evolution.py'),
+                                         'munet_nb.runs.evolution.Evolution._follow': ( '70_runs/evolution.html#evolution._follow',
+                                                                                        'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._probe': ( '70_runs/evolution.html#evolution._probe',
                                                                                        'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._probed_images': ( '70_runs/evolution.html#evolution._probed_images',

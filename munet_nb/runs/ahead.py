@@ -21,7 +21,7 @@ from ..search.journal import State, apply_record
 from ..search.tell import end_of_iteration, tell
 from ..tasks.task import Task
 from ..workers.executors import Executor
-from ..workers.jobs import Job, ProbeJob, EvaluateJob, children_job
+from ..workers.jobs import EvaluateJob, Job, ProbeJob, children_job
 from ..workers.worker import Done
 
 # %% ../../nbs/70_runs/08_ahead.ipynb #1690d552

@@ -39,7 +39,7 @@ from ..search.records import deciding
 from ..search.tell import end_of_iteration, tell, with_tests
 from ..tasks.task import Task, check_tasks
 from ..workers.executors import Executor, Inline
-from ..workers.jobs import Job, ProbeJob, EvaluateJob, children_job, group_jobs
+from ..workers.jobs import EvaluateJob, Job, ProbeJob, children_job, group_jobs
 from ..workers.worker import Done
 
 # %% ../../nbs/70_runs/09_evolution.ipynb #97aa0cbb
@@ -225,7 +225,7 @@ class Evolution:
             return lambda child, *told: progress(counted.index(i) + child, *told)
 
         given = self.pool, self.tasks
-        self._ahead.follow(self.state, self.arch, *given)
+        self._follow()
         futures = [
             self._ahead.take(job, watched(i)) or self.executor.submit(job, *given, watched(i))
             for i, job in enumerate(jobs)
@@ -233,8 +233,13 @@ class Evolution:
         for future in futures:
             while not future.done():
                 self._ahead.wait(future)
-                self._ahead.follow(self.state, self.arch, *given)
+                self._follow()
         return [self._counted(future.result()) for future in futures]
+
+    def _follow(self):
+        "Begin what can be begun ahead; threads that train at the same time take turns."
+        with self._moving:
+            self._ahead.follow(self.state, self.arch, self.pool, self.tasks)
 
     def _counted(self, done: Done):
         "The result of a job; its seconds are counted."

@@ -71,7 +71,7 @@ def segments_left(state: State, config: Config) -> int:
     spent = state.view(task).spent
     return iteration_segments(state, config, task) - spent if task else 0
 
-
+# %% ../../nbs/40_search/05_ask.ipynb #a35e73d4
 def _generations(
     left: int,  # segments
     untried: int,  # seed models

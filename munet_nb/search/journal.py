@@ -101,7 +101,7 @@ class Round:
     start: 'State'  # as they all began
     going: Mapping[str, Iteration]  # task -> its iteration, until it ends; in order
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #fd381d92
 @dataclass(frozen=True)
 class State:
     "A search at one moment, computed from its journal."
@@ -262,7 +262,9 @@ def with_chosen(
     chosen: Mapping[str, str],  # task -> id of a model that it keeps
 ) -> State:
     "The state as if each task's chosen model were its kept one, and that one beside it."
-    kept, tests, fronts = dict(state.kept), dict(state.tests), dict(state.fronts)
+    kept = dict(state.kept)
+    tests = dict(state.tests)
+    fronts = dict(state.fronts)
     for task, id in chosen.items():
         if id != kept[task]:
             known = {kept[task]: tests[task], **fronts[task]}
@@ -328,7 +330,9 @@ def _generation(state, record):
     _check_turn(state, task, record['iteration'], record['generation'])
     for seed in record['seeds_tried']:
         _need(seed in state.models, f'seeds_tried: there is no model {seed!r}')
-    active, models, offspring = state.population(task), dict(state.models), dict(state.offspring)
+    active = state.population(task)
+    models = dict(state.models)
+    offspring = dict(state.offspring)
     for i, c in enumerate(record['children']):
         _check_child(state, record, i)
         parent = c['model']['parent']
@@ -490,7 +494,9 @@ def _check_trials(search: GroupSearch, trials: Sequence[Trial]):
 # %% ../../nbs/40_search/04_journal.ipynb #7fb0fae6
 def _check_trunk(state, record):
     "Raise InputError unless a record can tell of a trunk of this search, and of its models."
-    search, trunk, models = state.groups, record['trunk'], record['models']
+    search = state.groups
+    trunk = record['trunk']
+    models = record['models']
     for group in search.trials:
         if group.id == record['trial']:
             _need(set(record['tasks']) <= set(group.tasks), 'tasks: must be ones of the trial')
@@ -537,7 +543,7 @@ def _groups(state, record):
             rates[task] = max(tried, key=lambda t: t.probes[task]).lr
     return replace(state, groups=told, common=spent, rates=rates)
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #b7830a2f
 def _common_trunk(state, record):
     search = _search_of(state, record)
     _check_trunk(state, record)
@@ -629,7 +635,7 @@ def _with(values: Mapping, task: str, after: Mapping) -> dict:
         return {**values, task: after[task]}
     return {t: value for t, value in values.items() if t != task}
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #0ed1a258
 def _in_round(apply: Callable) -> Callable:
     "What a record of a task does, in a round or out of it."
 
@@ -674,7 +680,7 @@ def apply_record(state: State | None, record: Mapping) -> State:
             f' ({type(e).__name__}: {e})'
         ) from None
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #cf0033af
 def at_line(
     number: int,  # of a record, from 1
     error: InputError,
