@@ -16,7 +16,7 @@ SMALL = Scene(8, 6, 3, generations=2, children=4)
 
 
 def test_enough_tasks_at_once_keep_64_workers_busy():
-    sim = simulate(Scene(64, 64, 64, generations=8), default_rng(0))
+    sim = simulate(Scene(64, 256, 256, generations=8), default_rng(0))
     assert sim.useful / (64 * sim.now) >= 0.9
 
 

@@ -6,7 +6,7 @@
 __all__ = ['MAX_TRIES', 'LOOK', 'RECENT', 'SLOW', 'Order', 'Piece', 'Hand', 'Board']
 
 # %% ../../nbs/65_workers/02_board.ipynb #be505b52
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
@@ -87,7 +87,7 @@ class Board:
         self.doing: dict[int, Piece] = {}  # by number
         self._numbers = 0
         self._paces: deque[float] = deque(maxlen=100)  # seconds per unit of work, of pieces done
-        self._idle: dict[str, Hand] = {}
+        self._idle: OrderedDict[str, Hand] = OrderedDict()  # a dict is slow to lose its first
         self._recent: dict[str, deque[str]] = {}  # task -> workers that had its images last
         self._due: list[tuple[float, int]] = []  # a heap: when to see whether a piece is slow
         self._usual = 0.0  # seconds per unit of work; 0: not known yet
