@@ -10,7 +10,7 @@ __all__ = [
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-002
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -104,9 +104,10 @@ def scores_of(
     task: str,
     config: Config,
     arch: Arch,
+    users: Mapping | None = None,  # of the other tasks' layers, if known: else it walks all tasks
 ) -> dict[str, float]:
     "Score of each model of the task, by id, with the layers shared as they are."
-    users = users_of_models(state.others(task))
+    users = users_of_models(state.others(task)) if users is None else users
     size = config.scale_factor, reference_params(arch)
     classes, whole = len(state.tasks[task].classes), reference_flops(arch)
     score = SCORES[config.selection]

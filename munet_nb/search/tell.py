@@ -67,14 +67,14 @@ def _front_of(models, task: str, state: State, config: Config, arch: Arch) -> li
     return front(models, charged, worth, config.selection)
 
 # %% ../../nbs/40_search/06_tell.ipynb #9256b06e
-def _told_child(state, config, arch, trained) -> dict:
+def _told_child(state, config, arch, trained, users) -> dict:
     "What a generation's record says of one child."
     errors = config.acceptance_errors
     model, parent = to_model(trained, errors > 0), state.models[trained.plan.parent]
     has_layers = bool(model.chain)
 
     def value(m):
-        return scores_of([m], state, model.task, config, arch)[m.id]
+        return scores_of([m], state, model.task, config, arch, users)[m.id]
 
     def widens_front():
         if config.keep != 'front' or charged >= accounted_params(parent, users):
@@ -87,7 +87,6 @@ def _told_child(state, config, arch, trained) -> dict:
         more, needed = score - value(parent), errors * error
         return more > needed or config.accept_ties and more == needed
 
-    users = users_of_models(state.others(model.task))
     charged, score = accounted_params(model, users), value(model) if has_layers else 0.0
     of_another = parent.task != model.task
     told = {
@@ -111,6 +110,7 @@ def tell(
 
     Section 3.1 of the paper.
     """
+    users = users_of_models(state.others(generation.task))  # walks all tasks, so once
     record = {
         'kind': 'generation',
         'task': generation.task,
@@ -118,7 +118,7 @@ def tell(
         'generation': generation.number,
         'segments': generation.segments,
         'seeds_tried': list(generation.seeds_tried),
-        'children': [_told_child(state, config, arch, t) for t in trained],
+        'children': [_told_child(state, config, arch, t, users) for t in trained],
     }
     if config.seed_scan:
         record['turned'] = generation.turned
