@@ -22,6 +22,7 @@ from .bench.folder import Bench
 from .bench.protocol import COMPARISONS
 from .bench.records import read_records
 from .bench.results import plot_quality, quality_table, records_of_sizes, task_table
+from .bench.scale import measure_scale, show_scale
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
@@ -313,18 +314,42 @@ def _add_speed(what):
     p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
 
 
-def _bench_speed(args: argparse.Namespace):
-    if args.repeats < 1:
-        raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
+def _json_path(args: argparse.Namespace) -> Path | None:
     path = None if args.json is None else as_path(args.json, '--json').absolute()
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise InputError(f'--json {path}: must be a file in a folder that exists')
+    return path
+
+
+def _bench_speed(args: argparse.Namespace):
+    if args.repeats < 1:
+        raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
+    path = _json_path(args)
     local_devices()
     ways = ('munet', *(args.way or WAYS))
     record = measure_speed(tuple(args.case or CASES), args.repeats, ways)
     if path:
         write_atomic(path, json.dumps(record, indent=1).encode())
     say(show_speed(record))
+
+# %% ../nbs/95_cli.ipynb #8679b3ef
+def _add_scale(what):
+    p = what.add_parser(
+        'scale', help='how busy up to 10,000 workers would be kept, by simulation (minutes)'
+    )
+    p.set_defaults(do=_bench_scale)
+    p.add_argument('--seed', type=int, default=0, help='of what is drawn (default: 0)')
+    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
+
+
+def _bench_scale(args: argparse.Namespace):
+    if args.seed < 0:
+        raise InputError(f'seed = {args.seed}: must be a whole number that is not negative')
+    path = _json_path(args)
+    record = measure_scale(args.seed)
+    if path:
+        write_atomic(path, json.dumps(record, indent=1).encode())
+    say(show_scale(record))
 
 # %% ../nbs/95_cli.ipynb #cell-015
 def _add_quality(what):
@@ -395,6 +420,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser('bench', help='measure')
     what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
     _add_speed(what)
+    _add_scale(what)
     _add_quality(what)
     _add_predict(commands)
     return parser

@@ -37,7 +37,7 @@ from munet_nb.search.groups import (
     propose_groups,
     selection_score,
 )
-from munet_nb.search.journal import GroupSearch, Trial, kept_models, trunk_of
+from munet_nb.search.journal import GroupSearch, Trial, kept_models
 
 CONFIG = Config.preset(
     'demo',
@@ -90,7 +90,7 @@ def test_a_trunk_joins_the_pool_and_its_tasks_have_a_model_at_once(whole):
     model = state.models[trunk]
     assert model.task is None and model.parent == 'root'
     assert {ref.trained_by for ref in model.chain} == {trunk}
-    assert not set(trunk_of(model)) & set(trunk_of(state.root))
+    assert not set(model.trunk) & set(state.root.trunk)
     assert {'mnist:trunk_1', 'digits:trunk_1'} <= set(state.models)
     assert state.models['digits:trunk_1'].parent == trunk
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from .hparams import sizes_of
 from .model import Model
-from .pool import Digest, Users, users_of
+from .pool import Users, users_of
 from ..network.arch import Arch
 from ..network.chain import chain_flops
 
@@ -25,15 +25,15 @@ def accounted_params(
     """
 
     def share(ref):
-        tasks = users.get(ref.digest, frozenset()) | {model.task}
-        return ref.n_params / len(tasks)
+        tasks = users.get(ref.digest, ())
+        return ref.n_params / (len(tasks) + (model.task not in tasks))
 
     return sum(share(ref) for ref in model.chain)
 
 
 def users_of_models(
     kept: Iterable[Model],  # one kept model per task
-) -> dict[Digest, frozenset[str]]:
+) -> Users:
     "The tasks whose kept models use each layer."
     return users_of({model.task: model.digests for model in kept})
 

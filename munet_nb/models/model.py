@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'LayerRef', 'Model', 'pack_correct', 'unpack_correct', 'paired_error', 'model_to_json',
+    'Trunk', 'LayerRef', 'Model', 'pack_correct', 'unpack_correct', 'paired_error', 'model_to_json',
     'model_from_json', 'Root', 'cut_root', 'root_model',
 ]
 
 # %% ../../nbs/20_models/03_model.ipynb #cell-002
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from ..network.chain import root_names
 from ..network.kinds import kind_of
 
 # %% ../../nbs/20_models/03_model.ipynb #cell-005
+Trunk = tuple[Digest, ...]  # the layers of a model below its head
+
+
 @dataclass(frozen=True)
 class LayerRef:
     "A model's reference to one layer of the pool."
@@ -59,15 +63,20 @@ class Model:
             raise ValueError(f'model {self.id} was never evaluated, so it has no quality')
         return max(self.evaluations)
 
-    @property
+    @cached_property
     def layers(self) -> dict[str, LayerRef]:
         "Its layer references by name."
         return {ref.name: ref for ref in self.chain}
 
-    @property
+    @cached_property
     def digests(self) -> tuple[Digest, ...]:
         "Digests of its layers, in order."
         return tuple(ref.digest for ref in self.chain)
+
+    @cached_property
+    def trunk(self) -> Trunk:
+        "The layers that another task may take: those below the head."
+        return tuple(ref.digest for ref in self.chain if kind_of(ref.name).inherited)
 
     @property
     def n_params(self) -> int:

@@ -9,6 +9,7 @@ __all__ = [
 
 # %% ../../nbs/20_models/01_pool.ipynb #cell-002
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -123,10 +124,10 @@ Users = Mapping[Digest, frozenset[str]]  # layer -> names of the tasks whose kep
 
 def users_of(
     uses: Mapping[str, Iterable[Digest]],  # task name -> layers of its kept model
-) -> dict[Digest, frozenset[str]]:
+) -> Users:
     "The tasks that use each layer."
-    users: dict[Digest, set[str]] = {}
+    users = defaultdict(set)
     for task, digests in uses.items():
         for digest in digests:
-            users.setdefault(digest, set()).add(task)
-    return {digest: frozenset(tasks) for digest, tasks in users.items()}
+            users[digest].add(task)
+    return dict(users)

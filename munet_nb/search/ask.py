@@ -18,13 +18,13 @@ from zlib import crc32
 from numpy.random import Generator, default_rng
 
 from ..checks import InputError
-from ..models.accounting import prediction_flops, users_of_models
+from ..models.accounting import prediction_flops
 from ..models.hparams import DATA_HPARAMS, HParams, with_data_hparams
 from ..models.model import Model
 from ..network.arch import Arch
 from ..network.chain import reference_flops, reference_params
 from .config import Config
-from .journal import State, trunk_of
+from .journal import State
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .mutation import with_probabilities
 from .plans import ChildPlan, Surroundings
@@ -133,7 +133,7 @@ def scores_of(
     arch: Arch,
 ) -> dict[str, float]:
     "Score of each model of the task, by id, with the layers shared as they are."
-    users = users_of_models(state.others(task))
+    users = state.keeping.users
     size = config.scale_factor, reference_params(arch)
     classes, whole = len(state.tasks[task].classes), reference_flops(arch)
     score = SCORES[config.selection]
@@ -157,7 +157,7 @@ def probes_due(state: State, config: Config) -> list[Model]:
     seeds = sorted(state.seeds(task), key=lambda m: m.task is not None)
     distinct = {}
     for m in seeds:
-        distinct.setdefault(trunk_of(m), m)
+        distinct.setdefault(m.trunk, m)
     due = [m for trunk, m in distinct.items() if (task, trunk) not in state.probes]
     return due[: max(0, segments_left(state, config) - config.training.segments)]
 
@@ -172,15 +172,15 @@ def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
         return seeds
     begun_with = [of[task] for of in (state.kept, state.entrants) if task in of]
     begun_with += state.fronts.get(task, ())
-    have = {trunk_of(state.models[i]) for i in begun_with}
-    distinct = {trunk_of(m): m for m in seeds}
-    worth = {}
-    for trunk, m in distinct.items():
-        probe = state.probes.get((task, trunk))
-        child = replace(m, task=task, evaluations=(probe.accuracy if probe else 0.0,))
-        worth |= scores_of([child], state, task, config, arch)
-    best = sorted(distinct.items(), key=lambda pair: -worth[pair[1].id])
-    return [m for trunk, m in best if trunk not in have][: config.probed_seeds]
+    have = {state.models[i].trunk for i in begun_with}
+    distinct = {m.trunk: m for m in seeds}
+    distinct = {trunk: m for trunk, m in distinct.items() if trunk not in have}
+    probes = {m.id: state.probes.get((task, trunk)) for trunk, m in distinct.items()}
+    probed = [m for m in distinct.values() if probes[m.id]]
+    like_it = [replace(m, task=task, evaluations=(probes[m.id].accuracy,)) for m in probed]
+    worth = scores_of(like_it, state, task, config, arch)
+    rest = [m for m in distinct.values() if not probes[m.id]]
+    return [*ranked(probed, worth), *rest][: config.probed_seeds]
 
 # %% ../../nbs/40_search/05_ask.ipynb #3422c9e4
 def seeds_in_turn(state: State, config: Config, task: str) -> list[Model]:
@@ -248,14 +248,14 @@ def _data_hparams(rng, state, config, arch, parents, mu) -> HParams:
 
 def _surroundings(state, config, arch, task) -> Surroundings:
     "What the children of a task are surrounded by."
-    in_use = frozenset(d for m in state.relied_on(task) for d in m.digests)
     classes = len(state.tasks[task].classes)
-    probed = {m.id: state.probes.get((task, trunk_of(m))) for m in state.seeds(task)}
+    seeds = state.seeds(task) if state.probes else ()
+    probed = {m.id: state.probes.get((task, m.trunk)) for m in seeds}
     return Surroundings(
         arch,
         classes,
         state.alive,
-        in_use,
+        state.keeping.relied_on(task),
         config.space(arch),
         heads={id: probe.head for id, probe in probed.items() if probe},
         clone_resized=config.clone_resized,

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = [
-    'Trunk', 'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
-    'Probe', 'trunk_of', 'Iteration', 'Round', 'State', 'kept_models', 'choices_of', 'with_chosen',
-    'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
+    'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch', 'Probe',
+    'Iteration', 'Round', 'ReliedOn', 'Keeping', 'Remembered', 'State', 'kept_models', 'choices_of',
+    'with_chosen', 'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ..checks import InputError, check, make, unknown
 from ..models.growth import grown_fields
 from ..models.hparams import MU_HPARAMS, HParams
-from ..models.model import LayerRef, Model, model_from_json
-from ..models.pool import Digest
+from ..models.accounting import users_of_models
+from ..models.model import LayerRef, Model, Trunk, model_from_json
+from ..models.pool import Digest, Users, users_of
 from ..network.arch import Arch, get_arch
 from ..network.kinds import kind_of
 from .config import Config, config_changes, config_from_json, with_fields
@@ -73,14 +75,6 @@ class Probe:
     accuracy: float  # on the validation images
     head: LayerRef  # the closed-form head
 
-
-Trunk = tuple[Digest, ...]  # the layers of a model below its head
-
-
-def trunk_of(model: Model) -> Trunk:
-    "The layers of a model that another task may take."
-    return tuple(ref.digest for ref in model.chain if kind_of(ref.name).inherited)
-
 # %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)
 class Iteration:
@@ -100,6 +94,102 @@ class Round:
 
     start: 'State'  # as they all began
     going: Mapping[str, Iteration]  # task -> its iteration, until it ends; in order
+
+# %% ../../nbs/40_search/04_journal.ipynb #05a3f10b
+def _needed(models: Iterable[Model]) -> tuple[frozenset[Digest], frozenset[Digest]]:
+    "Layers of models, and optimiser states that were kept of them."
+    refs = [ref for m in models for ref in m.chain]
+    states = frozenset(ref.momentum for ref in refs if ref.momentum)
+    return frozenset(ref.digest for ref in refs), states
+
+
+@dataclass(frozen=True)
+class ReliedOn:
+    "The layers that a child of a task must not train: of roots, and all that other tasks keep."
+
+    task: str
+    roots: frozenset[Digest]
+    keepers: Users  # layer -> tasks that keep a model which uses it
+
+    def __contains__(self, digest: Digest) -> bool:
+        keepers = self.keepers.get(digest, ())
+        return digest in self.roots or len(keepers) > (self.task in keepers)
+
+# %% ../../nbs/40_search/04_journal.ipynb #086f8b20
+class Keeping:
+    "What follows from the models that tasks keep. The same for all states that keep the same."
+
+    def __init__(self, state: 'State'):
+        self._state = state
+
+    def _models(self, ids: Iterable[str]) -> list[Model]:
+        return [self._state.models[i] for i in ids]
+
+    @cached_property
+    def users(self) -> Users:
+        """The tasks whose kept models use each layer.
+
+        A model is charged the same with or without what its own task keeps.
+        """
+        return users_of_models(self._models(self._state.kept.values()))
+
+    @cached_property
+    def needed(self) -> tuple[frozenset[Digest], frozenset[Digest]]:
+        "Layers and optimiser states that children may start from."
+        return _needed(self._state.parents)
+
+    @cached_property
+    def _roots(self) -> frozenset[Digest]:
+        return frozenset(d for m in self._state.roots for d in m.digests)
+
+    @cached_property
+    def _keepers(self) -> Users:
+        fronts = self._state.fronts
+        if not fronts:
+            return self.users
+        kept = {t: self._models([i, *fronts.get(t, ())]) for t, i in self._state.kept.items()}
+        return users_of({t: [d for m in models for d in m.digests] for t, models in kept.items()})
+
+    def relied_on(self, task: str) -> ReliedOn:
+        "What a child of the task must not train."
+        return ReliedOn(task, self._roots, self._keepers)
+
+    def _newest_first(self, ids: Iterable[str]) -> list[Model]:
+        ids = {*ids, *(m.id for m in self._state.roots)}
+        return [m for m in reversed(self._state.models.values()) if m.id in ids]
+
+    @cached_property
+    def _visited(self) -> list[str]:
+        s = self._state
+        return [t for t in s.kept if s.visits.get(t) and not s.tasks[t].private]
+
+    @cached_property
+    def offered(self) -> list[Model]:
+        "The seed models of a task that keeps none, newest first."
+        return self._newest_first(self._state.kept[t] for t in self._visited)
+
+    @cached_property
+    def offered_fronts(self) -> list[Model]:
+        "As `offered`, with what tasks keep beside their best."
+        fronts = (i for t in self._visited for i in self._state.fronts.get(t, ()))
+        return self._newest_first([*(self._state.kept[t] for t in self._visited), *fronts])
+
+
+class Remembered:
+    "The last `Keeping`, as long as it holds."
+
+    def __init__(self):
+        self._last = (), None
+
+    def keeping(self, state: 'State') -> Keeping:
+        "What follows from what tasks of a state keep."
+        s = state
+        parts = (s.root, s.tasks, s.trunks, s.kept, s.visits, s.entrants, s.fronts)
+        known, keeping = self._last
+        if len(known) != len(parts) or any(a is not b for a, b in zip(known, parts)):
+            keeping = Keeping(state)
+            self._last = parts, keeping
+        return keeping
 
 # %% ../../nbs/40_search/04_journal.ipynb #fd381d92
 @dataclass(frozen=True)
@@ -131,6 +221,7 @@ class State:
     # task -> models that it keeps beside its best, the smallest first, and their test accuracies
     fronts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     round: Round | None = None  # in progress; what it has for one iteration is then in there
+    known: Remembered = field(default_factory=Remembered, compare=False, repr=False)
 
     @property
     def due(self) -> str | None:
@@ -167,25 +258,24 @@ class State:
         With the optimiser states that were kept of them.
         """
         heads = {probe.head.digest for probe in self.probes.values()}
-        layers = {ref.digest for ref in self._refs_alive()}
-        return frozenset(layers | heads) | self.optimiser_states
+        layers, states = self._alive()
+        return layers.union(heads, states)
 
     @property
     def optimiser_states(self) -> frozenset[Digest]:
         "Those among them that are no layers, but what was kept of a layer's optimiser."
-        return frozenset(ref.momentum for ref in self._refs_alive() if ref.momentum)
+        return self._alive()[1]
 
-    def _refs_alive(self) -> list[LayerRef]:
-        ids = {self.root.id, *self.trunks, *self.kept.values(), *self.active}
-        ids.update(self.entrants.values())
-        ids.update(i for front in self.fronts.values() for i in front)
-        refs = [ref for i in ids for ref in self.models[i].chain]
-        if not self.round:
-            return refs
-        # What a task no longer keeps is a seed for the others of its round.
-        active = (i for own in self.round.going.values() for i in own.active)
-        refs += [ref for i in active for ref in self.models[i].chain]
-        return refs + self.round.start._refs_alive()
+    def _alive(self) -> tuple[frozenset[Digest], frozenset[Digest]]:
+        "Of all that may not be dropped: the layers, and the optimiser states."
+        active = [self.models[i] for i in self.active]
+        going = self.round.going.values() if self.round else ()
+        active += [self.models[i] for own in going for i in own.active]
+        found = [self.keeping.needed, _needed(active)]
+        if self.round:  # what a task no longer keeps is a seed for the others of its round
+            found.append(self.round.start._alive())
+        layers, states = zip(*found)
+        return frozenset().union(*layers), frozenset().union(*states)
 
     @property
     def roots(self) -> list[Model]:
@@ -214,10 +304,10 @@ class State:
         "The kept models of the other tasks."
         return [self.models[i] for t, i in self.kept.items() if t != task]
 
-    def relied_on(self, task: str) -> list[Model]:
-        "Whose layers a child of the task must not train: roots, and all that other tasks keep."
-        fronts = (i for t, front in self.fronts.items() if t != task for i in front)
-        return [*self.roots, *self.others(task), *(self.models[i] for i in fronts)]
+    @property
+    def keeping(self) -> Keeping:
+        "What follows from what tasks keep."
+        return self.known.keeping(self)
 
     def seeds(
         self,
@@ -229,12 +319,8 @@ class State:
         They are the kept models of every other task that is not private, the common trunks, and
         the root. A model that came with a trunk and was not worked on is no seed: its trunk is.
         """
-        visited = [t for t in self.kept if self.visits.get(t) and not self.tasks[t].private]
-        ids = {self.kept[t] for t in visited if t != task}
-        ids.update(m.id for m in self.roots)
-        if fronts:
-            ids.update(i for t in visited if t != task for i in self.fronts.get(t, ()))
-        return [m for m in reversed(self.models.values()) if m.id in ids]
+        offered = self.keeping.offered_fronts if fronts else self.keeping.offered
+        return [m for m in offered if m.task != task]
 
     def lineage(self, model: Model) -> list[Model]:
         "The model, its parent, and so on up to the root."
@@ -578,7 +664,7 @@ def _probes(state, record):
         _need(told['seed'] in state.models, f"seed = {told['seed']!r}: there is no such model")
         head = make(LayerRef, told['head'])
         _need(not kind_of(head.name).inherited, f'head.name = {head.name!r}: is no head')
-        probes[task, trunk_of(state.models[told['seed']])] = Probe(told['accuracy'], head)
+        probes[task, state.models[told['seed']].trunk] = Probe(told['accuracy'], head)
     return replace(
         state,
         task=task,
@@ -596,7 +682,9 @@ def _round_begun(state, record):
         _need(task in state.tasks, f'tasks: the run has no task {task!r}')
     _need(tasks and len(set(tasks)) == len(tasks), f'tasks = {tasks!r}: must be different ones')
     going = {task: Iteration(state.population(task)) for task in tasks}
-    return replace(state, round=Round(state, going))
+    # What the round begins with is asked for beside what tasks keep meanwhile.
+    start = replace(state, known=Remembered())
+    return replace(state, round=Round(start, going))
 
 
 def _merged(state: State, before: State, after: State) -> State:

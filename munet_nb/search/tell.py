@@ -9,7 +9,7 @@ __all__ = ['to_model', 'best_active', 'tell', 'end_of_iteration', 'with_tests']
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ..models.accounting import accounted_params, users_of_models
+from ..models.accounting import accounted_params
 from ..models.model import LayerRef, Model, model_to_json, pack_correct
 from ..network.arch import Arch
 from .ask import Generation, scores_of
@@ -47,8 +47,7 @@ def best_active(state: State, task: str, config: Config, arch: Arch) -> dict | N
     if not active:
         return None
     scores = scores_of(active, state, task, config, arch)
-    users = users_of_models(state.others(task))
-    charged = {m.id: accounted_params(m, users) for m in active}
+    charged = {m.id: accounted_params(m, state.keeping.users) for m in active}
     rules = config.acceptance_errors, config.newest_best, config.selection
     best = choose(active, scores, charged, *rules)
     return {
@@ -61,8 +60,7 @@ def best_active(state: State, task: str, config: Config, arch: Arch) -> dict | N
 # %% ../../nbs/40_search/06_tell.ipynb #bd34f890
 def _front_of(models, task: str, state: State, config: Config, arch: Arch) -> list[Model]:
     "Those of a task's models that are best for some scale factor, by what they are charged now."
-    users = users_of_models(state.others(task))
-    charged = {m.id: accounted_params(m, users) for m in models}
+    charged = {m.id: accounted_params(m, state.keeping.users) for m in models}
     worth = scores_of(models, state, task, replace(config, scale_factor=1.0), arch)
     return front(models, charged, worth, config.selection)
 
@@ -77,7 +75,7 @@ def _told_child(state, config, arch, trained) -> dict:
         return scores_of([m], state, model.task, config, arch)[m.id]
 
     def widens_front():
-        if config.keep != 'front' or charged >= accounted_params(parent, users):
+        if config.keep != 'front' or charged >= accounted_params(parent, state.keeping.users):
             return False
         active = [state.models[i] for i in state.population(model.task)]
         return model in _front_of([*active, model], model.task, state, config, arch)
@@ -87,8 +85,8 @@ def _told_child(state, config, arch, trained) -> dict:
         more, needed = score - value(parent), errors * error
         return more > needed or config.accept_ties and more == needed
 
-    users = users_of_models(state.others(model.task))
-    charged, score = accounted_params(model, users), value(model) if has_layers else 0.0
+    charged = accounted_params(model, state.keeping.users)
+    score = value(model) if has_layers else 0.0
     of_another = parent.task != model.task
     told = {
         'model': model_to_json(model),

@@ -137,6 +137,8 @@ def split_job(
     "A job in pieces, which together do what it does: children fall apart, other jobs do not."
     if not isinstance(job, ChildrenJob) or parts < 2 or len(job.children) < 2:
         return [job]
+    if parts >= len(job.children):  # together is never sooner than each alone
+        return [replace(job, children=(plan,)) for plan in job.children]
     on = place(job.children, 1, range(min(parts, len(job.children))))
     groups = {}
     for plan, (where,) in zip(job.children, on):

@@ -27,7 +27,6 @@ from ..network.chain import fold_key, seed_key
 from ..network.kinds import kind_of
 from ..search.config import Config, TrainingSettings
 from ..search.groups import TrainedGroup
-from ..search.journal import trunk_of
 from ..search.plans import TrainedChild
 from ..tasks.task import Task
 from .jobs import ChildrenJob, GroupJob, Job, ProbeJob, EvaluateJob
@@ -152,7 +151,7 @@ def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
         return [ref for ref in model.chain if kind_of(ref.name).inherited]
 
     networks = [_network(m, trunk(m), job.arch, layers) for m in job.seeds]
-    sources = [trunk_of(m) for m in job.seeds]
+    sources = [m.trunk for m in job.seeds]
     with worker._feeds.own(worker.tasks[job.task], job.config.training) as feed:
         return _probe(feed, networks, sources, job.config, programs)
 

@@ -1,0 +1,68 @@
+"Thousands of workers on a simulated clock, and the board that serves them."
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import default_rng
+
+from munet_nb.bench.scale import Scene, _job, simulate
+from munet_nb.engine.training import Times
+from munet_nb.search.plans import TrainedChild
+from munet_nb.workers.board import Board
+from munet_nb.workers.worker import Done
+
+SMALL = Scene(8, 6, 3, generations=2, children=4)
+
+
+def test_enough_tasks_at_once_keep_64_workers_busy():
+    sim = simulate(Scene(64, 256, 256, generations=8), default_rng(0))
+    assert sim.useful / (64 * sim.now) >= 0.9
+
+
+def test_a_seed_gives_one_simulation():
+    one, same, other = (simulate(SMALL, default_rng(seed)) for seed in (1, 1, 2))
+    assert (one.now, one.bytes, one.trained) == (same.now, same.bytes, same.trained)
+    assert one.now != other.now
+
+
+def test_no_child_is_lost_when_workers_die():
+    scene = Scene(8, 6, 3, generations=2, children=4, between_deaths=2000.0)
+    sim = simulate(scene, default_rng(0))
+    assert sim._workers > 8  # some died
+    wanted = {f't{t}:0.{g}.{i}' for t in range(6) for g in range(2) for i in range(4)}
+    assert Counter(sim.trained) == Counter(wanted)
+
+
+def _done(piece):
+    return Done([TrainedChild(p, (0.5,), {}) for p in piece.job.children], Times())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from('jofxl'), st.integers(0, 9)), max_size=40))
+def test_whatever_happens_every_order_finishes_once(steps):
+    board, orders, ended, joined, now = Board(), [], [], 0, 0.0
+    for what, which in [*steps, *[('j', 0), ('f', 0)] * 200]:
+        now += 1.0 + which
+        busy = [h.id for h in board.hands.values() if h.piece]
+        told = None
+        if what == 'j':
+            board.joined(f'w{joined}')
+            joined += 1
+        elif what == 'o':
+            orders.append(board.order(_job(SMALL, len(orders), 0)))
+        elif busy:
+            worker = busy[which % len(busy)]
+            if what == 'f':
+                told = board.finished(worker, _done(board.hands[worker].piece), now)
+            else:
+                told = (board.failed if what == 'x' else board.lost)(worker, f'{now}')
+        ended += [told] if told else []
+        free = {hand.id for hand in board.idle}
+        begun = [worker for worker, _ in board.assign(now)]
+        assert len(set(begun)) == len(begun) and set(begun) <= free
+    assert Counter(o.number for o in ended) == Counter(o.number for o in orders)
+    for order in orders:
+        assert [c.plan for c in order.result.result] == list(order.job.children)
+        reasons = [c.failed.split('; ') for c in order.result.result if c.failed]
+        assert all(len(r) == 3 for r in reasons)
