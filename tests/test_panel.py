@@ -7,14 +7,15 @@ import sys
 from dataclasses import replace
 from io import BytesIO
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import pytest
 from matplotlib.figure import Figure
 from toy import ARCH, ToyRun, info
 
+from munet_nb.pictures import panel
 from munet_nb.pictures.panel import Dashboard
-from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS
+from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS, WORKERS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
 from munet_nb.runs.rundir import RunDir, write_run
@@ -23,6 +24,7 @@ from munet_nb.search.groups import GroupGeneration
 from munet_nb.search.journal import FORMAT, open_records
 from munet_nb.tasks.benchmarks import load_benchmark
 from munet_nb.tasks.splits import part
+from munet_nb.workers.executors import Inline
 
 
 def seconds(act) -> float:
@@ -239,3 +241,42 @@ def test_a_search_for_groups_can_be_stopped_or_paused_and_steps_go_on_with_it(tm
         controls.run_button.click()
         board.wait()
         assert evo.done and len(evo.state.trunks) == 2
+
+
+class Elsewhere:
+    "An executor that trains here and says that others do."
+
+    workers = 2
+
+    def __init__(self):
+        self.rows = []
+        self.submit = Inline().submit
+
+    def status(self):
+        return self.rows
+
+
+def test_the_tab_of_workers_tells_what_each_does_now_and_while_it_is_watched(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(panel, 'WATCH', 0.01)
+    with small_search(tmp_path) as evo:
+        assert WORKERS not in Dashboard(evo).views
+        evo.executor = Elsewhere()
+        board = Dashboard(evo)
+        board.tabs.selected_index = board.viewer.names.index(WORKERS)
+        assert 'no worker has joined' in board.views[WORKERS].value
+        idle = {'worker': '1', 'machine': 'a', 'does': '', 'segment': '', 'seconds': 0.0}
+        evo.executor.rows = [idle, {**idle, 'worker': '2', 'does': '<cats>', 'seconds': 8.2}]
+        board.draw()
+        told = board.views[WORKERS].value
+        assert '1 of 2 workers busy, on one machine' in told
+        assert told.index('&lt;cats&gt;') < told.index('idle')
+
+        news = board.worker.listener
+        news.starts()
+        evo.executor.rows = [idle]
+        while '0 of 1' not in board.views[WORKERS].value:
+            sleep(0.01)
+        news.rests()
+        assert board.tabs.selected_index == len(TABS)

@@ -15,7 +15,8 @@ from .canvas import LIGHT, Theme
 from .controls import Line, make_row
 from .history import History
 from .tables import COLUMNS, journal_table
-from .tabs import ALL_TASKS, OTHER_PICTURES, PICTURES, TABS, view_of
+from .tabs import ALL_TASKS, OTHER_PICTURES, PICTURES, TABS, WORKERS
+from .tabs import view_of, workers_html
 
 # %% ../../nbs/80_pictures/16_viewer.ipynb #e73f43e0360ed2b2be5940cf4731d9bf
 class Viewer:
@@ -26,8 +27,11 @@ class Viewer:
         history: History,
         failed: Callable[[str, Exception], None],  # told what could not be drawn, and why
         theme: Theme = LIGHT,
+        status: Callable[[], list[dict]] | None = None,  # of the workers, if others train
     ):
         self.history = history
+        self.status = status
+        self.names = (*TABS, WORKERS) if status else TABS
         self.theme = theme
         self.lock = threading.RLock()  # hold it to change the history
         self._failed = failed
@@ -79,13 +83,13 @@ class Viewer:
             **boxes,
         }
         self.views = {
-            name: W.Image(format='png') if name in PICTURES else W.HTML() for name in TABS
+            name: W.Image(format='png') if name in PICTURES else W.HTML() for name in self.names
         }
         pages = [
             W.VBox([self.beside[name], view]) if name in self.beside else view
             for name, view in self.views.items()
         ]
-        self.tabs = W.Tab(pages, titles=TABS)
+        self.tabs = W.Tab(pages, titles=self.names)
 
     def widgets(self, *buttons: W.Button) -> list[W.Widget]:
         "All of it, with buttons beside the slider."
@@ -120,10 +124,23 @@ class Viewer:
         last = journal_table(self.history.at(self.slider.value), 1).loc[0]
         self.moment.show(f"{last['task']} {last['what']}")
 
+    @property
+    def name(self) -> str:
+        "The tab that is looked at."
+        return self.names[self.tabs.selected_index or 0]
+
+    def draw_workers(self):
+        "Show what the workers do now, if that is looked at."
+        if self.name == WORKERS:
+            self.views[WORKERS].value = workers_html(self.status())
+
     def draw(self):
         "Draw the tab and the moment that are looked at, unless that is shown already."
+        if self.name == WORKERS:
+            self.draw_workers()
+            return
         with self.lock:
-            name = TABS[self.tabs.selected_index or 0]
+            name = self.name
             moment = self.slider.value
             how = self.beside[name].value if name in self.beside else None
             if self._drawn.get(name) == (moment, how):

@@ -18,6 +18,7 @@ from .start import strange_sources
 from ..search.ask import generations_left, next_task
 from ..search.groups import group_segments_left, groups_due
 from ..search.plans import TrainedChild
+from ..workers.executors import workers_line
 
 # %% ../../nbs/70_runs/06_advance.ipynb #c9f0f895fb98ab9159f51fd0297e236d
 def accepted_layers(record: Mapping, trained: Sequence[TrainedChild]) -> list[Layer]:
@@ -51,7 +52,7 @@ def run_to_end(evo):  # an Evolution
     with stop_on_interrupt() as stop, tqdm(total=left(), **look) as bar:
         while not evo.done and not (stop and not evo.wind_down()):
             bar.set_description(for_terminal(now()))
-            bar.set_postfix_str(for_terminal(evo.workers_line()))
+            bar.set_postfix_str(for_terminal(workers_line(evo.executor.status())))
             report = evo.step(count)
             bar.total = bar.n + left()
             tqdm.write(for_terminal(report.line()))

@@ -163,12 +163,6 @@ class Evolution:
         layers = {ref.name: self.pool[ref.digest] for ref in self.state.root.chain}
         return Root(self.records[0]['root_name'], self.arch, layers)
 
-    def workers_line(self) -> str:
-        "How many workers are busy, where others than this process train; else ''."
-        rows = self.executor.status()
-        busy = sum(bool(row['does']) for row in rows)
-        return f'{busy} of {len(rows)} workers busy' if rows else ''
-
     def __repr__(self):
         left = generations_left(self.state, self.config)
         tasks = len(self.state.tasks)
