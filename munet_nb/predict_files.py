@@ -122,8 +122,8 @@ def _in_line(text: str) -> str:
 
 def _columns(text: str) -> int:
     "How many columns of a terminal a text takes."
-    shown = (c for c in text if not unicodedata.combining(c))
-    return sum(2 if unicodedata.east_asian_width(c) in 'WF' else 1 for c in shown)
+    letters = (c for c in text if not unicodedata.combining(c))
+    return sum(2 if unicodedata.east_asian_width(c) in 'WF' else 1 for c in letters)
 
 
 def _padded(text: str, columns: int) -> str:
@@ -157,8 +157,8 @@ def text_form(
     widths = {task: _common_width(names, CLASS_COLUMNS) for task, names in classes.items()}
 
     def of_task(task, best):
-        shown = ', '.join(f'{_padded(_in_line(name), widths[task])} {p:.3f}' for name, p in best)
-        return f'{_in_line(task)} {shown}' if with_tasks else shown
+        likeliest = (f'{_padded(_in_line(name), widths[task])} {p:.3f}' for name, p in best)
+        return (f'{_in_line(task)} ' if with_tasks else '') + ', '.join(likeliest)
 
     def lines(answer):
         name = _padded(f'{_in_line(file_name(answer.file))}:', width)
