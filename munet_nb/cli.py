@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from .bench.scale import measure_scale, show_scale
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
-from .checks import InputError, Notice, as_path, for_terminal
+from .checks import InputError, Notice, as_path, for_terminal, is_count
 from .network.chain import local_devices
 from .options import add_config, add_moved, add_sources, add_workers, preset_of
 from .options import read_config, read_executor, read_moved, read_tasks, read_values
@@ -34,6 +34,7 @@ from .pictures.architectures import plot_architectures
 from .pictures.canvas import save_picture
 from .pictures.progress import plot_front, plot_progress
 from .pictures.tables import journal_table
+from .predict_files import Form, csv_form, find_files, json_form, text_form, write_answers
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
 from .runs.files import write_atomic
@@ -252,13 +253,49 @@ def _repair(args: argparse.Namespace):
     if aside:
         say(f'saved {condition.saved} of {condition.told} records; the rest is in {aside}')
 
+# %% ../nbs/95_cli.ipynb #f7cec135
+def _count(text: str) -> int:
+    "What an option that is a positive whole number was given."
+    if not (text.isdecimal() and len(text) < 12 and is_count(int(text))):
+        raise argparse.ArgumentTypeError(f'{text!r}: must be a whole number from 1')
+    return int(text)
+
+
+def _add_forms(parser: argparse.ArgumentParser):
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
+        '--json',
+        action='store_true',
+        help='a JSON object per line: {"file": ..., "tasks": {TASK: [{"class": ..., '
+        '"probability": ...}, ...]}}',
+    )
+    forms.add_argument(
+        '--csv',
+        action='store_true',
+        help='comma-separated values with a header, a row per file and task',
+    )
+
 # %% ../nbs/95_cli.ipynb #cell-012
 def _add_predict(commands):
-    p = commands.add_parser('predict', help='class probabilities of image files')
+    p = commands.add_parser(
+        'predict',
+        help='class probabilities of image files',
+        description='Print the likeliest classes of images, a line per file as it comes.',
+        epilog='Exit status: 0 if every file was answered; 1 if some do not decode, which are told on '
+        'the error output and skipped; 2 for a mistake in what was typed; 130 after Ctrl-C.',
+    )
     p.set_defaults(do=_predict)
-    p.add_argument('run', metavar='DIR')
-    p.add_argument('--task', required=True, help='which task to solve')
-    p.add_argument('--top', type=int, default=3, help='how many classes to show (default: 3)')
+    p.add_argument('run', metavar='DIR', help='run directory')
+    tasks = p.add_mutually_exclusive_group(required=True)
+    tasks.add_argument('--task', help='which task to solve')
+    tasks.add_argument('--all-tasks', action='store_true', help='solve all that have a model')
+    p.add_argument(
+        '--top',
+        type=_count,
+        metavar='K',
+        help='how many classes to show of a task, the likeliest first (default: 3; of all tasks: 1)',
+    )
+    _add_forms(p)
     p.add_argument(
         '--scale-factor',
         type=float,
@@ -266,26 +303,35 @@ def _add_predict(commands):
         help='the size, where a run has several to choose from (keep=front): from small, near 0, '
         'to good, 1 (default: the best models by the score of the run)',
     )
-    p.add_argument('files', nargs='+', metavar='FILE')
+    p.add_argument(
+        'files',
+        nargs='+',
+        metavar='IMAGES',
+        help='image files; folders, whose images at any depth are taken, hidden ones left out; or '
+        "quoted patterns, as 'photos/**/*.jpg'",
+    )
+
+# %% ../nbs/95_cli.ipynb #9a2d6d85
+def _form(args: argparse.Namespace, files: Sequence[str], classes: Mapping, top: int) -> Form:
+    "How the answers about files are written."
+    if args.json:
+        return json_form(sys.stdout.encoding)
+    if args.csv:
+        return csv_form(min(top, max(map(len, classes.values()))))
+    return text_form(files, classes, args.all_tasks)
 
 
-def _file(name: str) -> Path:
-    if not Path(name).is_file():
-        raise InputError(f'{name}: is not a file')
-    return Path(name)
-
-
-def _predict(args: argparse.Namespace):
-    if args.top < 1:
-        raise InputError(f'top = {args.top}: must be a positive whole number')
+def _predict(args: argparse.Namespace) -> int:
     system = System.open(args.run)
     if args.scale_factor is not None:
         system = system.at(scale_factor=args.scale_factor)
-    files = [_file(name) for name in args.files]
-    for file, p in zip(args.files, system.predict(args.task, files)):
-        best = (-p).argsort()[: args.top]
-        classes = system.classes[system.named(args.task)]
-        say(f"{file}: {', '.join(f'{classes[i]} {p[i]:.3f}' for i in best)}")
+    tasks = list(system.models) if args.all_tasks else [system.named(args.task)]
+    if not tasks:
+        raise InputError(f'{args.run}: no task has a model yet')
+    files = find_files(args.files)
+    top = args.top or (1 if args.all_tasks else 3)
+    form = _form(args, files, {task: system.classes[task] for task in tasks}, top)
+    return int(write_answers(system, tasks, files, top, form) > 0)
 
 # %% ../nbs/95_cli.ipynb #cell-014
 def _add_speed(what):
@@ -434,6 +480,13 @@ def _show_warning(message, category, *where):
     sys.stderr.write(for_terminal(text))
 
 
+_RESUMED = 'if a run had begun, munet resume goes on with its last saved generation'
+_WHEN_STOPPED = {
+    'bench': 'the same command goes on with what is finished',
+    'predict': 'what was answered is written',
+}
+
+
 def _write_anything():
     "Have what an output's encoding lacks written as \\u..., instead of failing at a name."
     for stream in (sys.stdout, sys.stderr):
@@ -444,14 +497,15 @@ def _write_anything():
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
-    Returns the exit status: 0, 2 for a mistake in the input, 130 after a second Ctrl-C.
+    Returns the exit status: 0, 1 if files were skipped, 2 for a mistake in the input, 130 after a
+    Ctrl-C that stopped it at once.
     """
     _write_anything()
     args = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            args.do(args)
+            return args.do(args) or 0
     except InputError as e:
         say(f'munet: {e}', file=sys.stderr)
         return 2
@@ -462,9 +516,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f'munet: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = 'if a run had begun, munet resume goes on with its last saved generation'
-        if args.command == 'bench':
-            again = 'the same command goes on with what is finished'
-        say(f'munet: stopped; {again}', file=sys.stderr)
+        say(f'munet: stopped; {_WHEN_STOPPED.get(args.command, _RESUMED)}', file=sys.stderr)
         return 130
-    return 0

@@ -194,13 +194,13 @@ def test_predict_refuses_what_it_cannot_use(run, folders, tmp_path, capsys):
     file = str(next((folders / 'odd' / 'odd').iterdir()))
     text = tmp_path / 'text.png'
     text.write_text('hello')
-    for args, message in (
-        ([str(run), '--task', 'od', file], "did you mean 'odd'?"),
-        ([str(run), '--task', 'odd', str(text)], 'text.png: is not an image'),
-        ([str(run), '--task', 'odd', 'nothing.png'], 'nothing.png: is not a file'),
-        ([str(tmp_path), '--task', 'odd', file], 'holds no run'),
+    for args, status, message in (
+        ([str(run), '--task', 'od', file], 2, "did you mean 'odd'?"),
+        ([str(run), '--task', 'odd', str(text)], 1, 'text.png: is not an image'),
+        ([str(run), '--task', 'odd', 'nothing.png'], 2, 'nothing.png: is not a file'),
+        ([str(tmp_path), '--task', 'odd', file], 2, 'holds no run'),
     ):
-        assert main(['predict', *args]) == 2
+        assert main(['predict', *args]) == status
         assert message in capsys.readouterr().err
 
 

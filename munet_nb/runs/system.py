@@ -9,8 +9,8 @@ __all__ = [
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
-from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from .report import mega_flops, table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, choices_of, kept_models, open_records, with_chosen
-from ..tasks.images import each_image
+from ..tasks.images import each_image, to_image
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -298,3 +298,33 @@ class System:
         if not self.models:
             return 'System without a kept model yet'
         return for_terminal(self.table().to_string(float_format='{:.3f}'.format, na_rep='-'))
+
+# %% ../../nbs/70_runs/05_system.ipynb #87c6d7cd
+def _predict_each(
+    self,
+    images: Iterable,  # of whatever `to_image` takes: arrays, Pillow's, paths
+    tasks: Sequence[str] | None = None,  # None: all that have a model
+) -> Iterator[dict[str, np.ndarray] | InputError]:
+    """Task -> class probabilities, float32 (classes,), of one image after the other.
+
+    What is not an image gives its InputError in place of them. Raises InputError for a task without
+    a model.
+    """
+    names = list(self.models) if tasks is None else [self.named(task) for task in tasks]
+    return map(partial(_predict_one, self, names), enumerate(images))
+
+
+def _predict_one(
+    system: System,
+    tasks: Sequence[str],
+    numbered: tuple[int, object],
+) -> dict[str, np.ndarray] | InputError:
+    i, image = numbered
+    try:
+        pixels = to_image(image, f'image {i}')
+    except InputError as e:
+        return e
+    return {task: system.predict(task, [pixels])[0] for task in tasks}
+
+
+System.predict_each = _predict_each
