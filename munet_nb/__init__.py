@@ -26,6 +26,8 @@ _HOMES = {
     'load_root': 'roots.load',
     'load_task': 'tasks.sources',
     'load_tfds': 'tasks.tfds',
+    'processes': 'workers.processes',
+    'ray_workers': 'workers.cluster',
     'task_from_arrays': 'tasks.task',
 }
 __all__ = sorted([*_HOMES, 'plots'])

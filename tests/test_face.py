@@ -29,6 +29,8 @@ NAMES = [
     'load_task',
     'load_tfds',
     'plots',
+    'processes',
+    'ray_workers',
     'task_from_arrays',
 ]
 SEARCH = 'mu.Evolution, mu.Config, mu.load_root, mu.load_benchmark, mu.load_tfds, mu.System'

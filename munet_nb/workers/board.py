@@ -260,19 +260,26 @@ class Board:
         order.done.append(result)
         return order if order.finished else None
 
+    def _put_down(self, worker: str) -> Piece | None:
+        "The piece that a worker leaves undone, unless another worker is at it."
+        piece = self._hands.let_go(worker)
+        if not piece or piece.number not in piece.order.open:
+            return None
+        del piece.since[worker]
+        if piece.since:
+            return None
+        del self.doing[piece.number]
+        return piece
+
     def failed(self, worker: str, reason: str) -> Order | None:
         """A worker could not do its piece. The order, if it is finished by that.
 
         It is tried again, on another worker if there is one; children one by one, so that the
         others do not suffer from the one that fails.
         """
-        piece = self._hands.let_go(worker)
-        if not piece or piece.number not in piece.order.open:
+        piece = self._put_down(worker)
+        if not piece:
             return None
-        del piece.since[worker]
-        if piece.since:
-            return None  # another worker is at it
-        self.doing.pop(piece.number, None)
         piece.failures = (*piece.failures, reason)
         piece.shunned |= {worker}
         if len(piece.failures) >= MAX_TRIES:
@@ -305,10 +312,17 @@ class Board:
         return piece.order
 
     def lost(self, worker: str, reason: str) -> Order | None:
-        "A worker is gone. As `failed`."
+        "A worker is gone, by what it did for all one knows. As `failed`."
         order = self.failed(worker, reason)
         self._hands.gone(worker)
         return order
+
+    def removed(self, worker: str):
+        "A worker is gone with its machine, which says nothing against what it did."
+        piece = self._put_down(worker)
+        if piece:
+            self.waiting.appendleft(piece)
+        self._hands.gone(worker)
 
 
 def _failed_child(job: ChildrenJob, plan, reason: str) -> TrainedChild:

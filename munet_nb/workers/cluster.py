@@ -46,9 +46,11 @@ class RayWorker:
         self._lock = threading.Lock()
         use_settings(settings)
 
-    def hello(self) -> tuple[str, dict[str, str]]:
-        "Its machine, and its versions."
-        return platform.node(), versions()
+    def hello(self) -> tuple[str, str, dict[str, str]]:
+        "Its machine, that by Ray's name, and its versions."
+        import ray
+
+        return platform.node(), ray.get_runtime_context().get_node_id(), versions()
 
     def do(
         self,
@@ -95,6 +97,7 @@ class _Actor:
     handle: object
     given: tuple = ()  # piece, pool and tasks
     joined: bool = False
+    node: str = ''  # its machine, by Ray's name
     asked: float = 0.0  # when it was last asked for news
     answered: float = 0.0  # when it last gave some
 
@@ -320,7 +323,7 @@ class RayCrew:
         if what == 'news':
             return [Event('progress', worker, piece) for piece in told]
         if what == 'hello':
-            machine, found = told
+            machine, actor.node, found = told
             _check_versions(machine, found)
             actor.joined = True
             return [Event('joined', worker, machine)]
@@ -334,6 +337,8 @@ class RayCrew:
         actor = self._actors.pop(worker)
         self._ray.kill(actor.handle)
         self._looked = float('-inf')  # another one may have its place
+        if any(n['NodeID'] == actor.node and not n['Alive'] for n in self._ray.nodes()):
+            return [Event('removed', worker, reason)]
         self._losses += 1
         if self._losses > MAX_RESTARTS * self._most:
             raise InputError(

@@ -250,6 +250,12 @@ def _lost(d: Dispatcher, event: Event):
         d._close_order(d.board.lost(event.worker, event.told))
 
 
+def _removed(d: Dispatcher, event: Event):
+    notice(f'{event.worker} is gone with its machine: {event.told}')
+    with d._lock:
+        d.board.removed(event.worker)
+
+
 _HOW = {
     'joined': _joined,
     'progress': _progress,
@@ -257,4 +263,5 @@ _HOW = {
     'failed': _failed,
     'refused': _refused,
     'lost': _lost,
+    'removed': _removed,
 }
