@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from ..checks import InputError, check, is_count, notice, version_of
 from ..models.pool import Digest, Layer
+from ..network.chain import local_devices
 from ..tasks.task import Task
 from .board import Piece
 from .crews import Dispatcher, Event, jax_settings, use_settings
@@ -46,9 +47,9 @@ class RayWorker:
         self._lock = threading.Lock()
         use_settings(settings)
 
-    def hello(self) -> tuple[str, dict[str, str]]:
-        "Its machine, and its versions."
-        return platform.node(), versions()
+    def hello(self) -> tuple[str, dict[str, str], str]:
+        "Its machine, its versions, and the platform that it computes on, as JAX calls it."
+        return platform.node(), versions(), local_devices()[0].platform
 
     def do(
         self,
@@ -93,6 +94,7 @@ class _Actor:
     "An actor, from the side of the driver."
 
     handle: object
+    accelerated: bool  # whether it was given an accelerator
     given: tuple = ()  # piece, pool and tasks
     joined: bool = False
     asked: float = 0.0  # when it was last asked for news
@@ -107,6 +109,10 @@ def _import_ray():
     return ray
 
 
+def _in_a_line(error: BaseException) -> str:
+    return ' '.join(str(error).split())
+
+
 def _check_reached(address: str):
     "Raise InputError if nobody answers at HOST:PORT; Ray itself would try for minutes."
     host, _, port = address.rpartition(':')
@@ -119,9 +125,10 @@ def _check_reached(address: str):
 
 
 def connect(address: str) -> bool:  # whether this process was not connected before
-    """Reach a cluster: 'auto' is one that is there, or else one on this machine.
+    """Reach a cluster: 'auto' is one that was started on this machine, or else a new one.
 
-    Raises InputError if there is none, or Ray or Python is of another version there.
+    Raises InputError if there is none, it does not take this process, or Ray or Python is of
+    another version there.
     """
     ray = _import_ray()
     if ray.is_initialized():
@@ -130,13 +137,16 @@ def connect(address: str) -> bool:  # whether this process was not connected bef
         _check_reached(address)
     quiet = {'log_to_driver': False, 'logging_level': 'error'}
     try:
-        ray.init(address=address, **quiet)
+        # None is Ray's word for it: its own 'auto' would never start one.
+        ray.init(None if address == 'auto' else address, include_dashboard=False, **quiet)
     except ConnectionError as e:
-        if address != 'auto':
-            raise InputError(f'ray = {address!r}: what answers there is no cluster ({e})') from None
-        ray.init(address='local', include_dashboard=False, **quiet)
-    except (RuntimeError, ValueError) as e:
-        raise InputError(f'ray = {address!r}: {e}') from None
+        raise InputError(
+            f'ray = {address!r}: no cluster takes this process ({e}). '
+            'It must run on a machine of the cluster and, if that has a token, with the same one '
+            'and RAY_AUTH_MODE=token. What is left of a cluster that died: ray stop'
+        ) from None
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        raise InputError(f'ray = {address!r}: {_in_a_line(e)}') from None
     return True
 
 # %% ../../nbs/65_workers/07_ray.ipynb #22173e64
@@ -205,8 +215,7 @@ class RayCrew:
         self._class = self._ray.remote(RayWorker)
         self._look(time.monotonic())
         if not self._actors:
-            self.close()
-            raise InputError(f'ray = {address!r}: the cluster has no machine with free cores')
+            notice(f'ray = {address!r}: no machine of the cluster has cores yet; waiting for one')
 
     # How many there are
 
@@ -229,7 +238,8 @@ class RayCrew:
             runtime_env={'env_vars': worker_environment()},
             **options,
         ).remote(jax_settings())
-        self._actors[name] = _Actor(handle, answered=now)
+        accelerated = 'num_gpus' in options or 'resources' in options
+        self._actors[name] = _Actor(handle, accelerated, answered=now)
         self._pending[handle.hello.remote()] = name, 'hello'
 
     # Doing jobs
@@ -312,6 +322,8 @@ class RayCrew:
         try:
             told = self._ray.get(result)
         except self._ray.exceptions.RayTaskError as e:
+            if what == 'hello':
+                raise InputError(f'ray: {worker} cannot compute: {_in_a_line(e.cause)}') from None
             return [_event_of(worker, e.cause)]
         except self._ray.exceptions.RayError as e:
             return self._lost(worker, str(e).strip().splitlines()[0])
@@ -320,8 +332,9 @@ class RayCrew:
         if what == 'news':
             return [Event('progress', worker, piece) for piece in told]
         if what == 'hello':
-            machine, found = told
+            machine, found, computes_on = told
             _check_versions(machine, found)
+            _check_platform(machine, computes_on, actor.accelerated)
             actor.joined = True
             return [Event('joined', worker, machine)]
         if isinstance(told, list):
@@ -366,6 +379,15 @@ def _check_versions(machine: str, found: Mapping[str, str]):
                 f'ray: {machine} has {name} {found[name]}, and this process {here}: '
                 'must be the same on all machines'
             )
+
+
+def _check_platform(machine: str, computes_on: str, accelerated: bool):
+    "Raise InputError if a worker would leave its accelerator alone, and compute on the CPU."
+    if accelerated and computes_on == 'cpu':
+        raise InputError(
+            f'ray: {machine} has an accelerator, and JAX computes on the CPU there: install JAX '
+            "for it (pip install 'jax[cuda12]' or 'jax[tpu]'), and leave JAX_PLATFORMS unset"
+        )
 
 
 def ray_workers(
