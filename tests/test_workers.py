@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from test_runs import contents, lines, small_tasks
 
 from munet_nb import Config, Evolution, InputError, load_root
 from munet_nb.tasks.splits import LazySplit
-from munet_nb.workers.cluster import ray_workers
+from munet_nb.workers import cluster as on_ray
+from munet_nb.workers.cluster import RayCrew, ray_workers, versions
 from munet_nb.workers.crews import Dispatcher
 from munet_nb.workers.jobs import ChildrenJob
 from munet_nb.workers.processes import ProcessCrew, processes
@@ -181,7 +183,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import ray
 from test_workers import search
-from munet_nb.workers.cluster import ray_workers
+from munet_nb.workers import cluster as on_ray
+from munet_nb.workers.cluster import RayCrew, ray_workers, versions
 ray.init(address=sys.argv[3], log_to_driver=False)
 search(sys.argv[2], ray_workers()).run()
 """
@@ -265,3 +268,43 @@ def test_no_cluster_is_a_mistake_of_the_users(tmp_path):
     assert told.returncode == 2
     assert told.stderr.startswith("munet: ray = '127.0.0.1:1': no cluster answers there")
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture
+def pretended_ray(monkeypatch):
+    "In place of Ray: actors that say hello at once, on machines that are told."
+    ray = MagicMock()
+    ray.exceptions.RayTaskError = ray.exceptions.RayError = ConnectionError
+    ray.wait.side_effect = lambda results, **_: (results, [])
+    ray.get.return_value = ('node 1', versions(), 'cpu')
+    ray.nodes.return_value = []
+    monkeypatch.setattr(on_ray, 'connect', lambda address: False)
+    monkeypatch.setattr(on_ray, '_import_ray', lambda: ray)
+    monkeypatch.setattr(on_ray, '_LOOK_EVERY', 0.0)
+    return ray
+
+
+def test_a_cluster_whose_machines_come_later_is_waited_for(pretended_ray):
+    with pytest.warns(UserWarning, match='no machine of the cluster has cores yet; waiting'):
+        crew = RayCrew()
+    assert crew.poll(0) == []
+    pretended_ray.nodes.return_value = [{'Alive': True, 'Resources': {'CPU': 2.0}}]
+    (event,) = crew.poll(0)
+    assert (event.kind, event.told) == ('joined', 'node 1')
+
+
+def test_a_worker_that_leaves_its_accelerator_alone_is_refused(pretended_ray):
+    pretended_ray.nodes.return_value = [{'Alive': True, 'Resources': {'CPU': 2.0, 'GPU': 1.0}}]
+    with pytest.raises(InputError, match='node 1 has an accelerator, and JAX computes on the CPU'):
+        RayCrew().poll(0)
+    pretended_ray.get.return_value = ('node 1', versions(), 'gpu')
+    assert [event.kind for event in RayCrew().poll(0)] == ['joined']
+
+
+def test_a_worker_that_cannot_compute_is_told_with_its_reason(pretended_ray):
+    pretended_ray.nodes.return_value = [{'Alive': True, 'Resources': {'CPU': 2.0}}]
+    lost = ConnectionError()
+    lost.cause = InputError("JAX_PLATFORMS = 'cuda': there is no device to compute on")
+    pretended_ray.get.side_effect = lost
+    with pytest.raises(InputError, match="worker 1 cannot compute: JAX_PLATFORMS = 'cuda'"):
+        RayCrew().poll(0)

@@ -7,7 +7,7 @@ set -euo pipefail
 folder=$PWD
 port=${PORT:-6379}
 # For hosts that are one TPU slice, so that each computes alone:
-#   WORKER_ENV='TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1'
+#   WORKER_ENV='TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_VISIBLE_DEVICES=0,1,2,3'
 environment=${WORKER_ENV:-}
 
 on() { # HOST COMMAND
