@@ -188,8 +188,16 @@ def test_the_image_has_what_the_job_starts():
 FAKE = """#!{python}
 import os, shlex, signal, sys, time
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
-with open(os.environ['CALLS'], 'a') as f:
-    f.write(shlex.join([name, *words]) + '\\n')
+def write(*words):
+    with open(os.environ['CALLS'], 'a') as f:
+        f.write(shlex.join(words) + '\\n')
+def interrupted(*_):
+    write('munet', 'was', 'interrupted')
+    sys.exit(0)
+waits = name == 'munet' and os.environ.get('UNTIL_INTERRUPTED')
+if waits and signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # it may be ignored
+    signal.signal(signal.SIGINT, interrupted)
+write(name, *words)
 if name == 'srun':
     while words[0].startswith('-'):
         words.pop(0)
@@ -202,12 +210,8 @@ if name == 'ray' and words[0] == 'get-auth-token':
     print('secret')
 if name == 'hostname':
     print('10.0.0.1 fd00::1')
-if name == 'munet' and os.environ.get('UNTIL_INTERRUPTED'):
-    try:
-        time.sleep(30)
-    except KeyboardInterrupt:
-        with open(os.environ['CALLS'], 'a') as f:
-            f.write('munet was interrupted\\n')
+if waits:
+    time.sleep(20)
 """
 
 
@@ -318,7 +322,7 @@ def test_slurm_interrupts_a_search_and_waits_in_the_queue_again(project, sent, a
     while 'munet' not in (project.calls.read_text() if project.calls.exists() else ''):
         time.sleep(0.02)
         assert process.poll() is None
-    time.sleep(0.2)  # it sleeps now
+    time.sleep(0.2)  # the script waits for it now
     process.send_signal(sent)
     told, status = project.end(process)
     assert status == 0
