@@ -61,6 +61,8 @@ def test_all_files_say_the_same_versions():
     images = {m for t in text.values() for m in re.findall(r'rayproject/ray:([\d.]+)-py(\d+)', t)}
     assert images == {(constraints()['ray'], SETTINGS['min_python'].replace('.', ''))}
     assert parsed('kuberay.yaml')['spec']['rayClusterSpec']['rayVersion'] == constraints()['ray']
+    installed = {m for t in text.values() for m in re.findall(r'ray\[default\]==([\d.]*\d)', t)}
+    assert installed == {constraints()['ray']}
     pythons = {m for t in text.values() for m in re.findall(r'python(3\.\d+)', t)}
     assert pythons == {SETTINGS['min_python']}
     wheels = {m for t in text.values() for m in re.findall(r'[\w.-]+\.whl', t)}
