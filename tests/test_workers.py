@@ -308,3 +308,20 @@ def test_a_worker_that_cannot_compute_is_told_with_its_reason(pretended_ray):
     pretended_ray.get.side_effect = lost
     with pytest.raises(InputError, match="worker 1 cannot compute: JAX_PLATFORMS = 'cuda'"):
         RayCrew().poll(0)
+
+
+def test_a_cluster_that_does_not_take_this_process_is_told_and_none_is_begun(monkeypatch):
+    class Refused(Exception):
+        "What Ray raises for a token that is missing."
+
+    ray = MagicMock()
+    ray.is_initialized.return_value = False
+    ray.exceptions.RayError = Refused
+    monkeypatch.setattr(on_ray, '_import_ray', lambda: ray)
+    ray.init.side_effect = ConnectionError('Failed to connect')
+    with pytest.raises(InputError, match=r'no cluster takes this process \(Failed to connect\)'):
+        on_ray.connect('auto')
+    ray.init.side_effect = Refused('no token\nwas found')
+    with pytest.raises(InputError, match="ray = 'auto': no token was found"):
+        on_ray.connect('auto')
+    assert [call.args for call in ray.init.call_args_list] == [(None,), (None,)]
