@@ -2613,6 +2613,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                     'munet_nb/workers/cluster.py'),
                                           'munet_nb.workers.cluster._in_a_line': ( '65_workers/ray.html#_in_a_line',
                                                                                    'munet_nb/workers/cluster.py'),
+                                          'munet_nb.workers.cluster._is_left_over': ( '65_workers/ray.html#_is_left_over',
+                                                                                      'munet_nb/workers/cluster.py'),
                                           'munet_nb.workers.cluster.connect': ( '65_workers/ray.html#connect',
                                                                                 'munet_nb/workers/cluster.py'),
                                           'munet_nb.workers.cluster.ray_workers': ( '65_workers/ray.html#ray_workers',

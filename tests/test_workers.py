@@ -310,7 +310,9 @@ def test_a_worker_that_cannot_compute_is_told_with_its_reason(pretended_ray):
         RayCrew().poll(0)
 
 
-def test_a_cluster_that_does_not_take_this_process_is_told_and_none_is_begun(monkeypatch):
+def test_a_cluster_that_does_not_take_this_process_is_told_and_none_is_begun(
+    monkeypatch, tmp_path
+):
     class Refused(Exception):
         "What Ray raises for a token that is missing."
 
@@ -318,6 +320,8 @@ def test_a_cluster_that_does_not_take_this_process_is_told_and_none_is_begun(mon
     ray.is_initialized.return_value = False
     ray.exceptions.RayError = Refused
     monkeypatch.setattr(on_ray, '_import_ray', lambda: ray)
+    monkeypatch.setenv('RAY_TMPDIR', str(tmp_path))
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
     ray.init.side_effect = ConnectionError('Failed to connect')
     with pytest.raises(InputError, match=r'no cluster takes this process \(Failed to connect\)'):
         on_ray.connect('auto')
@@ -325,3 +329,7 @@ def test_a_cluster_that_does_not_take_this_process_is_told_and_none_is_begun(mon
     with pytest.raises(InputError, match="ray = 'auto': no token was found"):
         on_ray.connect('auto')
     assert [call.args for call in ray.init.call_args_list] == [(None,), (None,)]
+    ray.init.side_effect = None
+    (tmp_path / 'ray').mkdir()
+    (tmp_path / 'ray/ray_current_cluster').write_text('127.0.0.1:1')  # one that died
+    assert on_ray.connect('auto') and ray.init.call_args.args == ('local',)

@@ -9,14 +9,17 @@ __all__ = [
 ]
 
 # %% ../../nbs/65_workers/07_ray.ipynb #a4858d08
+import os
 import platform
 import socket
+import tempfile
 import threading
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..checks import InputError, check, is_count, notice, version_of
 from ..models.pool import Digest, Layer
@@ -100,7 +103,7 @@ class _Actor:
     asked: float = 0.0  # when it was last asked for news
     answered: float = 0.0  # when it last gave some
 
-
+# %% ../../nbs/65_workers/07_ray.ipynb #b1278b1a
 def _import_ray():
     try:
         import ray
@@ -123,6 +126,18 @@ def _check_reached(address: str):
     except OSError as e:
         raise InputError(f'ray = {address!r}: no cluster answers there ({e})') from None
 
+# %% ../../nbs/65_workers/07_ray.ipynb #6f65fc68
+def _is_left_over() -> bool:
+    "Whether what Ray believes to be the cluster of this machine does not answer any more."
+    told = Path(os.environ.get('RAY_TMPDIR') or tempfile.gettempdir(), 'ray', 'ray_current_cluster')
+    if os.environ.get('RAY_ADDRESS') or not told.exists():
+        return False
+    try:
+        _check_reached(told.read_text().strip())
+    except InputError:
+        return True
+    return False
+
 
 def connect(address: str) -> bool:  # whether this process was not connected before
     """Reach a cluster: 'auto' is one that was started on this machine, or else a new one.
@@ -135,15 +150,17 @@ def connect(address: str) -> bool:  # whether this process was not connected bef
         return False
     if address != 'auto':
         _check_reached(address)
+        where = address
+    else:  # None is Ray's word for it: its own 'auto' would never start one
+        where = 'local' if _is_left_over() else None
     quiet = {'log_to_driver': False, 'logging_level': 'error'}
     try:
-        # None is Ray's word for it: its own 'auto' would never start one.
-        ray.init(None if address == 'auto' else address, include_dashboard=False, **quiet)
+        ray.init(where, include_dashboard=False, **quiet)
     except ConnectionError as e:
         raise InputError(
             f'ray = {address!r}: no cluster takes this process ({e}). '
             'It must run on a machine of the cluster and, if that has a token, with the same one '
-            'and RAY_AUTH_MODE=token. What is left of a cluster that died: ray stop'
+            'and RAY_AUTH_MODE=token'
         ) from None
     except (RuntimeError, ValueError, ray.exceptions.RayError) as e:
         raise InputError(f'ray = {address!r}: {_in_a_line(e)}') from None
