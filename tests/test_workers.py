@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from test_runs import contents, lines, small_tasks
 
 from munet_nb import Config, Evolution, InputError, load_root
 from munet_nb.tasks.splits import LazySplit
-from munet_nb.workers.cluster import ray_workers
+from munet_nb.workers import cluster as on_ray
+from munet_nb.workers.cluster import Greeting, RayCrew, ray_workers, versions
 from munet_nb.workers.crews import Dispatcher
 from munet_nb.workers.jobs import ChildrenJob
 from munet_nb.workers.processes import ProcessCrew, processes
@@ -181,7 +183,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import ray
 from test_workers import search
-from munet_nb.workers.cluster import ray_workers
+from munet_nb.workers import cluster as on_ray
+from munet_nb.workers.cluster import Greeting, RayCrew, ray_workers, versions
 ray.init(address=sys.argv[3], log_to_driver=False)
 search(sys.argv[2], ray_workers()).run()
 """
@@ -265,3 +268,87 @@ def test_no_cluster_is_a_mistake_of_the_users(tmp_path):
     assert told.returncode == 2
     assert told.stderr.startswith("munet: ray = '127.0.0.1:1': no cluster answers there")
     assert not (tmp_path / 'run').exists()
+
+
+class ActorGone(Exception):
+    "What Ray raises for an actor that is gone."
+
+
+@pytest.fixture
+def pretended_ray(monkeypatch):
+    "In place of Ray: actors that say hello at once, on machines that are told."
+    ray = MagicMock()
+    ray.exceptions.RayTaskError = ConnectionError
+    ray.exceptions.RayError = ActorGone
+    ray.wait.side_effect = lambda results, **_: (results, [])
+    ray.get.return_value = Greeting('node 1', 'its name', versions(), 'cpu')
+    ray.nodes.return_value = []
+    monkeypatch.setattr(on_ray, 'connect', lambda address: False)
+    monkeypatch.setattr(on_ray, '_import_ray', lambda: ray)
+    monkeypatch.setattr(on_ray, '_LOOK_EVERY', 0.0)
+    return ray
+
+
+def test_a_cluster_whose_machines_come_later_is_waited_for(pretended_ray):
+    with pytest.warns(UserWarning, match='no machine of the cluster has cores yet; waiting'):
+        crew = RayCrew()
+    assert crew.poll(0) == []
+    pretended_ray.nodes.return_value = [{'Alive': True, 'Resources': {'CPU': 2.0}}]
+    (event,) = crew.poll(0)
+    assert (event.kind, event.told) == ('joined', 'node 1')
+
+
+def test_a_worker_that_leaves_its_accelerator_alone_is_refused(pretended_ray):
+    pretended_ray.nodes.return_value = [{'Alive': True, 'Resources': {'CPU': 2.0, 'GPU': 1.0}}]
+    with pytest.raises(InputError, match='node 1 has an accelerator, and JAX computes on the CPU'):
+        RayCrew().poll(0)
+    pretended_ray.get.return_value = Greeting('node 1', 'its name', versions(), 'gpu')
+    assert [event.kind for event in RayCrew().poll(0)] == ['joined']
+
+
+def test_a_worker_that_goes_with_its_machine_says_nothing_against_what_it_did(pretended_ray):
+    node = {'NodeID': 'its name', 'Alive': True, 'Resources': {'CPU': 2.0}}
+    pretended_ray.nodes.return_value = [node]
+    for alive, kind in ((True, 'lost'), (False, 'removed')):
+        pretended_ray.nodes.return_value = [node]
+        crew = RayCrew()
+        assert [event.kind for event in crew.poll(0)] == ['joined']
+        crew.begin('worker 1', MagicMock(job=MagicMock(digests=(), tasks=())), {}, {})
+        pretended_ray.nodes.return_value = [{**node, 'Alive': alive}]
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(pretended_ray.get, 'side_effect', ActorGone('The actor died'))
+            assert [(e.kind, e.told) for e in crew.poll(0)] == [(kind, 'The actor died')]
+
+
+def test_a_worker_that_cannot_compute_is_told_with_its_reason(pretended_ray):
+    pretended_ray.nodes.return_value = [{'Alive': True, 'Resources': {'CPU': 2.0}}]
+    lost = ConnectionError()
+    lost.cause = InputError("JAX_PLATFORMS = 'cuda': there is no device to compute on")
+    pretended_ray.get.side_effect = lost
+    with pytest.raises(InputError, match="worker 1 cannot compute: JAX_PLATFORMS = 'cuda'"):
+        RayCrew().poll(0)
+
+
+def test_a_cluster_that_does_not_take_this_process_is_told_and_none_is_begun(
+    monkeypatch, tmp_path
+):
+    class Refused(Exception):
+        "What Ray raises for a token that is missing."
+
+    ray = MagicMock()
+    ray.is_initialized.return_value = False
+    ray.exceptions.RayError = Refused
+    monkeypatch.setattr(on_ray, '_import_ray', lambda: ray)
+    monkeypatch.setenv('RAY_TMPDIR', str(tmp_path))
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    ray.init.side_effect = ConnectionError('Failed to connect')
+    with pytest.raises(InputError, match=r'no cluster takes this process \(Failed to connect\)'):
+        on_ray.connect('auto')
+    ray.init.side_effect = Refused('no token\nwas found')
+    with pytest.raises(InputError, match="ray = 'auto': no token was found"):
+        on_ray.connect('auto')
+    assert [call.args for call in ray.init.call_args_list] == [(None,), (None,)]
+    ray.init.side_effect = None
+    (tmp_path / 'ray').mkdir()
+    (tmp_path / 'ray/ray_current_cluster').write_text('127.0.0.1:1')  # one that died
+    assert on_ray.connect('auto') and ray.init.call_args.args == ('local',)

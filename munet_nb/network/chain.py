@@ -121,10 +121,10 @@ def local_devices() -> tuple:
     "The devices of this process. Raises InputError if JAX can use none, as it may have been told."
     try:
         return tuple(jax.local_devices())
-    except RuntimeError as e:
+    except (RuntimeError, AssertionError) as e:  # the latter of a platform that it has no part for
         told = os.environ.get('JAX_PLATFORMS', '')
         where = f'JAX_PLATFORMS = {told!r}' if told else 'the platforms of JAX'
-        reason = ' '.join(str(e).split())
+        reason = ' '.join(str(e).split()) or 'it is not installed'
         raise InputError(f'{where}: there is no device to compute on ({reason})') from None
 
 

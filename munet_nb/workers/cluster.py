@@ -4,22 +4,26 @@
 
 # %% auto #0
 __all__ = [
-    'MAX_RESTARTS', 'PATIENCE', 'STORE_BYTES', 'versions', 'RayWorker', 'connect', 'room', 'Store',
-    'RayCrew', 'ray_workers',
+    'MAX_RESTARTS', 'PATIENCE', 'STORE_BYTES', 'versions', 'Greeting', 'RayWorker', 'connect',
+    'room', 'Store', 'RayCrew', 'ray_workers',
 ]
 
 # %% ../../nbs/65_workers/07_ray.ipynb #a4858d08
+import os
 import platform
 import socket
+import tempfile
 import threading
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..checks import InputError, check, is_count, notice, version_of
 from ..models.pool import Digest, Layer
+from ..network.chain import local_devices
 from ..tasks.task import Task
 from .board import Piece
 from .crews import Dispatcher, Event, jax_settings, use_settings
@@ -37,6 +41,16 @@ def versions() -> dict[str, str]:
     return {name: version_of(name) for name in _PACKAGES}
 
 
+@dataclass(frozen=True)
+class Greeting:
+    "What a worker says when it is there."
+
+    machine: str
+    node: str  # the machine, by Ray's name
+    versions: dict[str, str]
+    computes_on: str  # the platform, as JAX calls it
+
+
 class RayWorker:
     "An actor."
 
@@ -46,11 +60,12 @@ class RayWorker:
         self._lock = threading.Lock()
         use_settings(settings)
 
-    def hello(self) -> tuple[str, str, dict[str, str]]:
-        "Its machine, that by Ray's name, and its versions."
+    def hello(self) -> Greeting:
+        "Where it is, and what its results depend on."
         import ray
 
-        return platform.node(), ray.get_runtime_context().get_node_id(), versions()
+        node = ray.get_runtime_context().get_node_id()
+        return Greeting(platform.node(), node, versions(), local_devices()[0].platform)
 
     def do(
         self,
@@ -95,19 +110,24 @@ class _Actor:
     "An actor, from the side of the driver."
 
     handle: object
+    accelerated: bool  # whether it was given an accelerator
     given: tuple = ()  # piece, pool and tasks
     joined: bool = False
     node: str = ''  # its machine, by Ray's name
     asked: float = 0.0  # when it was last asked for news
     answered: float = 0.0  # when it last gave some
 
-
+# %% ../../nbs/65_workers/07_ray.ipynb #b1278b1a
 def _import_ray():
     try:
         import ray
     except ImportError:
         raise InputError("ray is not installed: pip install 'munet_nb[ray]'") from None
     return ray
+
+
+def _in_a_line(error: BaseException) -> str:
+    return ' '.join(str(error).split())
 
 
 def _check_reached(address: str):
@@ -120,26 +140,44 @@ def _check_reached(address: str):
     except OSError as e:
         raise InputError(f'ray = {address!r}: no cluster answers there ({e})') from None
 
+# %% ../../nbs/65_workers/07_ray.ipynb #6f65fc68
+def _is_left_over() -> bool:
+    "Whether what Ray believes to be the cluster of this machine does not answer any more."
+    told = Path(os.environ.get('RAY_TMPDIR') or tempfile.gettempdir(), 'ray', 'ray_current_cluster')
+    if os.environ.get('RAY_ADDRESS') or not told.exists():
+        return False
+    try:
+        _check_reached(told.read_text().strip())
+    except InputError:
+        return True
+    return False
+
 
 def connect(address: str) -> bool:  # whether this process was not connected before
-    """Reach a cluster: 'auto' is one that is there, or else one on this machine.
+    """Reach a cluster: 'auto' is one that was started on this machine, or else a new one.
 
-    Raises InputError if there is none, or Ray or Python is of another version there.
+    Raises InputError if there is none, it does not take this process, or Ray or Python is of
+    another version there.
     """
     ray = _import_ray()
     if ray.is_initialized():
         return False
     if address != 'auto':
         _check_reached(address)
+        where = address
+    else:  # None is Ray's word for it: its own 'auto' would never start one
+        where = 'local' if _is_left_over() else None
     quiet = {'log_to_driver': False, 'logging_level': 'error'}
     try:
-        ray.init(address=address, **quiet)
+        ray.init(where, include_dashboard=False, **quiet)
     except ConnectionError as e:
-        if address != 'auto':
-            raise InputError(f'ray = {address!r}: what answers there is no cluster ({e})') from None
-        ray.init(address='local', include_dashboard=False, **quiet)
-    except (RuntimeError, ValueError) as e:
-        raise InputError(f'ray = {address!r}: {e}') from None
+        raise InputError(
+            f'ray = {address!r}: no cluster takes this process ({e}). '
+            'It must run on a machine of the cluster and, if that has a token, with the same one '
+            'and RAY_AUTH_MODE=token'
+        ) from None
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        raise InputError(f'ray = {address!r}: {_in_a_line(e)}') from None
     return True
 
 # %% ../../nbs/65_workers/07_ray.ipynb #22173e64
@@ -208,8 +246,7 @@ class RayCrew:
         self._class = self._ray.remote(RayWorker)
         self._look(time.monotonic())
         if not self._actors:
-            self.close()
-            raise InputError(f'ray = {address!r}: the cluster has no machine with free cores')
+            notice(f'ray = {address!r}: no machine of the cluster has cores yet; waiting for one')
 
     # How many there are
 
@@ -232,7 +269,8 @@ class RayCrew:
             runtime_env={'env_vars': worker_environment()},
             **options,
         ).remote(jax_settings())
-        self._actors[name] = _Actor(handle, answered=now)
+        accelerated = 'num_gpus' in options or 'resources' in options
+        self._actors[name] = _Actor(handle, accelerated, answered=now)
         self._pending[handle.hello.remote()] = name, 'hello'
 
     # Doing jobs
@@ -315,6 +353,8 @@ class RayCrew:
         try:
             told = self._ray.get(result)
         except self._ray.exceptions.RayTaskError as e:
+            if what == 'hello':
+                raise InputError(f'ray: {worker} cannot compute: {_in_a_line(e.cause)}') from None
             return [_event_of(worker, e.cause)]
         except self._ray.exceptions.RayError as e:
             return self._lost(worker, str(e).strip().splitlines()[0])
@@ -323,10 +363,11 @@ class RayCrew:
         if what == 'news':
             return [Event('progress', worker, piece) for piece in told]
         if what == 'hello':
-            machine, actor.node, found = told
-            _check_versions(machine, found)
+            _check_versions(told.machine, told.versions)
+            _check_platform(told.machine, told.computes_on, actor.accelerated)
+            actor.node = told.node
             actor.joined = True
-            return [Event('joined', worker, machine)]
+            return [Event('joined', worker, told.machine)]
         if isinstance(told, list):
             refused = self._send_tasks(worker, told)
             return [refused] if refused else []
@@ -371,6 +412,15 @@ def _check_versions(machine: str, found: Mapping[str, str]):
                 f'ray: {machine} has {name} {found[name]}, and this process {here}: '
                 'must be the same on all machines'
             )
+
+
+def _check_platform(machine: str, computes_on: str, accelerated: bool):
+    "Raise InputError if a worker would leave its accelerator alone, and compute on the CPU."
+    if accelerated and computes_on == 'cpu':
+        raise InputError(
+            f'ray: {machine} has an accelerator, and JAX computes on the CPU there: install JAX '
+            "for it (pip install 'jax[cuda12]' or 'jax[tpu]'), and leave JAX_PLATFORMS unset"
+        )
 
 
 def ray_workers(
