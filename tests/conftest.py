@@ -11,7 +11,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
-LONGEST_FIRST = ('test_notebooks', 'test_torture', 'test_checkpoints', 'test_colab', 'test_workers')
+LONGEST_FIRST = ('test_notebooks', 'test_torture', 'test_common', 'test_workers', 'test_training')
 
 
 def pytest_collection_modifyitems(items):
