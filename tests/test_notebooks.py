@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import gc
 import json
 import re
 import sys
@@ -37,9 +38,9 @@ def test_runs_top_to_bottom(path, monkeypatch):
         with plt.rc_context():
             passed, _ = runner.test_nb(path, skip_flags=flags)
     finally:
-        stopped = clear_shell()
         plt.close('all')
         plt.switch_backend(backend)
+        stopped = clear_shell()
     if stopped:
         raise KeyboardInterrupt
     assert passed, 'what went wrong is in the captured output'
@@ -57,6 +58,7 @@ def clear_shell() -> bool:
     atexit.unregister(shell.atexit_operations)
     shell.atexit_operations()
     shell.reset(new_session=False)
+    gc.freeze()  # a shell looks twice for garbage, among all that the notebooks before it imported
     return stopped
 
 
