@@ -162,7 +162,7 @@ def statistics_to_layer(statistics: Statistics) -> Layer:
         'mean': statistics.mean.astype(np.float32),
         'whitening': statistics.whitening[lower].astype(np.float32),
         'distances': statistics.distances.astype(np.float32),
-        'images': np.int32(statistics.images),
+        'images': np.int32([statistics.images]),
     })
 
 
@@ -172,7 +172,7 @@ def _is_sound(flat: Mapping[str, np.ndarray], dimensions: int) -> bool:
         'mean': (dimensions,),
         'whitening': (dimensions * (dimensions + 1) // 2,),
         'distances': (LEVELS,),
-        'images': (),
+        'images': (1,),
     }
     types = {name: np.int32 if name == 'images' else np.float32 for name in shapes}
     if {name: (a.shape, a.dtype) for name, a in flat.items()} != {
@@ -186,7 +186,7 @@ def _is_sound(flat: Mapping[str, np.ndarray], dimensions: int) -> bool:
         finite
         and (diagonal > 0).all()
         and (np.diff(flat['distances']) >= 0).all()
-        and flat['images'] > 0
+        and (flat['images'] > 0).all()
     )
 
 
@@ -201,7 +201,7 @@ def statistics_from_layer(
     whitening = np.zeros((dimensions, dimensions))
     whitening[np.tril_indices(dimensions)] = flat['whitening']
     mean, distances = flat['mean'].astype(float), flat['distances'].astype(float)
-    return Statistics(mean, whitening, distances, int(flat['images']))
+    return Statistics(mean, whitening, distances, int(flat['images'][0]))
 
 # %% ../../nbs/50_engine/18_routing.ipynb #c07e170a
 MOST_IMAGES = 2048  # of a split that are looked at
