@@ -752,6 +752,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                     'munet_nb/engine/routing.py'),
                                          'munet_nb.engine.routing.statistics_to_layer': ( '50_engine/routing.html#statistics_to_layer',
                                                                                           'munet_nb/engine/routing.py'),
+                                         'munet_nb.engine.routing.task_distances': ( '50_engine/routing.html#task_distances',
+                                                                                     'munet_nb/engine/routing.py'),
                                          'munet_nb.engine.routing.task_probabilities': ( '50_engine/routing.html#task_probabilities',
                                                                                          'munet_nb/engine/routing.py')},
             'munet_nb.engine.steps': { 'munet_nb.engine.steps.Batches': ('50_engine/steps.html#batches', 'munet_nb/engine/steps.py'),

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = [
     'DIMENSIONS', 'LEVELS', 'TEMPERATURE', 'ALARM', 'MOST_IMAGES', 'routing_trunk',
-    'class_tokens_of', 'reduced', 'Statistics', 'statistics_of', 'task_probabilities',
-    'statistics_to_layer', 'statistics_from_layer', 'learn_statistics', 'statistics_key',
+    'class_tokens_of', 'reduced', 'Statistics', 'statistics_of', 'task_distances',
+    'task_probabilities', 'statistics_to_layer', 'statistics_from_layer', 'learn_statistics',
+    'statistics_key',
 ]
 
 # %% ../../nbs/50_engine/18_routing.ipynb #02536801
@@ -140,13 +141,20 @@ TEMPERATURE = 4.0  # by which log-likelihoods are divided
 ALARM = 0.05  # share of a task's own images that are taken for images of none
 
 
-def task_probabilities(
+def task_distances(
     x: Float[np.ndarray, 'images dimensions'],
+    statistics: Sequence[Statistics],  # of each task
+) -> Float[np.ndarray, 'images tasks']:  # squared
+    "How far images are from each task."
+    return np.stack([own.distances_of(x) for own in statistics], 1)
+
+
+def task_probabilities(
+    distances: Float[np.ndarray, 'images tasks'],  # as `task_distances` gives them
     statistics: Sequence[Statistics],  # of each task
 ) -> Float[np.ndarray, 'images tasks+1']:  # rows add up to 1
     "How likely images are of each task; the last column is of none."
-    distances = [own.distances_of(x) for own in statistics]
-    pairs = list(zip(statistics, distances))
+    pairs = list(zip(statistics, distances.T, strict=True))
     logits = np.stack([own.log_likelihoods(d) for own, d in pairs], 1) / TEMPERATURE
     tasks = np.exp(logits - logits.max(1, keepdims=True))
     tasks /= tasks.sum(1, keepdims=True)

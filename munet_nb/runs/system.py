@@ -21,7 +21,8 @@ from ..checks import InputError, check, find_name, for_terminal, is_one_of, unkn
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
 from ..engine.routing import Statistics, class_tokens_of, reduced, routing_trunk
-from ..engine.routing import statistics_from_layer, statistics_key, task_probabilities
+from ..engine.routing import statistics_from_layer, statistics_key, task_distances
+from ..engine.routing import task_probabilities
 from ..models.accounting import accounted_params, params_per_task, prediction_flops
 from ..models.accounting import users_of_models
 from ..models.assembly import Assembly, all_sizes, for_flops, for_scale_factor, for_size
@@ -295,7 +296,8 @@ class System:
         trunk, statistics = self._router
         precision = self._training.precision
         x = reduced(class_tokens_of(each_image(images), trunk, precision, shared_programs()))
-        found = task_probabilities(x, list(statistics.values()))
+        known = list(statistics.values())
+        found = task_probabilities(task_distances(x, known), known)
         return pd.DataFrame(found, columns=[*statistics, 'none'])
 
     def evaluate(
