@@ -111,7 +111,10 @@ def test_what_is_altered_or_gone_is_refused_by_name_and_made_again(run, images, 
         System.open(run).route(images)
     journal = (run / 'journal.jsonl').read_bytes()
     first.write_bytes(good[:-1])
+    half_written = first.with_name(f'.{first.name}.0123456789abcdef')
+    half_written.write_bytes(good[:9])
     Evolution.resume(run, tasks).close()
+    assert not half_written.exists() and len(kept_by(run)) == 2
     assert (run / 'journal.jsonl').read_bytes() == journal
     assert np.array_equal(System.open(run).route(images), before)
 

@@ -205,7 +205,10 @@ def statistics_from_layer(
     "The statistics that arrays hold. Raises InputError if they are none of a trunk of this width."
     dimensions, flat = min(width, DIMENSIONS), layer.flat
     if not _is_sound(flat, dimensions):
-        raise InputError(f'{layer.digest}: holds no statistics of a task for a trunk of width {width}')
+        raise InputError(
+            f'{layer.digest}.safetensors: holds no statistics of a task for a trunk of width {width}; '
+            'delete it, and munet resume makes it again'
+        )
     whitening = np.zeros((dimensions, dimensions))
     whitening[np.tril_indices(dimensions)] = flat['whitening']
     mean, distances = flat['mean'].astype(float), flat['distances'].astype(float)

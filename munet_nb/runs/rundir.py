@@ -328,6 +328,9 @@ class RunWriter(RunDir):
             for path in self.journal.parent.iterdir():
                 if _HALF_WRITTEN.fullmatch(path.name):
                     path.unlink()
+            for path in self.routing.glob('*/.*'):
+                if _OWN.fullmatch(path.name):
+                    path.unlink()
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #40b6f7e4
 def write_run(path: Path, records: Iterable[Mapping]):
