@@ -38,7 +38,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class RunDir:
-    """A run's directory: `journal.jsonl`, `journal.head` and `pool/`.
+    """A run's directory: `journal.jsonl`, `journal.head`, `pool/` and `routing/`.
 
     While it is open for writing, nobody else can open it so.
     """
