@@ -333,6 +333,20 @@ def _predict(args: argparse.Namespace) -> int:
     form = _form(args, files, {task: system.classes[task] for task in tasks}, top)
     return int(write_answers(system, tasks, files, top, form) > 0)
 
+# %% ../nbs/95_cli.ipynb #5d0e24aa
+def _add_route(commands):
+    p = commands.add_parser('route', help='which task each image file is for, or none')
+    p.set_defaults(do=_route)
+    p.add_argument('run', metavar='DIR')
+    p.add_argument('files', nargs='+', metavar='FILE')
+
+
+def _route(args: argparse.Namespace):
+    found = System.open(args.run).route([Path(name) for name in args.files])
+    for file, row in zip(args.files, found.to_numpy()):
+        best = (-row).argsort(kind='stable')
+        say(f"{file}: {', '.join(f'{found.columns[i]} {row[i]:.3f}' for i in best)}")
+
 # %% ../nbs/95_cli.ipynb #cell-014
 def _add_speed(what):
     p = what.add_parser(
@@ -469,6 +483,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_scale(what)
     _add_quality(what)
     _add_predict(commands)
+    _add_route(commands)
     return parser
 
 # %% ../nbs/95_cli.ipynb #cell-018

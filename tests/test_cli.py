@@ -86,6 +86,23 @@ def test_predict_shows_classes_and_probabilities(run, folders, capsys):
     assert sum(probabilities) == pytest.approx(1, abs=0.002)
 
 
+def test_route_shows_a_line_per_file_and_refuses_what_is_none(run, folders, tmp_path, capsys):
+    files = [str(next((folders / name).rglob('*.png'))) for name in ('odd', 'size')]
+    assert main(['route', str(run), *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for file, line in zip(files, lines, strict=True):
+        name, _, rest = line.rpartition(': ')
+        shares = dict(share.split() for share in rest.split(', '))
+        assert name == file and shares.keys() == {'odd', 'size', 'none'}
+        assert sum(map(float, shares.values())) == pytest.approx(1, abs=0.002)
+    for where, file, message in (
+        (run, tmp_path / 'none.png', 'none.png'),
+        (tmp_path, files[0], 'holds no run'),
+    ):
+        assert main(['route', str(where), str(file)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_resume_of_a_finished_run_reports_and_changes_nothing(run, capsys):
     before = (run / 'journal.jsonl').read_bytes()
     assert main(['resume', str(run), '--trust-sources']) == 0

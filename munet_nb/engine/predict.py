@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'PREDICT_BATCH', 'PREDICT_PIXELS', 'PREDICT_ROOM', 'Network', 'feed_correct', 'feed_accuracy',
-    'accuracy', 'probabilities',
+    'accuracy', 'packed_groups', 'probabilities',
 ]
 
 # %% ../../nbs/50_engine/13_predict.ipynb #9ffaeb14
@@ -118,6 +118,17 @@ def _groups(images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
         yield group
 
 
+def packed_groups(
+    images: Iterable[UInt8[np.ndarray, 'height width channels']],  # of any sizes, gray or color
+    image_size: int,  # of the model that will see them, pixels
+) -> Iterator[tuple[Pixels, np.ndarray, int]]:  # pixels, an index (PREDICT_BATCH,), and how many
+    "Images as a program takes them, group by group; only the first ones of an index count."
+    for some in _groups(shrink(image, image_size) for image in images):
+        packed = pack([(image, 0) for image in some])
+        pixels = padded_pixels(packed, PREDICT_BATCH, PREDICT_ROOM)
+        yield pixels, np.minimum(np.arange(PREDICT_BATCH, dtype=np.int32), len(some) - 1), len(some)
+
+
 def probabilities(
     images: Iterable[UInt8[np.ndarray, 'height width channels']],  # of any sizes, gray or color
     network: Network,
@@ -128,10 +139,7 @@ def probabilities(
     static = (network.arch, chain_kinds(network.names), network.image_size, precision)
     params = list(network.params)
     out = [np.zeros((0, _classes(network)), np.float32)]
-    for some in _groups(shrink(image, network.image_size) for image in images):
-        packed = pack([(image, 0) for image in some])
-        pixels = padded_pixels(packed, PREDICT_BATCH, PREDICT_ROOM)
-        index = np.minimum(np.arange(PREDICT_BATCH, dtype=np.int32), len(some) - 1)
+    for pixels, index, n in packed_groups(images, network.image_size):
         made = programs(_probabilities, static, params, pixels, index)
-        out.append(jax.device_get(made)[: len(some)])
+        out.append(jax.device_get(made)[:n])
     return np.concatenate(out)

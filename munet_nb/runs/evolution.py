@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..checks import InputError, as_list, check, unknown
+from ..checks import InputError, as_list, check, notice, unknown
 from ..engine.programs import Programs, shared_programs
 from ..engine.training import Times, no_progress
 from ..models.model import Model, Root, cut_root
@@ -26,20 +26,22 @@ from .report import GenerationReport, GroupReport
 from .rundir import RunWriter
 from .start import check_readable, check_root, first_record
 from .start import task_info, tasks_of_run
-from .system import System, layers_needed
+from .system import System, layers_needed, routing_key
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
 from ..search.ask import round_due, segments_left
 from ..search.config import Config, with_fields
 from ..search.extension import extended_config, extension
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
 from ..search.groups import groups_due, is_next, tell_groups, tell_trunk
-from ..search.journal import CHANGEABLE, State, apply_record, choices_of, open_records
+from ..search.journal import CHANGEABLE, State, apply_record, choices_of, kept_models
+from ..search.journal import open_records
 from ..search.plans import TrainedChild
 from ..search.records import deciding
 from ..search.tell import end_of_iteration, tell, with_tests
 from ..tasks.task import Task, check_tasks
 from ..workers.executors import Executor, Inline
-from ..workers.jobs import EvaluateJob, Job, ProbeJob, children_job, group_jobs
+from ..workers.jobs import EvaluateJob, Job, ProbeJob, StatisticsJob, children_job
+from ..workers.jobs import group_jobs
 from ..workers.worker import Done
 
 # %% ../../nbs/70_runs/09_evolution.ipynb #97aa0cbb
@@ -68,6 +70,7 @@ class Evolution:
         self.tasks = tasks
         self.times = Times()
         self._run_dir = run
+        self._described: set[str] = set()  # keys of tasks of which is kept where their images lie
         self.executor = executor or Inline()
         self._ahead = Ahead(self.executor)
         # Threads share a search: two panels, or a panel and a cell. One at a time moves it on.
@@ -156,7 +159,8 @@ class Evolution:
         "What the search has made so far."
         kept = [m for models in choices_of(self.state).values() for m in models]
         pool = LayerPool(self.pool[d] for m in kept for d in m.digests)
-        return System(self.state, pool, self.arch, self.config.training, self.tasks)
+        told = self.arch, self.config.training, self.tasks
+        return System(self.state, pool, *told, run=self._run_dir)
 
     @property
     def _root(self) -> Root:
@@ -424,6 +428,21 @@ class Evolution:
             while self._end_iteration():
                 pass  # of a round, the next task's may be over as well
             self._end_groups()
+            self._describe()
+
+    def _describe(self):
+        "Keep where the images of tasks lie that have a model. A disk that is full stops nothing."
+        keys = {t: routing_key(self.state, self.config.training, t) for t in kept_models(self.state)}
+        new = {task: key for task, key in keys.items() if key not in self._described}
+        lacking = [task for task, key in new.items() if not self._run_dir.has_statistics(key)]
+        root = self.state.root
+        jobs = [StatisticsJob(self.arch, self.config, task, root) for task in lacking]
+        for task, layer in zip(lacking, self._do(*jobs) if jobs else ()):
+            try:
+                self._run_dir.save_statistics(keys[task], layer)
+            except OSError as e:
+                notice(f'where the images of {task!r} lie is not kept ({e})')
+        self._described.update(new.values())
 
     def _end_iteration(self) -> bool:
         "End the task iteration, if what is left of it pays for no other child."

@@ -24,6 +24,10 @@ from .files import write_atomic
 from ..search.records import check_records
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #e4da3b7fbbce2345d7772b0674a318d5
+# Files of a pool, complete and half-written.
+_OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+')
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     "What tells a file from another one of the same name; None if it is not there."
     try:
@@ -34,7 +38,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class RunDir:
-    """A run's directory: `journal.jsonl`, `journal.head` and `pool/`.
+    """A run's directory: `journal.jsonl`, `journal.head`, `pool/` and `routing/`.
 
     While it is open for writing, nobody else can open it so.
     """
@@ -44,6 +48,7 @@ class RunDir:
         here = self.path.absolute()  # a later change of the working directory must not move the run
         self.journal = here / 'journal.jsonl'
         self.pool = here / 'pool'
+        self.routing = here / 'routing'
         self._lock_file = here / '.lock'
         self._lock = None
         self._locked = None  # what tells the lock file from another one
@@ -55,6 +60,7 @@ class RunDir:
             if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
                 raise InputError(f'{path}: is no file')
         refuse_link(self.pool)
+        refuse_link(self.routing)
 
     def is_run(self) -> bool:
         """Whether a run was started here: there is a first record, or the head tells of one.
@@ -130,6 +136,30 @@ class RunDir:
         "The layers with these digests, each verified."
         return [load_layer(self.pool, digest) for digest in dict.fromkeys(digests)]
 
+    def statistics(
+        self,
+        key: str,  # as `statistics_key` gives it
+    ) -> Layer | None:
+        """Where the images of a task lie, as it is kept under a key; None if nothing is.
+
+        Raises InputError if it was altered.
+        """
+        folder = self.routing / key
+        refuse_link(self.routing)
+        refuse_link(folder)
+        found = [p.stem for p in folder.glob('*') if _OWN.fullmatch(p.name) and p.name[0] != '.']
+        try:
+            return load_layer(folder, min(found)) if found else None
+        except InputError as e:
+            raise InputError(f'{e}; delete it, and munet resume makes it again') from None
+
+    def has_statistics(self, key: str) -> bool:
+        "Whether something whole is kept under a key."
+        try:
+            return self.statistics(key) is not None
+        except InputError:
+            return False
+
 # %% ../../nbs/70_runs/01_rundir.ipynb #8f14e45fceea167a5a36dedd4bea2543
 def example_run() -> Path:
     """The directory of a finished run that comes with the package: its journal, without layers.
@@ -139,8 +169,6 @@ def example_run() -> Path:
     return Path(str(files('munet_nb').joinpath('data', 'example_run')))
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #d3d9446802a44259755d38e6d163e820
-# Files of a pool, complete and half-written.
-_OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+')
 _HALF_WRITTEN = re.compile(r'\.journal\.(head|jsonl)\.[0-9a-f]+')
 
 
@@ -249,6 +277,22 @@ class RunWriter(RunDir):
             add_line(self.journal, line, head)
         self._end = replace(self._end, head=head, length=self._end.length + len(line))
 
+    def save_statistics(self, key: str, layer: Layer):
+        """Keep where the images of a task lie under a key, in place of what is there.
+
+        Raises OSError if the disk is full or gone.
+        """
+        self.check_unchanged()
+        folder = self.routing / key
+        refuse_link(self.routing)
+        refuse_link(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if _OWN.fullmatch(path.name):
+                path.unlink()
+        save_layer(folder, layer)
+        sync_folder(folder)
+
     def check_unchanged(self):
         "Raise InputError if this is closed, or its lock or journal is not the one it opened."
         if not self._lock or not self._end:
@@ -283,6 +327,9 @@ class RunWriter(RunDir):
                     path.unlink()
             for path in self.journal.parent.iterdir():
                 if _HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink()
+            for path in self.routing.glob('*/.*'):
+                if _OWN.fullmatch(path.name):
                     path.unlink()
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #40b6f7e4

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'system_table', 'assembly_of', 'sizes_of_system', 'sizes_table', 'network_of', 'layers_needed',
-    'System',
+    'routing_key', 'System',
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
@@ -20,6 +20,9 @@ import pandas as pd
 from ..checks import InputError, check, find_name, for_terminal, is_one_of, unknown
 from ..engine.predict import Network, accuracy, probabilities
 from ..engine.programs import shared_programs
+from ..engine.routing import Statistics, class_tokens_of, reduced, routing_trunk
+from ..engine.routing import statistics_from_layer, statistics_key, task_distances
+from ..engine.routing import task_probabilities
 from ..models.accounting import accounted_params, params_per_task, prediction_flops
 from ..models.accounting import users_of_models
 from ..models.assembly import Assembly, all_sizes, for_flops, for_scale_factor, for_size
@@ -160,6 +163,34 @@ def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
             if len(run.records()) == len(records):
                 raise
 
+# %% ../../nbs/70_runs/05_system.ipynb #875eb7dd
+def routing_key(state: State, training: TrainingSettings, task: str) -> str:
+    "Under which key a run keeps where a task's images lie."
+    size, fingerprint = state.root.hparams.image_size, state.tasks[task].fingerprint
+    return statistics_key(state.root.digests, size, training.precision, fingerprint)
+
+
+def _read_router(
+    run: RunDir | None, state: State, arch: Arch, training: TrainingSettings
+) -> tuple[Network, dict[str, Statistics]]:
+    "What the root is until its last block, and where the images of each task lie."
+    tasks = kept_models(state)
+    if not tasks or run is None:
+        raise InputError('there is no run with a task that has a model, so there is nothing to choose from')
+    found = {task: run.statistics(routing_key(state, training, task)) for task in tasks}
+    lacking = [task for task, layer in found.items() if layer is None]
+    if lacking:
+        raise InputError(
+            f'{run.path}: does not keep where the images of {", ".join(map(repr, lacking))} lie; '
+            'munet resume, or Evolution.resume, finds it out'
+        )
+    known = {t: statistics_from_layer(layer, arch.width) for t, layer in found.items()}
+    digests = set(state.root.digests)
+    pool = LayerPool(run.load(sorted(digests)))
+    check_layers(layers_needed(state, digests), arch, pool)
+    layers = {ref.name: pool[ref.digest].params for ref in state.root.chain}
+    return routing_trunk(arch, layers, state.root.hparams.image_size), known
+
 # %% ../../nbs/70_runs/05_system.ipynb #aab3238922bcc25a6f606eb525ffdc56
 class System:
     "The multitask network: one kept model per task over a pool of shared layers."
@@ -172,6 +203,7 @@ class System:
         training: TrainingSettings,  # the precision and the batch size are used
         data: Mapping[str, Task] = {},  # images of its tasks, for `evaluate`
         gap: float = 0.0,  # by how much the best system of its size may be better, see `at`
+        run: RunDir | None = None,  # where it is kept, for `route`
     ):
         self.models = kept_models(state)  # task -> its kept model
         self.classes = {t: state.tasks[t].classes for t in self.models}  # task -> class names
@@ -181,6 +213,8 @@ class System:
         self._arch = arch
         self._training = training
         self._data = data
+        self._run = run
+        self._router = None  # once it is asked for
 
     @classmethod
     def open(
@@ -191,8 +225,9 @@ class System:
 
         Raises InputError if there is none, or a layer was altered or is none of this root's.
         """
-        state, pool, arch, config = _read_system(RunDir(path))
-        return cls(state, pool, arch, config.training)
+        run = RunDir(path)
+        state, pool, arch, config = _read_system(run)
+        return cls(state, pool, arch, config.training, run=run)
 
     def at(
         self,
@@ -208,7 +243,8 @@ class System:
         budgets = {'scale_factor': scale_factor, 'params_per_task': params_per_task, 'flops': flops}
         found = assembly_of(self._state, self._arch, budgets)
         state = with_chosen(self._state, {t: m.id for t, m in found.models.items()})
-        return System(state, self._pool, self._arch, self._training, self._data, found.gap)
+        told = self._arch, self._training, self._data
+        return System(state, self._pool, *told, found.gap, self._run)
 
     def sizes(self) -> pd.DataFrame:
         "As `sizes_table`."
@@ -244,6 +280,25 @@ class System:
         network = self._network(task)
         precision = self._training.precision
         return probabilities(each_image(images), network, precision, shared_programs())
+
+    def route(
+        self,
+        images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
+    ) -> pd.DataFrame:  # (n, tasks + 1)
+        """How likely images are of each task, or of none: a row per image, which adds up to 1.
+
+        The last column, 'none', passes a half where fewer than 5% of a task's own images lie as
+        far from the others. Raises InputError if the run does not keep where a task's images lie,
+        or that was altered; and for what is not an image.
+        """
+        if not self._router:
+            self._router = _read_router(self._run, self._state, self._arch, self._training)
+        trunk, statistics = self._router
+        precision = self._training.precision
+        x = reduced(class_tokens_of(each_image(images), trunk, precision, shared_programs()))
+        known = list(statistics.values())
+        found = task_probabilities(task_distances(x, known), known)
+        return pd.DataFrame(found, columns=[*statistics, 'none'])
 
     def evaluate(
         self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'Job', 'key_for', 'ChildrenJob', 'children_job', 'split_job', 'join_children', 'GroupJob',
-    'group_jobs', 'ProbeJob', 'EvaluateJob',
+    'group_jobs', 'ProbeJob', 'EvaluateJob', 'StatisticsJob',
 ]
 
 # %% ../../nbs/65_workers/00_jobs.ipynb #57a0fa54
@@ -265,3 +265,27 @@ class EvaluateJob(Job):
     @property
     def work(self) -> float:
         return _params(self.model.chain) / 3
+
+# %% ../../nbs/65_workers/00_jobs.ipynb #3ea50cd5
+@dataclass(frozen=True)
+class StatisticsJob(Job):
+    "A task to describe by what the root makes of its images."
+
+    task: str
+    root: Model
+
+    @property
+    def title(self) -> str:
+        return f'{self.task}: where its images lie'
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (self.task,)
+
+    @property
+    def digests(self) -> frozenset[Digest]:
+        return _digests(self.root.chain)
+
+    @property
+    def work(self) -> float:
+        return _params(self.root.chain) / 3

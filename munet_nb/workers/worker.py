@@ -20,6 +20,7 @@ from ..engine.generation import Engine
 from ..engine.predict import Network, accuracy
 from ..engine.probe import Probed, probe_trunks
 from ..engine.programs import Programs, shared_programs
+from ..engine.routing import learn_statistics, routing_trunk
 from ..engine.training import Times, no_progress, train_generation
 from ..models.model import LayerRef, Model
 from ..models.pool import Digest, Layer
@@ -29,7 +30,8 @@ from ..search.config import Config, TrainingSettings
 from ..search.groups import TrainedGroup
 from ..search.plans import TrainedChild
 from ..tasks.task import Task
-from .jobs import ChildrenJob, GroupJob, Job, ProbeJob, EvaluateJob
+from .jobs import ChildrenJob, EvaluateJob, GroupJob, Job, ProbeJob
+from .jobs import StatisticsJob
 
 # %% ../../nbs/65_workers/01_worker.ipynb #ac9bbb01
 class _Feeds:
@@ -96,7 +98,7 @@ def with_probes(made: TrainedGroup, probes: Mapping[str, Probed]) -> TrainedGrou
 class Done:
     "What came of a job, and the seconds that it took."
 
-    result: list[TrainedChild] | TrainedGroup | list[Probed] | float
+    result: list[TrainedChild] | TrainedGroup | list[Probed] | Layer | float
     times: Times
 
 
@@ -164,6 +166,16 @@ def _test(worker, job: EvaluateJob, layers, programs, times, progress):
     times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
     return found
 
+
+def _learn_statistics(worker, job: StatisticsJob, layers, programs, times, progress):
+    started, compiled = time.perf_counter(), programs.seconds
+    root = {ref.name: layers[ref.digest].params for ref in job.root.chain}
+    trunk = routing_trunk(job.arch, root, job.root.hparams.image_size)
+    precision = job.config.training.precision
+    found = learn_statistics(worker.tasks[job.task], trunk, precision, programs)
+    times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
+    return found
+
 # %% ../../nbs/65_workers/01_worker.ipynb #5d55543f
 def _train_group(worker, job: GroupJob, layers, programs, times, progress):
     config, group = job.config, job.group
@@ -201,4 +213,5 @@ _HOW = {
     ProbeJob: _probe_seeds,
     EvaluateJob: _test,
     GroupJob: _train_group,
+    StatisticsJob: _learn_statistics,
 }
