@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import jax.core
 import jax.export
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..checks import InputError, as_path, check, is_one_of
-from ..engine.pixels import Pixels, resize
+from ..engine.pixels import SMALLEST_SIDE
 from ..models.shared import ChainOf, Step, shared_steps
 from ..network.arch import Arch, cut_arch
 from ..network.chain import apply_layer
@@ -195,20 +196,47 @@ def _write_safetensors(folder, content):
     save_file(arrays, folder / 'model.safetensors', told)
     _write_json(folder / 'model.json', content.told)
 
+# %% ../../nbs/60_roots/10_export.ipynb #f047ee11
+def _beside_places(length, factor, size):
+    "Along an axis of shrunk images: which pixel is before each place, which after, and its share."
+    length = (length + factor - 1) // factor
+    last = jnp.asarray(length - 1, jnp.int32)
+    steps = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
+    at = jnp.clip(steps * jnp.asarray(length, jnp.float32) - 0.5, 0, last.astype(jnp.float32))
+    before = jnp.floor(at).astype(jnp.int32)
+    return before, jnp.minimum(before + 1, last), at - before.astype(jnp.float32)
+
+
+def _mean(images, factor, y, x):
+    "Pixels (n, size, size, 3) of shrunk images, each the mean of a box, rounded as Pillow does."
+    box = jnp.arange(factor, dtype=jnp.int32)
+    rows = (y[:, None] * factor + box)[:, :, None, None]
+    columns = x[:, None] * factor + box
+    inside = (rows < images.shape[1]) & (columns < images.shape[2])
+    pixels = jnp.where(inside[..., None], images[:, rows, columns], 0)
+    total = pixels.astype(jnp.uint32).sum((2, 4))
+    area = inside.sum((1, 3)).astype(jnp.uint32)[..., None]
+    part = (jnp.float32(2**24) / area.astype(jnp.float32)).astype(jnp.uint32)
+    return ((total + area // 2) * part >> 24).astype(jnp.float32)
+
+# %% ../../nbs/60_roots/10_export.ipynb #5cde9547
+def _resized(images, size):
+    "Images (n, size, size, 3), from -1 to 1, of uint8 ones (n, h, w, 3)."
+    _, h, w, _ = images.shape
+    side = max(SMALLEST_SIDE, 2 * size)
+    factor = jax.core.max_dim(1, jax.core.min_dim(h, w) // side)
+    top, bottom, fy = _beside_places(h, factor, size)
+    left, right, fx = _beside_places(w, factor, size)
+    fy, fx = fy[:, None, None], fx[:, None]
+
+    def row(y):
+        first, second = (_mean(images, factor, y, x) for x in (left, right))
+        return first * (1 - fx) + second * fx
+
+    return (row(top) * (1 - fy) + row(bottom) * fy) / 127.5 - 1
+
 # %% ../../nbs/60_roots/10_export.ipynb #cell-014
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
-
-
-def _resized(images, size):
-    "uint8 images (n, h, w, 3) as models of this image size take them."
-    n, h, w, _ = images.shape
-    index = jnp.arange(n, dtype=jnp.int32)
-
-    def of(size):
-        return jnp.full((n,), size, jnp.int32)
-
-    pixels = Pixels(images.reshape(-1, 3), index * (h * w), of(h), of(w))
-    return resize(pixels, index, size)
 
 
 def _serve(arch, steps, outputs, flat, images):

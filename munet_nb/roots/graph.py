@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ..checks import InputError
+from ..engine.pixels import SMALLEST_SIDE
 from ..models.shared import Step
 from ..network.arch import Arch, grid_side
 from ..network.kinds import TOP, layer_kind
@@ -57,14 +58,28 @@ class _Graph:
         "Whole numbers, in a row."
         return self.array(f'int64:{values}', np.array(values, np.int64))
 
+    def number(self, value: int) -> str:
+        "A whole number alone."
+        return self.array(f'number:{value}', np.array(value, np.int64))
+
     def floats(self, *values: float) -> str:
         "Numbers, in a row."
         return self.array(f'float:{values}', np.array(values, np.float32))
 
-# %% ../../nbs/60_roots/09_graph.ipynb #d248cce2
-def _looked_up(g, axis, size, shape):
-    "Along an axis of the images: which pixel is before each place, which after, and its share."
+# %% ../../nbs/60_roots/09_graph.ipynb #49cda373
+def _factor(g, size):
+    "By how much images are shrunk, and the numbers below it."
+    side = max(SMALLEST_SIDE, 2 * size)
+    shorter = g('ReduceMin', g('Shape', IMAGES, start=1, end=3))
+    factor = g('Max', g('Div', shorter, g.ints(side)), g.ints(1))
+    below = g('Range', g.number(0), g('Squeeze', factor), g.number(1))
+    return factor, below
+
+
+def _looked_up(g, axis, size, factor):
+    "Along an axis of shrunk images: which pixel is before each place, which after, and its share."
     length = g('Shape', IMAGES, start=axis, end=axis + 1)
+    length = g('Div', g('Sub', g('Add', length, factor), g.ints(1)), factor)
     last = g('Sub', length, g.ints(1))
     places = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
     steps = g('Mul', g.array(f'places:{size}', places), g.cast(length, 'FLOAT'))
@@ -72,10 +87,31 @@ def _looked_up(g, axis, size, shape):
     at = g('Min', at, g.cast(last, 'FLOAT'))
     whole = g('Floor', at)
     before = g.cast(whole, 'INT64')
-    after = g('Min', g('Add', before, g.ints(1)), last)
-    return before, after, g('Reshape', g('Sub', at, whole), g.ints(*shape))
+    return before, g('Min', g('Add', before, g.ints(1)), last), g('Sub', at, whole)
+
+# %% ../../nbs/60_roots/09_graph.ipynb #4b0cedb2
+def _in_box(g, axis, at, factor, below):
+    "The rows or columns of each pixel's box, which of them there are, and how many."
+    last = g('Sub', g('Shape', IMAGES, start=axis, end=axis + 1), g.ints(1))
+    first = g('Reshape', g('Mul', at, factor), g.ints(-1, 1))
+    index = g('Add', first, below)
+    there = g.cast(g('LessOrEqual', index, last), 'FLOAT')
+    return g('Min', index, last), there, g('ReduceSum', there, g.ints(1))
 
 
+def _mean(g, rows, columns):
+    "The mean of each box, rounded as Pillow does: (n, size, size, 3)."
+    (y, in_y, height), (x, in_x, width) = rows, columns
+    box = g('Gather', g('Gather', IMAGES, y, axis=1), x, axis=3)
+    inside = g('Mul', g('Unsqueeze', in_y, g.ints(2, 3, 4)), g('Unsqueeze', in_x, g.ints(2)))
+    total = g('ReduceSum', g('Mul', g.cast(box, 'FLOAT'), inside), g.ints(2, 4), keepdims=0)
+    area = g('Mul', g('Unsqueeze', height, g.ints(2)), width)
+    part = g.cast(g('Div', g.floats(2.0**24), area), 'INT64')
+    half = g('Div', g.cast(area, 'INT64'), g.ints(2))
+    sums = g('Mul', g('Add', g.cast(total, 'INT64'), half), part)
+    return g.cast(g('Div', sums, g.ints(2**24)), 'FLOAT')
+
+# %% ../../nbs/60_roots/09_graph.ipynb #53888f51
 def _mixed(g, a, b, share):
     rest = g('Sub', g.floats(1.0), share)
     return g('Add', g('Mul', a, rest), g('Mul', b, share))
@@ -83,15 +119,18 @@ def _mixed(g, a, b, share):
 
 def _resized(g, size):
     "Images of size x size, from -1 to 1."
-    y0, y1, fy = _looked_up(g, 1, size, (-1, 1, 1))
-    x0, x1, fx = _looked_up(g, 2, size, (-1, 1))
+    factor, below = _factor(g, size)
 
-    def row(y):
-        pixels = g('Gather', IMAGES, y, axis=1)
-        left, right = (g.cast(g('Gather', pixels, x, axis=2), 'FLOAT') for x in (x0, x1))
-        return _mixed(g, left, right, fx)
+    def looked_up(axis):
+        before, after, share = _looked_up(g, axis, size, factor)
+        boxes = [_in_box(g, axis, at, factor, below) for at in (before, after)]
+        return *boxes, share
 
-    colors = _mixed(g, row(y0), row(y1), fy)
+    top, bottom, fy = looked_up(1)
+    left, right, fx = looked_up(2)
+    fy, fx = g('Unsqueeze', fy, g.ints(1, 2)), g('Unsqueeze', fx, g.ints(1))
+    rows = [_mixed(g, _mean(g, y, left), _mean(g, y, right), fx) for y in (top, bottom)]
+    colors = _mixed(g, *rows, fy)
     return g('Sub', g('Div', colors, g.floats(127.5)), g.floats(1.0))
 
 # %% ../../nbs/60_roots/09_graph.ipynb #4a91e224
@@ -134,7 +173,7 @@ def _attended(g, arch, p, x, first):
     qkv = _dense(g, p, 'qkv', x)
     qkv = g('Reshape', qkv, g.ints(0, 0, 3, arch.heads, channels))
     qkv = g('Transpose', qkv, perm=[2, 0, 3, 1, 4])
-    q, k, v = (g('Gather', qkv, g.array(f'number:{i}', np.int64(i)), axis=0) for i in range(3))
+    q, k, v = (g('Gather', qkv, g.number(i), axis=0) for i in range(3))
     if first:
         q = g('Slice', q, g.ints(0), g.ints(1), g.ints(2))
     scores = g('MatMul', q, g('Transpose', k, perm=[0, 1, 3, 2]))
@@ -164,7 +203,7 @@ def _norm(g, arch, step, p, x):
 
 
 def _head(g, arch, step, p, x):
-    first = g('Gather', x, g.array('number:0', np.int64(0)), axis=1)
+    first = g('Gather', x, g.number(0), axis=1)
     return _dense(g, p, 'dense', first)
 
 # %% ../../nbs/60_roots/09_graph.ipynb #1e79a998
