@@ -1704,6 +1704,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                       'munet_nb.roots.graph._attended': ('60_roots/graph.html#_attended', 'munet_nb/roots/graph.py'),
                                       'munet_nb.roots.graph._block': ('60_roots/graph.html#_block', 'munet_nb/roots/graph.py'),
                                       'munet_nb.roots.graph._check_kinds': ('60_roots/graph.html#_check_kinds', 'munet_nb/roots/graph.py'),
+                                      'munet_nb.roots.graph._check_names': ('60_roots/graph.html#_check_names', 'munet_nb/roots/graph.py'),
                                       'munet_nb.roots.graph._cls': ('60_roots/graph.html#_cls', 'munet_nb/roots/graph.py'),
                                       'munet_nb.roots.graph._dense': ('60_roots/graph.html#_dense', 'munet_nb/roots/graph.py'),
                                       'munet_nb.roots.graph._embedding': ('60_roots/graph.html#_embedding', 'munet_nb/roots/graph.py'),

@@ -176,7 +176,7 @@ def _check_places(content):
             'this model'
         )
 
-
+# %% ../../nbs/60_roots/10_export.ipynb #5c1f0a79
 def _as_block(arch, adapter):
     "The parameters of a block that computes what an adapter does, or without one nothing."
     shapes = layer_shapes(arch, 'block', Sizes())

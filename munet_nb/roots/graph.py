@@ -30,7 +30,7 @@ def onnx_package():
         raise InputError(f"format = 'onnx': {how}") from None
     return onnx
 
-
+# %% ../../nbs/60_roots/09_graph.ipynb #5c1f0a77
 class _Graph:
     "Nodes and arrays, as they are added; each method gives the name of what it added."
 
@@ -243,6 +243,12 @@ def _check_kinds(steps):
                 "'stablehlo' or 'safetensors' for this model"
             )
 
+
+def _check_names(g, outputs):
+    for name in {IMAGES, *g.arrays} & set(outputs):
+        needs = f'a task cannot be called {name!r}: the graph needs the name'
+        raise InputError(f"format = 'onnx': {needs}")
+
 # %% ../../nbs/60_roots/09_graph.ipynb #cde246f4
 def onnx_model(
     arch: Arch,
@@ -261,18 +267,16 @@ def onnx_model(
     helper, types = onnx.helper, onnx.TensorProto
     g = _Graph()
     made = _add_steps(g, arch, steps, params)
-    for name in {IMAGES, *g.arrays} & set(outputs):
-        raise InputError(f"format = 'onnx': a task cannot be called {name!r}: the graph needs the name")
+    _check_names(g, outputs)
     logits = []
     for name, number in outputs.items():
         g.nodes.append(helper.make_node('Identity', [made[number]], [name]))
-        classes = params[steps[number].layer]['dense']['bias'].shape[0]
+        classes = len(params[steps[number].layer]['dense']['bias'])
         logits.append(helper.make_tensor_value_info(name, types.FLOAT, ['n', classes]))
     images = helper.make_tensor_value_info(IMAGES, types.UINT8, ['n', 'height', 'width', 3])
     arrays = [onnx.numpy_helper.from_array(a, name) for name, a in g.arrays.items()]
     graph = helper.make_graph(g.nodes, 'munet_nb', [images], logits, arrays)
-    opset = helper.make_opsetid('', OPSET)
-    made = dict(producer_name='munet_nb', ir_version=9, opset_imports=[opset])
-    model = helper.make_model(graph, **made)
+    versions = dict(ir_version=9, opset_imports=[helper.make_opsetid('', OPSET)])
+    model = helper.make_model(graph, producer_name='munet_nb', **versions)
     helper.set_model_props(model, dict(told))
     return model
