@@ -990,7 +990,7 @@ def test_a_model_that_a_format_cannot_hold_leaves_nothing(system, tmp_path):
         changed(system, an_adapter).export('stripes', tmp_path / 'new' / 'deep' / 'x')
     layers = {r.name: system._pool[r.digest].params for r in system.models['stripes'].chain}
     classes = ['a', 'b', '\udce4']
-    for format in ('huggingface', 'safetensors'):
+    for format in ('huggingface', 'onnx', 'safetensors'):
         with pytest.raises(InputError, match='x: cannot be written.*surrogates'):
             export_model(tmp_path / 'new' / 'x', format, system._arch, layers, 28, classes)
     assert not list(tmp_path.iterdir())

@@ -267,13 +267,14 @@ def _beside_places(length, factor, size):
 
 def _mean(images, factor, y, x):
     "Pixels (n, size, size, 3) of shrunk images, each the mean of a box, rounded as Pillow does."
-    box = jnp.arange(factor, dtype=jnp.int32)
-    rows = (y[:, None] * factor + box)[:, :, None, None]
-    columns = x[:, None] * factor + box
-    inside = (rows < images.shape[1]) & (columns < images.shape[2])
-    pixels = jnp.where(inside[..., None], images[:, rows, columns], 0)
-    total = pixels.astype(jnp.uint32).sum((2, 4))
-    area = inside.sum((1, 3)).astype(jnp.uint32)[..., None]
+    height, width, by = (jnp.asarray(s, jnp.int32) for s in (*images.shape[1:3], factor))
+    box = jnp.arange(factor, dtype=jnp.int32)[None]
+    rows = (y[:, None] * by + box)[:, :, None, None]
+    columns = (x[:, None] * by + box)[None, None]
+    inside = (rows < height) & (columns < width)
+    pixels = jnp.where(inside[None, ..., None], images[:, rows, columns], 0)
+    total = pixels.sum((2, 4), dtype=jnp.uint32)
+    area = inside.sum((1, 3), dtype=jnp.uint32)[None, ..., None]
     part = (jnp.float32(2**24) / area.astype(jnp.float32)).astype(jnp.uint32)
     return ((total + area // 2) * part >> 24).astype(jnp.float32)
 
@@ -285,7 +286,7 @@ def _resized(images, size):
     factor = jax.core.max_dim(1, jax.core.min_dim(h, w) // side)
     top, bottom, fy = _beside_places(h, factor, size)
     left, right, fx = _beside_places(w, factor, size)
-    fy, fx = fy[:, None, None], fx[:, None]
+    fy, fx = fy[None, :, None, None], fx[None, None, :, None]
 
     def row(y):
         first, second = (_mean(images, factor, y, x) for x in (left, right))
