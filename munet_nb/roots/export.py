@@ -167,7 +167,7 @@ def _check_places(content):
     wrong = [name for name in content.params if layer_kind(name) not in known]
     adapters = [name for name in content.params if layer_kind(name) == 'adapter']
     if dict(gelu=arch.gelu, eps=arch.eps) != _ADAPTER:
-        wrong += adapters
+        wrong += [n for n in adapters if any(a.any() for a in content.params[n]['up'].values())]
     wrong += [n for n in adapters if len(content.params[n]['down']['bias']) > arch.mlp]
     if wrong:
         raise InputError(
