@@ -205,6 +205,9 @@ def table(g):
         Case(system.export, dict(task='digits', folder=top / 'exported', format='safetensors'), {
             'task': 'text', 'folder': (*BAD['new path'], Path(__file__), top), 'format': 'text',
         }),
+        Case(system.export_all, dict(folder=top / 'together'), {
+            'folder': (*BAD['new path'], Path(__file__), top), 'format': 'text',
+        }),
         Case(export_model, dict(folder=top / 'e', format='safetensors', arch=root.arch,
                                 params={}, image_size=32, classes=['a']), {
             'folder': 'new path', 'format': 'text',

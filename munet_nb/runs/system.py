@@ -29,11 +29,12 @@ from ..models.assembly import Assembly, all_sizes, for_flops, for_scale_factor, 
 from ..models.hparams import sizes_of
 from ..models.model import LayerRef, Model
 from ..models.pool import Digest, Layer, LayerPool
+from ..models.shared import ChainOf
 from ..models.soundness import check_layers
 from ..network.arch import Arch
 from ..network.chain import reference_params
 from ..network.kinds import Sizes
-from ..roots.export import export_model
+from ..roots.export import Output, export_model, export_system
 from .report import mega_flops, table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
@@ -325,7 +326,7 @@ class System:
         self,
         task: str,
         folder: str | Path,
-        format: str = 'huggingface',  # or 'stablehlo', 'safetensors'
+        format: str = 'huggingface',  # or 'onnx', 'stablehlo', 'safetensors'
     ):
         """Write the task's model for other programs, see `export_model`.
 
@@ -336,6 +337,25 @@ class System:
         size = network.image_size
         classes = self.classes[self.named(task)]
         export_model(folder, format, self._arch, layers, size, classes)
+
+    def export_all(
+        self,
+        folder: str | Path,
+        format: str = 'onnx',  # or 'stablehlo'
+    ):
+        """Write all tasks' models as one program with an output per task, see `export_system`.
+
+        A layer is in it once, and computed once where the same ones are below it. Raises InputError
+        if no task has a model, or as `export`.
+        """
+        if not self.models:
+            raise InputError('no task has a model yet, so there is nothing to export')
+        outputs, params = {}, {}
+        for task, model in self.models.items():
+            chain = ChainOf(model.hparams.image_size, [(r.name, r.digest) for r in model.chain])
+            outputs[task] = Output(chain, self.classes[task])
+            params |= {digest: self._pool[digest].params for digest in model.digests}
+        export_system(folder, format, self._arch, params, outputs)
 
     @property
     def params_per_task(self) -> float:
