@@ -2410,6 +2410,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                          'munet_nb.serving.deploy._resources': ( '85_serving/deploy.html#_resources',
                                                                                  'munet_nb/serving/deploy.py'),
                                          'munet_nb.serving.deploy._start': ('85_serving/deploy.html#_start', 'munet_nb/serving/deploy.py'),
+                                         'munet_nb.serving.deploy._start_ray': ( '85_serving/deploy.html#_start_ray',
+                                                                                 'munet_nb/serving/deploy.py'),
                                          'munet_nb.serving.deploy._told_to_stop': ( '85_serving/deploy.html#_told_to_stop',
                                                                                     'munet_nb/serving/deploy.py'),
                                          'munet_nb.serving.deploy.check_address': ( '85_serving/deploy.html#check_address',

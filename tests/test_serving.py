@@ -12,16 +12,20 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import contextmanager
 
+import httpx
 import jax
 import numpy as np
 import pytest
+import uvicorn
 from browser import browser, wait_for
 from fastapi.testclient import TestClient
 from PIL import Image
 from playwright.sync_api import expect
 
 from munet_nb.checks import InputError
+from munet_nb.cli import main
 from munet_nb.models.hparams import sizes_of
 from munet_nb.models.pool import make_layer
 from munet_nb.network.chain import init_layer
@@ -341,33 +345,27 @@ def test_limits_are_checked():
         Limits(seconds=0)
 
 
-# In a process of its own, and a browser
+# On a socket, for a browser
 
 
-@pytest.fixture(scope='module')
-def server(run_path):
-    "The address of a `munet serve`, and its process."
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    code = 'import sys; from munet_nb.cli import main; sys.exit(main())'
-    words = [sys.executable, '-c', code, 'serve', str(run_path), '--port', str(port)]
-    env = {**os.environ, 'PYTHONUNBUFFERED': '1'}
-    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-    process = subprocess.Popen(words, env=env, start_new_session=True, **pipes)
+@contextmanager
+def on_a_socket(app):
+    "The address of an app that is served for a while."
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level='warning'))
+    thread = threading.Thread(target=server.run)
+    thread.start()
     try:
-        said = process.stdout.readline()
-        assert 'serving' in said, process.communicate()
-        yield re.search(r'http://\S+/', said)[0], process
+        wait_for(lambda: server.started, 20)
+        (own,) = server.servers[0].sockets
+        yield f'http://127.0.0.1:{own.getsockname()[1]}/'
     finally:
-        if process.poll() is None:
-            process.kill()
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope='module')
-def page(server):
-    address, _ = server
-    with browser() as chromium:
+def page(served):
+    with on_a_socket(client_of(served, token='open sesame').app) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 360, 'height': 740})
         page.set_default_timeout(20_000)
         page.complaints = []
@@ -377,30 +375,46 @@ def page(server):
         yield page
 
 
+def choose(page, label, name, kind, data):
+    page.get_by_label(label).set_input_files({'name': name, 'mimeType': kind, 'buffer': data})
+
+
 def fits(page) -> bool:
     return page.evaluate('document.documentElement.scrollWidth <= innerWidth')
 
 
 def test_an_image_is_answered_by_all_tasks_on_the_page(page):
+    # The server wants a token, so the page asks for it.
+    expect(page.get_by_role('alert')).to_contain_text('A token is needed')
+    expect(page.get_by_label('This server wants a token')).to_be_focused()
+    page.keyboard.type('open sesame')
+    page.keyboard.press('Enter')
     expect(page.get_by_text('One image, 2 tasks')).to_be_visible()
-    choose = page.get_by_label('Choose an image')
+    expect(page.get_by_role('alert')).to_be_empty()
+    page.complaints.clear()  # of the browser, about the status 401
+
+    # An image is chosen, with the keyboard's way to it open.
     page.keyboard.press('Tab')
-    expect(choose).to_be_focused()
+    expect(page.get_by_label('Choose an image')).to_be_focused()
     expect(page.locator('svg')).to_be_visible()
     assert page.locator('.lit').count() == 0
-    choose.set_input_files({'name': 'a.png', 'mimeType': 'image/png', 'buffer': GOOD})
+    choose(page, 'Choose an image', 'a.png', 'image/png', GOOD)
     expect(page.get_by_role('status')).to_contain_text('2 tasks answered in')
     for task in ('digits', 'parity'):
         card = page.get_by_role('region', name=task)
         expect(card.locator('.percent').first).to_have_text(re.compile(r'^\d+\.\d%$'))
-    widths = page.locator('.bar').evaluate_all('bars => bars.map(bar => bar.style.width)')
-    assert widths == page.locator('.percent').all_inner_texts()
+    widths = page.locator('.bar').evaluate_all('bars => bars.map(bar => parseFloat(bar.style.width))')
+    assert widths == [float(text[:-1]) for text in page.locator('.percent').all_inner_texts()]
     expect(page.get_by_role('img', name='The image: a.png')).to_be_visible()
+
+    # Its path is lit, shared layers are drawn as one, and a list says it in words.
     layers = page.locator('.layer').count()
     wait_for(lambda: page.locator('.lit').count() == layers, 10)
     boxes = page.locator('g.layer').count()
-    assert boxes < page.evaluate('system.tasks.flatMap(t => t.layers).length')  # shared are one
+    assert boxes < page.evaluate('system.tasks.flatMap(t => t.layers).length')
     assert page.locator('#in-words li').count() == 2
+
+    # It fits a phone and a desk.
     assert fits(page)
     page.set_viewport_size({'width': 1200, 'height': 800})
     expect(page.locator('svg')).to_be_visible()
@@ -409,18 +423,59 @@ def test_an_image_is_answered_by_all_tasks_on_the_page(page):
 
 
 def test_what_is_no_image_is_told_on_the_page(page):
-    choose = page.get_by_label('Take a photograph')
-    choose.set_input_files({'name': 'a.txt', 'mimeType': 'text/plain', 'buffer': b'hello'})
+    choose(page, 'Take a photograph', 'a.txt', 'text/plain', b'hello')
     expect(page.get_by_role('alert')).to_contain_text('These bytes are no image')
     expect(page.locator('#results')).to_be_hidden()
 
 
-def test_ctrl_c_ends_the_server(server, page):
-    address, process = server
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 0 and error == '' and 'stopping' in out
-    page.get_by_label('Choose an image').set_input_files(
-        {'name': 'a.png', 'mimeType': 'image/png', 'buffer': GOOD}
-    )
-    expect(page.get_by_role('alert')).to_contain_text('The server does not answer')
+# In a process of its own
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def test_munet_serve_answers_until_ctrl_c(run_path):
+    code = 'import sys; from munet_nb.cli import main; sys.exit(main())'
+    words = [sys.executable, '-c', code, 'serve', str(run_path), '--port', str(free_port())]
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+    env = {**os.environ, 'PYTHONUNBUFFERED': '1', 'MUNET_TOKEN': 'sesame12'}
+    process = subprocess.Popen(words, env=env, start_new_session=True, **pipes)
+    try:
+        said = process.stdout.readline()
+        assert 'serving' in said and '2 tasks' in said, process.communicate()
+        with httpx.Client(base_url=re.search(r'http://\S+/', said)[0], timeout=60) as client:
+            assert 'Every task at once' in client.get('/').text
+            assert client.post('/predict', content=GOOD, headers=PNG).status_code == 401
+            client.headers['authorization'] = 'Bearer sesame12'
+            files = [('image', ('good', GOOD)), ('image', ('bad', b'bad'))]
+            good, bad = client.post('/batch', files=files).json()['images']
+            assert [a['task'] for a in good['answers']] == ['digits', 'parity'] and bad['error']
+            assert client.post('/predict', content=b'', headers=PNG).status_code == 422
+            assert 'munet_requests_total' in client.get('/metrics').text
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+        assert process.returncode == 0 and error == '' and 'stopping' in out
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_mistake_is_told_before_anything_starts(run_path, tmp_path, capsys):
+    (tmp_path / 'token').write_text('too short')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        taken = str(s.getsockname()[1])
+        wrong = {
+            'holds no run': [str(tmp_path)],
+            'cannot be listened at': [str(run_path), '--port', taken],
+            'from 1 to 65535': [str(run_path), '--port', '70000'],
+            'must hold a token': [str(run_path), '--token-file', str(tmp_path / 'token')],
+            'a positive whole number': [str(run_path), '--replicas', '0'],
+        }
+        for message, words in wrong.items():
+            assert main(['serve', *words]) == 2
+            assert message in capsys.readouterr().err

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'BATCH', 'BATCH_WAIT', 'TOKEN', 'Replica', 'read_token', 'check_address', 'check_installed',
-    'serve_run',
+    'BATCH', 'BATCH_WAIT', 'TOKEN', 'ATTEMPTS', 'Replica', 'read_token', 'check_address',
+    'check_installed', 'serve_run',
 ]
 
 # %% ../../nbs/85_serving/02_deploy.ipynb #969315aa
@@ -127,15 +127,29 @@ def check_installed():
         ) from None
 
 
+ATTEMPTS = 3  # to start Ray: on a busy machine its processes may miss each other
+
+
+def _start_ray():
+    "A cluster of this machine alone. Raises InputError if it does not start."
+    import ray
+
+    quiet = {'include_dashboard': False, 'log_to_driver': False, 'logging_level': 'error'}
+    for _ in range(ATTEMPTS):
+        try:
+            ray.init(address='local', **quiet)
+            return
+        except Exception as e:  # Ray's own has no name
+            reason = str(e).partition('. ')[0]
+            ray.shutdown()
+    raise InputError(f'Ray does not start on this machine ({reason}); is it busy or full?')
+
+
 def _connect(address: str | None) -> bool:  # whether the cluster is ours
     if address is not None:
         connect(address)
         return False
-    import ray
-
-    ray.init(
-        address='local', include_dashboard=False, log_to_driver=False, logging_level='error'
-    )
+    _start_ray()
     return True
 
 
