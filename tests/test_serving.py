@@ -63,8 +63,14 @@ class GrowingRun:
     def _pretend(self, plan):
         sizes = sizes_of(plan.hparams, len(replay(self.records).tasks[plan.task].classes))
         new = [layer.name for layer in plan.layers if layer.trainable]
+        rng = np.random.default_rng(len(self.records))
+
+        def other(array):
+            return (array + rng.normal(0, 0.1, array.shape)).astype(array.dtype)
+
         key = jax.random.key(len(self.records))
-        layers = {n: make_layer(init_layer(key, ROOT.arch, n, sizes)) for n in new}
+        drawn = {n: jax.tree.map(other, init_layer(key, ROOT.arch, n, sizes)) for n in new}
+        layers = {n: make_layer(params) for n, params in drawn.items()}
         return TrainedChild(plan, (0.9,) * CONFIG.training.segments, layers)
 
     def solve_next_task(self):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import jax
 
-from ..checks import InputError, as_path, check, is_count, notice
+from ..checks import InputError, as_path, check, is_count, notice, version_of
 from ..runs.rundir import RunDir
 from ..runs.system import System
 from .service import Asked, Limits, Service, answer
@@ -113,18 +113,15 @@ def check_address(host: str, port: int):
     except OSError as e:
         raise InputError(f'{host}:{port}: cannot be listened at ({e.strerror or e})') from None
 
-# %% ../../nbs/85_serving/02_deploy.ipynb #0312f161
+# %% ../../nbs/85_serving/02_deploy.ipynb #2315e698
+_NEEDS = ('ray', 'fastapi', 'uvicorn', 'prometheus_client', 'python_multipart')
+
+
 def check_installed():
     "Raise InputError if what a server needs is not there."
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        from ray import serve  # noqa: F401
-    except ImportError as e:
-        raise InputError(
-            f"a server needs {e.name or 'more'}: pip install 'munet_nb[serve]'"
-        ) from None
+    missing = [package for package in _NEEDS if version_of(package) is None]
+    if missing:
+        raise InputError(f"a server needs {missing[0]}: pip install 'munet_nb[serve]'")
 
 
 ATTEMPTS = 3  # to start Ray: on a busy machine its processes may miss each other
