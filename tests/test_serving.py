@@ -460,7 +460,7 @@ def test_munet_serve_answers_until_ctrl_c(run_path):
             good, bad = client.post('/batch', files=files).json()['images']
             assert [a['task'] for a in good['answers']] == ['digits', 'parity'] and bad['error']
             assert client.post('/predict', content=b'', headers=PNG).status_code == 422
-            assert 'munet_requests_total' in client.get('/metrics').text
+            assert re.search(r'munet_batch_images_sum\S+ 1.0', client.get('/metrics').text)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
         assert process.returncode == 0 and error == '' and 'stopping' in out

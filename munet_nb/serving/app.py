@@ -331,6 +331,10 @@ class Meters:
         self._seconds = Histogram(
             'munet_request_seconds', 'Time from request to answer.', of[:2], **own
         )
+        self._images = Histogram(
+            'munet_batch_images', 'Images that were answered together.', of[:1],
+            buckets=[2**i for i in range(7)], **own
+        )  # fmt: skip
         names = {
             'in_progress': 'Requests in progress.',
             'system': 'Number of the system that is served.',
@@ -345,6 +349,10 @@ class Meters:
         "Take in a request that was answered."
         self._requests.labels(self._replica, route, status).inc()
         self._seconds.labels(self._replica, route).observe(seconds)
+
+    def batch(self, images: int):
+        "Take in a batch that was answered."
+        self._images.labels(self._replica).observe(images)
 
     def text(self, desk: Desk) -> bytes:
         "The figures in Prometheus's format."
@@ -501,17 +509,23 @@ def _add_predictions(app: FastAPI, desk: Desk, guarded: dict):
 
     @app.post('/predict', openapi_extra=one, **how)
     async def predict(request: Request, tasks: Tasks = None, top: Top = 5) -> Prediction:
-        "What the tasks say of an image: all of them, or those that are chosen."
+        """What the tasks say of an image: all of them, or those that are chosen.
+
+        The image is the body, or the file in the field `image` of a form.
+        """
         return await predict_one(desk, request, tasks, top)
 
     @app.post('/predict/{task:path}', openapi_extra=one, **how)
     async def predict_task(request: Request, task: str, top: Top = 5) -> Prediction:
-        "What one task says of an image."
+        "What one task says of an image, which comes as to /predict."
         return await predict_one(desk, request, [task], top)
 
     @app.post('/batch', openapi_extra=many, **how)
     async def batch(request: Request, tasks: Tasks = None, top: Top = 5) -> BatchPrediction:
-        "What the tasks say of each of many images; one that is none has a reason in its place."
+        """What the tasks say of each of many images; one that is none has a reason in its place.
+
+        The images are the files in the field `image` of a form.
+        """
         return await predict_many(desk, request, tasks, top)
 
 
@@ -540,7 +554,7 @@ def make_app(
     ask: Ask,  # the answer to one image
     limits: Limits = Limits(),
     token: str | None = None,
-    replica: str = '',  # the name of this process among several, for its figures
+    meters: Meters | None = None,  # that count what it does; None: its own
 ) -> FastAPI:
     "The app of a service."
     app = FastAPI(
@@ -552,7 +566,7 @@ def make_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    meters, desk = Meters(replica), Desk(service, ask, limits)
+    meters, desk = meters or Meters(), Desk(service, ask, limits)
     guarded = {'dependencies': [Depends(guard(token))]}
     app.add_middleware(Counted, meters=meters)
     _add_errors(app)

@@ -45,24 +45,20 @@ class Replica:
         self._limits = limits
         self._token = token
 
-    def _batched(self):
-        from ray import serve
-
-        service, pixels = self._service, self._limits.pixels
-
-        @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT)
-        async def ask(batch: list[Asked]):
-            return await asyncio.to_thread(answer, service.current, batch, pixels)
-
-        return ask
-
     def __serve_build_asgi_app__(self):
         from ray import serve
 
-        from munet_nb.serving.app import make_app
+        from munet_nb.serving.app import Meters, make_app
 
-        replica = serve.get_replica_context().replica_id.unique_id
-        return make_app(self._service, self._batched(), self._limits, self._token, replica)
+        service, pixels = self._service, self._limits.pixels
+        meters = Meters(serve.get_replica_context().replica_id.unique_id)
+
+        @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=BATCH_WAIT)
+        async def ask(batch: list[Asked]):
+            meters.batch(len(batch))
+            return await asyncio.to_thread(answer, service.current, batch, pixels)
+
+        return make_app(service, ask, self._limits, self._token, meters)
 
     def check_health(self):
         "Raise unless the run is watched; Ray then starts another process."
