@@ -1,6 +1,5 @@
 """A run that is served: by the app in this process, and by `munet serve`, to a browser."""
 
-import asyncio
 import io
 import os
 import re
@@ -10,9 +9,10 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import jax
@@ -40,7 +40,7 @@ from munet_nb.search.plans import TrainedChild
 from munet_nb.search.tell import end_of_iteration, tell, with_tests
 from munet_nb.serving import service as service_module
 from munet_nb.serving.app import make_app
-from munet_nb.serving.service import Limits, Service, answer
+from munet_nb.serving.service import Limits, Service
 from munet_nb.tasks.benchmarks import load_benchmark
 
 PNG = {'content-type': 'image/png'}
@@ -111,19 +111,12 @@ def served(run_path):
 
 @pytest.fixture(scope='module')
 def client(served):
-    return client_of(served)
+    with client_of(served) as client:
+        yield client
 
 
-def client_of(service, limits=Limits(), token=None, wait=None) -> TestClient:
-    "A client of an app that answers image by image, each after `wait` is set."
-
-    async def one(asked):
-        if wait:
-            await asyncio.to_thread(wait.wait)
-        found = await asyncio.to_thread(answer, service.current, [asked], limits.pixels)
-        return found[0]
-
-    return TestClient(make_app(service, one, limits, token), raise_server_exceptions=False)
+def client_of(service, limits=Limits(), token=None) -> TestClient:
+    return TestClient(make_app(service, limits, token), raise_server_exceptions=False)
 
 
 def encoded(image: np.ndarray, kind='PNG') -> bytes:
@@ -187,28 +180,29 @@ def test_a_task_that_joins_is_served_and_no_request_fails(growing, monkeypatch):
     monkeypatch.setattr(service_module, 'LOOK_EVERY', 0.02)
     service = Service(growing.writer.path)
     service.watch()
-    client, stop, statuses = client_of(service), threading.Event(), []
+    stop, statuses = threading.Event(), []
 
     def ask_on():
         while not stop.is_set():
             statuses.append(client.post('/predict', content=GOOD, headers=PNG).status_code)
 
     threads = [threading.Thread(target=ask_on) for _ in range(3)]
-    try:
-        for thread in threads:
-            thread.start()
-        assert client.get('/healthz').json()['tasks'] == 1
-        growing.solve_next_task()
-        wait_for(lambda: client.get('/healthz').json()['tasks'] == 2, 30)
-        already = len(statuses)
-        wait_for(lambda: len(statuses) > already + 5, 30)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        service.close()
+    with client_of(service) as client:  # one loop for all its requests
+        try:
+            for thread in threads:
+                thread.start()
+            assert client.get('/healthz').json()['tasks'] == 1
+            growing.solve_next_task()
+            wait_for(lambda: client.get('/healthz').json()['tasks'] == 2, 30)
+            already = len(statuses)
+            wait_for(lambda: len(statuses) > already + 5, 30)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            service.close()
+        assert len(client.post('/predict', content=GOOD, headers=PNG).json()['answers']) == 2
     assert set(statuses) == {200}
-    assert len(client.post('/predict', content=GOOD, headers=PNG).json()['answers']) == 2
 
 
 def test_a_run_that_is_damaged_is_served_as_it_was(growing):
@@ -328,22 +322,83 @@ def test_there_is_an_end_to_what_is_taken(served):
     many = small.post('/predict', content=bytes(1001), headers=PNG)
     assert many.status_code == 413 and '1,000 bytes' in many.text
     assert small.post('/predict', content=GOOD, headers=PNG).status_code == 413  # 192 pixels
-    never = threading.Event()
-    slow = client_of(served, Limits(requests=1, seconds=0.3), wait=never)
+
+
+class Waiting:
+    "A system that answers when it is told to."
+
+    def __init__(self, served):
+        self._served = served
+        self.go_on = threading.Event()
+        self.batches = []  # tasks of the images of each
+
+    def __getattr__(self, name):
+        return getattr(self._served.system, name)
+
+    def predict_mixed(self, pairs):
+        pairs = list(pairs)
+        self.batches.append([task for task, _ in pairs])
+        self.go_on.wait(20)
+        return self._served.system.predict_mixed(pairs)
+
+
+@pytest.fixture
+def waiting(served):
+    "A service of such a system."
+    system = Waiting(served.current)
+    yield SimpleNamespace(current=replace(served.current, system=system), trouble=None)
+    system.go_on.set()
+
+
+def in_threads(client, addresses) -> tuple[list, list]:
+    "Requests on their way, and the list that their answers come to."
     found = []
 
-    def wait_in_vain():
-        found.append(slow.post('/predict', content=GOOD, headers=PNG))
+    def ask_for(address):
+        found.append(client.post(address, content=GOOD, headers=PNG))
 
-    with slow:  # one loop for all its requests
-        waiting = threading.Thread(target=wait_in_vain)
-        waiting.start()
-        time.sleep(0.1)
-        refused = slow.post('/predict', content=GOOD, headers=PNG)
-        waiting.join()
-        never.set()
+    threads = [threading.Thread(target=ask_for, args=(address,)) for address in addresses]
+    for thread in threads:
+        thread.start()
+    return threads, found
+
+
+def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting):
+    system = waiting.current.system
+    with client_of(waiting) as client:  # one loop for all its requests
+        first, _ = in_threads(client, ['/predict/parity'])
+        wait_for(lambda: system.batches, 20)
+        others, found = in_threads(client, ['/predict', '/predict/digits', '/predict/parity'])
+        wait_for(lambda: 'munet_in_progress{replica=""} 4.0' in client.get('/metrics').text, 20)
+        system.go_on.set()
+        for thread in (*first, *others):
+            thread.join()
+        assert 'munet_batch_images_count{replica=""} 2.0' in client.get('/metrics').text
+    assert system.batches[0] == ['parity']
+    assert sorted(system.batches[1]) == ['digits', 'digits', 'parity', 'parity']
+    assert [answer.status_code for answer in found] == [200, 200, 200]
+
+
+def test_more_than_the_limit_come_again_and_nobody_waits_for_ever(waiting):
+    with client_of(waiting, Limits(requests=1, seconds=0.5)) as client:
+        threads, found = in_threads(client, ['/predict'])
+        wait_for(lambda: waiting.current.system.batches, 20)
+        refused = client.post('/predict', content=GOOD, headers=PNG)
+        threads[0].join()
+        waiting.current.system.go_on.set()
     assert refused.status_code == 429 and refused.headers['retry-after'] == '1'
-    assert found[0].status_code == 503 and 'no answer after 0.3 s' in found[0].text
+    assert found[0].status_code == 503 and 'no answer after 0.5 s' in found[0].text
+
+
+def test_a_fault_of_the_server_is_told_in_a_sentence(waiting):
+    def broken(pairs):
+        list(pairs)
+        raise RuntimeError('/a/place of this machine')
+
+    waiting.current.system.predict_mixed = broken
+    found = client_of(waiting).post('/predict', content=GOOD, headers=PNG)
+    assert found.status_code == 500 and 'its log says what' in found.json()['error']
+    assert 'place' not in found.text
 
 
 def test_limits_are_checked():

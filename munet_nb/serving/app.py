@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'REASONS', 'Ask', 'Tasks', 'Top', 'Problem', 'ClassTold', 'TaskAnswer', 'Prediction',
+    'REASONS', 'BATCH', 'Tasks', 'Top', 'Problem', 'ClassTold', 'TaskAnswer', 'Prediction',
     'ImageAnswer', 'BatchPrediction', 'SystemTold', 'Health', 'Refused', 'refusal', 'read_body',
-    'read_images', 'Desk', 'predict_one', 'predict_many', 'guard', 'Meters', 'Counted',
+    'read_images', 'Meters', 'Batcher', 'Desk', 'predict_one', 'predict_many', 'guard', 'Counted',
     'inline_policy', 'page', 'html_response', 'docs_page', 'make_app',
 ]
 
@@ -15,7 +15,8 @@ import asyncio
 import hmac
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,7 +36,7 @@ from starlette.requests import ClientDisconnect
 
 from ..checks import InputError, for_terminal, version_of
 from .service import Answer, Asked, Limits, Maker, Service, TaskTold, TooLarge
-from .service import look_into
+from .service import answer, look_into
 
 # %% ../../nbs/85_serving/01_app.ipynb #7195fc5b
 @dataclass(frozen=True)
@@ -198,16 +199,116 @@ async def read_images(request: Request, limits: Limits) -> list[tuple[str, bytes
         raise InputError('the form has no file in its field image')
     return images
 
-# %% ../../nbs/85_serving/01_app.ipynb #62319456
-Ask = Callable[[Asked], Awaitable[Answer | InputError]]
+# %% ../../nbs/85_serving/01_app.ipynb #05837120
+class Meters:
+    "The figures of one app."
+
+    def __init__(self, replica: str = ''):
+        self.registry = CollectorRegistry()
+        own = {'registry': self.registry}
+        of = ['replica', 'route', 'status']
+        self._replica = replica
+        self._requests = Counter('munet_requests', 'Requests answered.', of, **own)
+        self._seconds = Histogram(
+            'munet_request_seconds', 'Time from request to answer.', of[:2], **own
+        )
+        self._images = Histogram(
+            'munet_batch_images', 'Images that were answered together.', of[:1],
+            buckets=[2**i for i in range(7)], **own
+        )  # fmt: skip
+        names = {
+            'in_progress': 'Requests in progress.',
+            'system': 'Number of the system that is served.',
+            'tasks': 'Tasks that have a model.',
+            'stale': '1 if the newest state of the run cannot be served.',
+        }
+        self._gauges = {
+            name: Gauge(f'munet_{name}', what, ['replica'], **own) for name, what in names.items()
+        }
+
+    def count(self, route: str, status: int, seconds: float):
+        "Take in a request that was answered."
+        self._requests.labels(self._replica, route, status).inc()
+        self._seconds.labels(self._replica, route).observe(seconds)
+
+    def batch(self, images: int):
+        "Take in a batch that was answered."
+        self._images.labels(self._replica).observe(images)
+
+    def text(
+        self,
+        service: Service,
+        taken: int,  # requests in progress
+    ) -> bytes:
+        "The figures in Prometheus's format."
+        current = service.current
+        values = {
+            'in_progress': taken,
+            'system': current.number,
+            'tasks': len(current.tasks),
+            'stale': int(service.trouble is not None),
+        }
+        for name, value in values.items():
+            self._gauges[name].labels(self._replica).set(value)
+        return generate_latest(self.registry)
+
+# %% ../../nbs/85_serving/01_app.ipynb #416e8199
+BATCH = 64  # images
 
 
+class Batcher:
+    "Gives the images of many requests to a service together."
+
+    def __init__(self, service: Service, pixels: int, meters: Meters):
+        self._service = service
+        self._pixels = pixels  # of an image, at most
+        self._meters = meters
+        self._waiting: deque[tuple[Asked, asyncio.Future]] = deque()
+        self._work = None  # the task that answers, while there is something to answer
+
+    async def ask(self, asked: Asked) -> Answer | InputError:
+        "The answer to one image."
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, future))
+        if self._work is None:
+            self._work = asyncio.create_task(self._answer_all())
+        return await future
+
+    async def _answer_all(self):
+        try:
+            while self._waiting:
+                taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                wanted = [pair for pair in taken if not pair[1].done()]
+                if wanted:
+                    await self._answer(wanted)
+        finally:
+            self._work = None
+
+    async def _answer(self, pairs: Sequence[tuple[Asked, asyncio.Future]]):
+        batch = [asked for asked, _ in pairs]
+        self._meters.batch(len(batch))
+        try:
+            found = await asyncio.to_thread(answer, self._service.current, batch, self._pixels)
+        except Exception as e:  # a fault of ours, which each of them is told
+            found = [e] * len(batch)
+        for (_, future), told in zip(pairs, found):
+            if not future.done():  # nobody waits any more
+                _settle(future, told)
+
+
+def _settle(future: asyncio.Future, told: Answer | Exception):
+    if isinstance(told, Exception) and not isinstance(told, InputError):
+        future.set_exception(told)
+    else:
+        future.set_result(told)
+
+# %% ../../nbs/85_serving/01_app.ipynb #fedcf3a2
 @dataclass(eq=False)
 class Desk:
     "What all addresses share."
 
     service: Service
-    ask: Ask
+    batcher: Batcher
     limits: Limits
     taken: int = 0  # requests in progress
 
@@ -248,7 +349,7 @@ class Desk:
             look_into(data, self.limits.pixels, lambda im: None)
         except InputError as e:
             return e
-        return await self.ask((data, tasks))
+        return await self.batcher.ask((data, tasks))
 
 # %% ../../nbs/85_serving/01_app.ipynb #31ada471
 def _told(answer: Answer, top: int) -> list[TaskAnswer]:
@@ -317,55 +418,6 @@ def guard(token: str | None) -> Callable:
             raise Refused(401, 'a token is needed, and this is not it', WWW_Authenticate='Bearer')
 
     return check_token
-
-# %% ../../nbs/85_serving/01_app.ipynb #05837120
-class Meters:
-    "The figures of one app."
-
-    def __init__(self, replica: str = ''):
-        self.registry = CollectorRegistry()
-        own = {'registry': self.registry}
-        of = ['replica', 'route', 'status']
-        self._replica = replica
-        self._requests = Counter('munet_requests', 'Requests answered.', of, **own)
-        self._seconds = Histogram(
-            'munet_request_seconds', 'Time from request to answer.', of[:2], **own
-        )
-        self._images = Histogram(
-            'munet_batch_images', 'Images that were answered together.', of[:1],
-            buckets=[2**i for i in range(7)], **own
-        )  # fmt: skip
-        names = {
-            'in_progress': 'Requests in progress.',
-            'system': 'Number of the system that is served.',
-            'tasks': 'Tasks that have a model.',
-            'stale': '1 if the newest state of the run cannot be served.',
-        }
-        self._gauges = {
-            name: Gauge(f'munet_{name}', what, ['replica'], **own) for name, what in names.items()
-        }
-
-    def count(self, route: str, status: int, seconds: float):
-        "Take in a request that was answered."
-        self._requests.labels(self._replica, route, status).inc()
-        self._seconds.labels(self._replica, route).observe(seconds)
-
-    def batch(self, images: int):
-        "Take in a batch that was answered."
-        self._images.labels(self._replica).observe(images)
-
-    def text(self, desk: Desk) -> bytes:
-        "The figures in Prometheus's format."
-        current = desk.service.current
-        values = {
-            'in_progress': desk.taken,
-            'system': current.number,
-            'tasks': len(current.tasks),
-            'stale': int(desk.service.trouble is not None),
-        }
-        for name, value in values.items():
-            self._gauges[name].labels(self._replica).set(value)
-        return generate_latest(self.registry)
 
 # %% ../../nbs/85_serving/01_app.ipynb #a4d9477a
 _HEADERS = {
@@ -546,15 +598,14 @@ def _add_about(app: FastAPI, desk: Desk, guarded: dict, meters: Meters):
     @app.get('/metrics', response_class=Response, responses=_wrong(401), **guarded)
     async def metrics():
         "The figures that Prometheus reads."
-        return Response(meters.text(desk), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(meters.text(desk.service, desk.taken), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-# %% ../../nbs/85_serving/01_app.ipynb #e8b1c1db
+# %% ../../nbs/85_serving/01_app.ipynb #72486149
 def make_app(
     service: Service,
-    ask: Ask,  # the answer to one image
     limits: Limits = Limits(),
     token: str | None = None,
-    meters: Meters | None = None,  # that count what it does; None: its own
+    replica: str = '',  # the name of this process among several, for its figures
 ) -> FastAPI:
     "The app of a service."
     app = FastAPI(
@@ -566,7 +617,8 @@ def make_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    meters, desk = meters or Meters(), Desk(service, ask, limits)
+    meters = Meters(replica)
+    desk = Desk(service, Batcher(service, limits.pixels, meters), limits)
     guarded = {'dependencies': [Depends(guard(token))]}
     app.add_middleware(Counted, meters=meters)
     _add_errors(app)
