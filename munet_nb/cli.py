@@ -478,6 +478,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = 'if a run had begun, munet resume goes on with its last saved generation'
         if args.command == 'bench':
             again = 'the same command goes on with what is finished'
+        if args.command == 'serve':
+            again = 'requests in progress were cut off'
         say(f'munet: stopped; {again}', file=sys.stderr)
         return 130
     return 0

@@ -144,13 +144,16 @@ def _resources(replicas: int) -> dict:
     return takes
 
 
+_LOGS = {'log_level': 'WARNING', 'enable_access_log': False}  # the figures count requests
+
+
 def _start(run: Path, host: str, port: int, token: str | None, replicas: int, limits: Limits):
     "Serve a run on the cluster that this process is connected to. Returns when it answers."
     from ray import serve
 
     logging.getLogger('ray.serve').setLevel(logging.WARNING)
     options = {'host': host, 'port': port}
-    serve.start(http_options=options, logging_config={'log_level': 'WARNING'})
+    serve.start(http_options=options, logging_config=_LOGS)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name='munet',
@@ -158,9 +161,14 @@ def _start(run: Path, host: str, port: int, token: str | None, replicas: int, li
         max_ongoing_requests=2 * limits.requests,  # the app itself tells who is too much
         graceful_shutdown_timeout_s=limits.seconds,
         ray_actor_options=_resources(replicas),
+        logging_config=_LOGS,
     )
     app = deployment.bind(str(run.absolute()), limits, token, jax_settings())
-    serve.run(app, name='munet', route_prefix='/')
+    try:
+        serve.run(app, name='munet', route_prefix='/')
+    except RuntimeError as e:
+        *_, reason = str(e).strip().splitlines()
+        raise InputError(f'{run}: cannot be served ({reason.strip()})') from None
 
 
 def _end(own: bool):
@@ -175,10 +183,16 @@ def _end(own: bool):
 # %% ../../nbs/85_serving/02_deploy.ipynb #ef8bfb0c
 @contextmanager
 def _told_to_stop() -> Iterator[threading.Event]:
-    "Set at the first Ctrl-C, or the signal that ends a service."
+    "Set at the first Ctrl-C, or the signal that ends a service; the second one raises."
     stop = threading.Event()
+
+    def handler(*_):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
     kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda *_: stop.set()) for kind in kinds]
+    before = [signal.signal(kind, handler) for kind in kinds]
     try:
         yield stop
     finally:
