@@ -43,6 +43,7 @@ from .runs.rundir import RunDir
 from .runs.system import System
 from .search.config import Config
 from .search.extension import extended_config
+from .serving.deploy import TOKEN, read_token, serve_run
 from .tasks.benchmarks import load_benchmark
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
@@ -347,6 +348,43 @@ def _route(args: argparse.Namespace):
         best = (-row).argsort(kind='stable')
         say(f"{file}: {', '.join(f'{found.columns[i]} {row[i]:.3f}' for i in best)}")
 
+# %% ../nbs/95_cli.ipynb #ea0698ca
+def _add_serve(commands):
+    p = commands.add_parser(
+        'serve',
+        help='answer over HTTP, with a page at /',
+        description='A task that joins the run, or a model that gets better, is served without a '
+        "restart. Needs pip install 'munet_nb[serve]'.",
+    )
+    p.set_defaults(do=_serve)
+    p.add_argument('run', metavar='DIR')
+    p.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen at; 0.0.0.0 lets other machines ask (default: 127.0.0.1)',
+    )
+    p.add_argument('--port', type=int, default=8000, help='(default: 8000)')
+    p.add_argument(
+        '--token-file',
+        metavar='FILE',
+        help='a file with the token that requests must have, as in Authorization: Bearer TOKEN '
+        f'(default: the environment variable {TOKEN}, or none)',
+    )
+    p.add_argument(
+        '--replicas', type=int, default=1, metavar='N', help='processes that answer (default: 1)'
+    )
+    p.add_argument(
+        '--ray',
+        metavar='ADDRESS',
+        help='serve on a Ray cluster, whose machines all see DIR: auto, or HOST:PORT of its head '
+        '(default: on this machine alone)',
+    )
+
+
+def _serve(args: argparse.Namespace):
+    token = read_token(args.token_file)
+    serve_run(args.run, args.host, args.port, token, args.replicas, args.ray, say=say)
+
 # %% ../nbs/95_cli.ipynb #cell-014
 def _add_speed(what):
     p = what.add_parser(
@@ -484,6 +522,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_quality(what)
     _add_predict(commands)
     _add_route(commands)
+    _add_serve(commands)
     return parser
 
 # %% ../nbs/95_cli.ipynb #cell-018
@@ -499,6 +538,7 @@ _RESUMED = 'if a run had begun, munet resume goes on with its last saved generat
 _WHEN_STOPPED = {
     'bench': 'the same command goes on with what is finished',
     'predict': 'what was answered is written',
+    'serve': 'requests in progress were cut off',
 }
 
 

@@ -209,6 +209,8 @@ class System:
         self.models = kept_models(state)  # task -> its kept model
         self.classes = {t: state.tasks[t].classes for t in self.models}  # task -> class names
         self.gap = gap
+        self.tasks = tuple(state.tasks)  # the names of all tasks of the run, with a model or without
+        self.trunks = state.trunks  # the ids of its common trunks, oldest first
         self._state = state
         self._pool = pool
         self._arch = arch
@@ -403,3 +405,28 @@ def _predict_one(
 
 
 System.predict_each = _predict_each
+
+# %% ../../nbs/70_runs/05_system.ipynb #871298d8
+def _predict_all(system: System, images) -> dict[str, np.ndarray]:
+    "Every task's class probabilities, as `predict` gives them."
+    images = list(each_image(images))
+    return {task: system.predict(task, images) for task in system.models}
+
+
+def _predict_mixed(
+    system: System,
+    pairs: Iterable[tuple[str, object]],  # task, image
+) -> list[np.ndarray]:  # float32 (classes,), in their order
+    "Class probabilities of images of different tasks."
+    pairs = list(pairs)
+    found = [None] * len(pairs)
+    for task in dict.fromkeys(task for task, _ in pairs):
+        places = [i for i, (other, _) in enumerate(pairs) if other == task]
+        rows = system.predict(task, [pairs[i][1] for i in places])
+        for i, row in zip(places, rows):
+            found[i] = row
+    return found
+
+
+System.predict_all = _predict_all
+System.predict_mixed = _predict_mixed

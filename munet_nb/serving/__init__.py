@@ -1,0 +1,1 @@
+"A system in use: a server and its page."
