@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'LARGEST_IMAGE', 'check_size', 'from_pillow', 'picture_formats', 'read_file', 'open_image',
-    'to_image', 'as_images', 'each_image', 'to_images',
+    'is_path', 'to_image', 'as_images', 'each_image', 'stream_images', 'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
@@ -116,7 +116,8 @@ def open_image(path: str | Path) -> np.ndarray:
     return read_file(path, lambda im: from_pillow(im, str(path)))
 
 # %% ../../nbs/30_tasks/00_images.ipynb #5f0c1a05
-def _is_path(value) -> bool:
+def is_path(value) -> bool:
+    "Whether `value` stands for a file."
     return isinstance(value, (str, os.PathLike))
 
 
@@ -145,7 +146,7 @@ def to_image(
     """
     if isinstance(image, Image.Image):
         image = from_pillow(image, where)
-    elif _is_path(image):
+    elif is_path(image):
         image = open_image(image)
     given = a = _as_array(image, where)
     if a.ndim == 2:
@@ -177,7 +178,7 @@ def _one_for_many(what: str, where: str) -> InputError:
 
 def _shape(image) -> tuple | None:
     "The shape of an array or of nested lists; None for another kind of image."
-    if isinstance(image, Image.Image) or _is_path(image):
+    if isinstance(image, Image.Image) or is_path(image):
         return None
     try:
         return tuple(np.shape(image))
@@ -200,7 +201,7 @@ def as_images(
     """
     if isinstance(images, Image.Image):
         raise _one_for_many(f'a Pillow image of {images.width} x {images.height} pixels', where)
-    if _is_path(images):
+    if is_path(images):
         raise _one_for_many(f'the path {str(images)!r}', where)
     if not isinstance(images, Iterable) or isinstance(images, (bytes, bytearray, Mapping, Set)):
         raise InputError(f'{where}: {_shown(images)} is no list or array of images')
@@ -223,6 +224,11 @@ def each_image(images, where: str = '') -> Iterator[np.ndarray]:
     of = f' of {where}' if where else ''
     for i, image in enumerate(as_images(images, where or 'images')):
         yield to_image(image, f'image {i}{of}')
+
+
+def stream_images(images, where: str = 'images') -> Iterable:
+    "As `as_images`, but a generator stays one, so that any number of images may come."
+    return images if isinstance(images, Iterator) else as_images(images, where)
 
 
 def to_images(images, where: str = '') -> list[np.ndarray]:
