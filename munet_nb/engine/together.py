@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
+from PIL import Image
 
 from ..checks import InputError
 from .feeds import padded_pixels
@@ -28,7 +29,7 @@ from .programs import Programs
 from ..models.pool import Digest
 from ..network.arch import Arch
 from ..network.chain import apply_layer, chain_kinds
-from ..tasks.images import is_path, to_image
+from ..tasks.images import as_it_looks, is_path, read_file, to_image
 
 # %% ../../nbs/50_engine/16_together.ipynb #d56bada2
 @dataclass(frozen=True, eq=False)
@@ -40,14 +41,12 @@ class Asked:
     pixels: int  # that it had before
 
 
-def ask_of(
-    image,  # as `to_image` takes it
-    where: str,  # what to call it in an error
-    sizes: Mapping[str, int],  # image sizes of the models, by task, of the tasks asked for
+def _ask(
+    image: UInt8[np.ndarray, 'height width channels'] | Image.Image,
+    sizes: Mapping[str, int],
 ) -> Asked:
-    "An image to ask about. Raises InputError for what is no image."
-    image = to_image(image, where)
-    height, width = image.shape[:2]
+    is_array = isinstance(image, np.ndarray)
+    height, width = image.shape[:2] if is_array else (image.height, image.width)
     shrunk = {}  # factor -> image, which several sizes may take
     images = {}
     for size in sizes.values():
@@ -56,6 +55,19 @@ def ask_of(
             shrunk[factor] = shrink(image, size)
         images[size] = shrunk[factor]
     return Asked(tuple(sizes), images, height * width)
+
+
+def ask_of(
+    image,  # as `to_image` takes it
+    where: str,  # what to call it in an error
+    sizes: Mapping[str, int],  # image sizes of the models, by task, of the tasks asked for
+) -> Asked:
+    "An image to ask about. Raises InputError for what is no image."
+    if is_path(image):
+        return read_file(image, lambda im: _ask(as_it_looks(im, str(image)), sizes))
+    if isinstance(image, Image.Image):
+        return _ask(as_it_looks(image, where), sizes)
+    return _ask(to_image(image, where), sizes)
 
 # %% ../../nbs/50_engine/16_together.ipynb #c20329e4
 AHEAD = 64  # images that wait at most
@@ -154,7 +166,7 @@ def last_layer(
     "Class probabilities, by a layer that gives logits."
     return jax.nn.softmax(apply_layer(arch, kind, params, x))
 
-
+# %% ../../nbs/50_engine/16_together.ipynb #f88c9cb1
 def room(n: int) -> int:
     "The power of two that n images are rounded up to."
     return 1 << (n - 1).bit_length()
