@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .bench.folder import Bench
 from .bench.protocol import COMPARISONS
 from .bench.records import read_records
 from .bench.results import plot_quality, quality_table, records_of_sizes, task_table
+from .bench.serving import measure_serving, show_serving
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
@@ -313,18 +314,43 @@ def _add_speed(what):
     p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
 
 
-def _bench_speed(args: argparse.Namespace):
+def _measured(args: argparse.Namespace, measure: Callable[[], dict], show: Callable):
+    "Measure, write to --json what was found, and show it."
     if args.repeats < 1:
         raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
     path = None if args.json is None else as_path(args.json, '--json').absolute()
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise InputError(f'--json {path}: must be a file in a folder that exists')
     local_devices()
-    ways = ('munet', *(args.way or WAYS))
-    record = measure_speed(tuple(args.case or CASES), args.repeats, ways)
+    record = measure()
     if path:
         write_atomic(path, json.dumps(record, indent=1).encode())
-    say(show_speed(record))
+    say(show(record))
+
+
+def _bench_speed(args: argparse.Namespace):
+    ways = ('munet', *(args.way or WAYS))
+    cases = tuple(args.case or CASES)
+    _measured(args, lambda: measure_speed(cases, args.repeats, ways), show_speed)
+
+# %% ../nbs/95_cli.ipynb #ccb698bc
+def _add_serving(what):
+    p = what.add_parser(
+        'serve', help='what answers cost, task by task and through shared layers (minutes)'
+    )
+    p.set_defaults(do=_bench_serving)
+    p.add_argument('--run', metavar='DIR', help='a run to measure beside the packaged example')
+    p.add_argument(
+        '--repeats',
+        type=int,
+        default=5,
+        help='turns of each way with 64 images; with one image, times 20 (default: 5)',
+    )
+    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
+
+
+def _bench_serving(args: argparse.Namespace):
+    _measured(args, lambda: measure_serving(args.run, args.repeats), show_serving)
 
 # %% ../nbs/95_cli.ipynb #cell-015
 def _add_quality(what):
@@ -395,6 +421,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser('bench', help='measure')
     what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
     _add_speed(what)
+    _add_serving(what)
     _add_quality(what)
     _add_predict(commands)
     return parser

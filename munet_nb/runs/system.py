@@ -248,11 +248,15 @@ class System:
     def _network(self, task: str) -> Network:
         return network_of(self.models[self.named(task)], self._arch, self._pool)
 
+    @property
+    def networks(self) -> dict[str, Network]:
+        "Its models by task, with their layers."
+        return {task: self._network(task) for task in self.models}
+
     def _forest(self) -> Forest:
         programs = shared_programs()
         if self._grown is None or self._grown.programs is not programs:
-            networks = {task: self._network(task) for task in self.models}
-            self._grown = Forest(networks, self._training.precision, programs)
+            self._grown = Forest(self.networks, self._training.precision, programs)
         return self._grown
 
     def _answers(self, wanted: Iterable[tuple[object, Sequence[str]]], skip_broken: bool = False):
