@@ -53,7 +53,7 @@ def example_system() -> System:
 
 # %% ../../nbs/90_bench/19_serving.ipynb #bbb73eae
 def trunk_system(
-    arch_name: str = 'Ti6',
+    arch_name: str = 'Ti3',
     image_size: int = 64,  # pixels
     tasks: int = 8,
 ) -> System:
