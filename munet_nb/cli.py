@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from .bench.protocol import COMPARISONS
 from .bench.records import read_records
 from .bench.results import plot_quality, quality_table, records_of_sizes, task_table
 from .bench.scale import measure_scale, show_scale
+from .bench.serving import measure_serving, show_serving
 from .bench.speed import measure_speed, show_speed
 from .bench.turns import WAYS
 from .bench.work import CASES
@@ -419,16 +420,26 @@ def _json_path(args: argparse.Namespace) -> Path | None:
     return path
 
 
-def _bench_speed(args: argparse.Namespace):
+def _check_repeats(args: argparse.Namespace):
     if args.repeats < 1:
         raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
+
+
+def _measured(args: argparse.Namespace, measure: Callable[[], object], show: Callable):
+    "Measure, write to --json what was found, and show it."
     path = _json_path(args)
     local_devices()
-    ways = ('munet', *(args.way or WAYS))
-    record = measure_speed(tuple(args.case or CASES), args.repeats, ways)
+    record = measure()
     if path:
         write_atomic(path, json.dumps(record, indent=1).encode())
-    say(show_speed(record))
+    say(show(record))
+
+
+def _bench_speed(args: argparse.Namespace):
+    _check_repeats(args)
+    ways = ('munet', *(args.way or WAYS))
+    cases = tuple(args.case or CASES)
+    _measured(args, lambda: measure_speed(cases, args.repeats, ways), show_speed)
 
 # %% ../nbs/95_cli.ipynb #8679b3ef
 def _add_scale(what):
@@ -443,11 +454,27 @@ def _add_scale(what):
 def _bench_scale(args: argparse.Namespace):
     if args.seed < 0:
         raise InputError(f'seed = {args.seed}: must be a whole number that is not negative')
-    path = _json_path(args)
-    record = measure_scale(args.seed)
-    if path:
-        write_atomic(path, json.dumps(record, indent=1).encode())
-    say(show_scale(record))
+    _measured(args, lambda: measure_scale(args.seed), show_scale)
+
+# %% ../nbs/95_cli.ipynb #ccb698bc
+def _add_serving(what):
+    p = what.add_parser(
+        'serve', help='what answers cost, task by task and through shared layers (minutes)'
+    )
+    p.set_defaults(do=_bench_serving)
+    p.add_argument('--run', metavar='DIR', help='a run to measure beside the packaged example')
+    p.add_argument(
+        '--repeats',
+        type=int,
+        default=5,
+        help='turns of each way with 64 images; with one image, times 20 (default: 5)',
+    )
+    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
+
+
+def _bench_serving(args: argparse.Namespace):
+    _check_repeats(args)
+    _measured(args, lambda: measure_serving(args.run, args.repeats), show_serving)
 
 # %% ../nbs/95_cli.ipynb #cell-015
 def _add_quality(what):
@@ -519,6 +546,7 @@ def make_parser() -> argparse.ArgumentParser:
     what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
     _add_speed(what)
     _add_scale(what)
+    _add_serving(what)
     _add_quality(what)
     _add_predict(commands)
     _add_route(commands)

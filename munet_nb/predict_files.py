@@ -234,7 +234,8 @@ def write_answers(
     look = dict(unit='image', dynamic_ncols=True, disable=None)  # only in a terminal
     with tqdm(total=len(files), **look) as bar:
         _write(form.head)
-        for file, found in zip(files, system.predict_each(files, tasks), strict=True):
+        answers = system.predict_each(files, tasks, skip_broken=True)
+        for file, found in zip(files, answers, strict=True):
             if isinstance(found, InputError):
                 skipped += 1
                 _tell(str(found))

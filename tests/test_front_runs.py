@@ -8,8 +8,8 @@ from test_runs import CONFIG, contents, launch, lines, small_tasks, wait_for_lin
 
 from munet_nb import Config, Dashboard, Evolution, InputError, System, load_root
 from munet_nb.cli import main
-from munet_nb.engine.predict import probabilities
 from munet_nb.engine.programs import shared_programs
+from munet_nb.engine.together import Forest, answers
 from munet_nb.models.accounting import prediction_flops
 from munet_nb.pictures.tabs import TABS
 from munet_nb.runs.files import StoredPool
@@ -77,8 +77,9 @@ def test_assembled_systems_predict_as_their_models_do(whole):
         assert chosen.params_per_task == pytest.approx(row.params_per_task)
         for task, model in chosen.models.items():
             assert model in choices_of(state)[task]
-            network = network_of(model, arch, pool)
-            alone = probabilities(images, network, config.training.precision, shared_programs())
+            networks = {task: network_of(model, arch, pool)}
+            forest = Forest(networks, config.training.precision, shared_programs())
+            alone = [p[task] for p in answers(forest, [(image, [task]) for image in images])]
             assert np.array_equal(chosen.predict(task, images), alone)
             seen.add(model.id)
     assert len(seen) > len(state.kept)

@@ -36,7 +36,7 @@ class Pretended(System):
     def named(self, task):
         return task
 
-    def predict_each(self, images, tasks=None):
+    def predict_each(self, images, tasks=None, skip_broken=False):
         for i, image in enumerate(images):
             try:
                 bright = to_image(image, f'image {i}').mean() / 255
@@ -224,7 +224,7 @@ def test_every_answer_is_out_before_the_next_file_is_asked_for(here, pretended, 
     monkeypatch.setattr(sys, 'stdout', out)
     came, answer = [], Pretended.predict_each
 
-    def watched(self, images, tasks):
+    def watched(self, images, tasks, skip_broken):
         for found in answer(self, images, tasks):
             yield found
             came.append(os.read(reading, 1000).decode())
@@ -237,7 +237,7 @@ def test_every_answer_is_out_before_the_next_file_is_asked_for(here, pretended, 
 def test_ctrl_c_leaves_whole_lines_and_no_traceback(here, pretended, monkeypatch, capsys):
     answer = Pretended.predict_each
 
-    def stopped(self, images, tasks):
+    def stopped(self, images, tasks, skip_broken):
         yield from answer(self, images[:2], tasks)
         raise KeyboardInterrupt
 

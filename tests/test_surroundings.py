@@ -122,6 +122,8 @@ def test_what_a_command_line_may_not_say_is_refused_before_anything_is_written(
         (['bench', 'quality', '--quick', '--method', 'nothing'], "method 'nothing'"),
         (['bench', 'quality', '--quick', '--out', ''], "--out '': is no path"),
         (['bench', 'speed', '--json', ''], "--json '': is no path"),
+        (['bench', 'serve', '--run', 'nowhere'], 'nowhere'),
+        (['bench', 'serve', '--repeats', '0'], 'repeats = 0: must be a positive whole number'),
     ):
         assert main(args) == 2, args
         assert message in capsys.readouterr().err

@@ -36,16 +36,25 @@ def shrink_factor(
 
 
 def shrink(
-    image: UInt8[np.ndarray, 'height width channels'],
+    image: UInt8[np.ndarray, 'height width channels'] | Image.Image,  # Pillow's: gray or RGB
     image_size: int,  # of the model, pixels
 ) -> UInt8[np.ndarray, 'less_height less_width channels']:
-    "An image as a model of this image size takes it, see `shrink_factor`."
-    factor = int(shrink_factor(*image.shape[:2], image_size))
-    if factor == 1:
+    """An image as a model of this image size takes it, see `shrink_factor`.
+
+    One of Pillow's is never an array of its own size, which would take as much memory again.
+    """
+    if isinstance(image, Image.Image):
+        picture, (width, height) = image, image.size
+    else:
+        height, width, channels = image.shape
+        picture = None
+    factor = int(shrink_factor(height, width, image_size))
+    if picture is None and factor == 1:
         return image
-    is_gray = image.shape[-1] == 1
-    small = np.asarray(Image.fromarray(image[..., 0] if is_gray else image).reduce(factor))
-    return small[..., None] if is_gray else small
+    if picture is None:
+        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    small = np.asarray(picture.reduce(factor))
+    return small[..., None] if small.ndim == 2 else small
 
 # %% ../../nbs/50_engine/00_pixels.ipynb #cell-005
 @dataclass(frozen=True, eq=False)

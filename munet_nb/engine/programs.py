@@ -187,6 +187,28 @@ class Programs:
         with self._lock:
             self.seconds += time.perf_counter() - started
 
+    def program(
+        self,
+        fn: Callable,
+        static: tuple,  # its first arguments
+        *args,  # pytrees of arrays
+        on: tuple = (),  # devices; none: the default one
+    ) -> Callable:
+        """What makes fn(*static, *args) of such arrays on these devices, compiled if need be.
+
+        Who runs it many times spares looking it up: the larger part of what a small program costs.
+        """
+        on = on or (jax.devices()[0],)
+        key = _key(fn, static, args, on)
+        while True:
+            if made := self._store.find(key):
+                try:
+                    return made[1].result()
+                except CancelledError:
+                    continue  # the thread that was to compile it was interrupted
+            self.plan(fn, static, *args, on=on)
+            self.compile_planned()
+
     def __call__(
         self,
         fn: Callable,
@@ -197,17 +219,9 @@ class Programs:
         "fn(*static, *args) on these devices, compiled if need be."
         on = on or (jax.devices()[0],)
         args = _placed(args, on)
-        key = _key(fn, static, args, on)
-        while True:
-            if made := self._store.find(key):
-                try:
-                    program = made[1].result()
-                except CancelledError:
-                    continue  # the thread that was to compile it was interrupted
-                with jax.disable_jit(False):
-                    return program(*args)
-            self.plan(fn, static, *args, on=on)
-            self.compile_planned()
+        program = self.program(fn, static, *args, on=on)
+        with jax.disable_jit(False):
+            return program(*args)
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-021
 _shared = {}  # settings -> programs: compiled code belongs to the process, as JAX's own does

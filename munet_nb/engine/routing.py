@@ -23,8 +23,9 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from ..checks import InputError
 from .pixels import Pixels, resize
-from .predict import Network, packed_groups
+from .predict import Network
 from .programs import Programs
+from .together import ask_of, groups, packed_group
 from ..models.pool import Digest, Layer, make_layer
 from ..network.arch import Arch
 from ..network.chain import apply_chain, chain_kinds, resize_posembed
@@ -65,9 +66,11 @@ def class_tokens_of(
     static = (trunk.arch, chain_kinds(trunk.names), trunk.image_size, precision)
     params = list(trunk.params)
     out = [np.zeros((0, trunk.arch.width), np.float32)]
-    for pixels, index, n in packed_groups(images, trunk.image_size):
+    sizes = {'': trunk.image_size}
+    for group in groups(ask_of(image, f'image {i}', sizes) for i, image in enumerate(images)):
+        pixels, index = packed_group([one.images[trunk.image_size] for one in group])
         made = programs(_class_tokens, static, params, pixels, index)
-        out.append(jax.device_get(made)[:n])
+        out.append(jax.device_get(made)[: len(group)])
     return np.concatenate(out)
 
 # %% ../../nbs/50_engine/18_routing.ipynb #d7211b8b

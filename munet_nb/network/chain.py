@@ -6,7 +6,7 @@
 __all__ = [
     'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'compiled',
     'local_devices', 'seed_key', 'fold_key', 'init_layer', 'layer_shapes', 'count_params',
-    'reference_params', 'chain_flops', 'reference_flops', 'layer_key', 'init_chain',
+    'reference_params', 'layer_flops', 'chain_flops', 'reference_flops', 'layer_key', 'init_chain',
     'resize_posembed',
 ]
 
@@ -204,22 +204,27 @@ def reference_params(arch: Arch) -> int:
     return sum(count_params(arch, name, sizes) for name in layer_names(arch.depth))
 
 # %% ../../nbs/10_network/03_chain.ipynb #633ffbd2
+def layer_flops(
+    arch: Arch,
+    kind: str,  # as `chain_kinds` tells it
+    sizes: Sizes,
+) -> int:
+    """Floating-point operations of the matrix products of one layer, for one image.
+
+    A multiplication and its addition are two. Raises InputError as `grid_side`.
+    """
+    tokens = n_tokens(arch, sizes.image_size)
+    out = 1 if kind.startswith(TOP) else tokens
+    return kind_of(kind).flops(arch, sizes, tokens, out)
+
+
 def chain_flops(
     arch: Arch,
     names: Iterable[str],  # of a whole model
     sizes: Sizes,
 ) -> int:
-    """Floating-point operations of the matrix products of a chain, for one image.
-
-    A multiplication and its addition are two. Raises InputError as `grid_side`.
-    """
-    tokens = n_tokens(arch, sizes.image_size)
-
-    def flops(kind):
-        out = 1 if kind.startswith(TOP) else tokens
-        return kind_of(kind).flops(arch, sizes, tokens, out)
-
-    return sum(map(flops, chain_kinds(names)))
+    "As `layer_flops`, of a chain."
+    return sum(layer_flops(arch, kind, sizes) for kind in chain_kinds(names))
 
 
 @lru_cache

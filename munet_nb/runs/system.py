@@ -5,24 +5,26 @@
 # %% auto #0
 __all__ = [
     'system_table', 'assembly_of', 'sizes_of_system', 'sizes_table', 'network_of', 'layers_needed',
-    'routing_key', 'System',
+    'routing_key', 'checked_pairs', 'System',
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check, find_name, for_terminal, is_one_of, unknown
-from ..engine.predict import Network, accuracy, probabilities
+from ..checks import InputError, as_list, check, find_name, for_terminal, is_one_of, shown
+from ..checks import unknown
+from ..engine.predict import Network, accuracy
 from ..engine.programs import shared_programs
 from ..engine.routing import Statistics, class_tokens_of, reduced, routing_trunk
 from ..engine.routing import statistics_from_layer, statistics_key, task_distances
 from ..engine.routing import task_probabilities
+from ..engine.together import Forest, answers
 from ..models.accounting import accounted_params, params_per_task, prediction_flops
 from ..models.accounting import users_of_models
 from ..models.assembly import Assembly, all_sizes, for_flops, for_scale_factor, for_size
@@ -39,7 +41,7 @@ from .report import mega_flops, table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, choices_of, kept_models, open_records, with_chosen
-from ..tasks.images import each_image, to_image
+from ..tasks.images import as_images, each_image, stream_images
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -126,7 +128,7 @@ def network_of(
     "A model with its layers, as the engine takes it."
     names = [ref.name for ref in model.chain]
     params = [pool[digest].params for digest in model.digests]
-    return Network(arch, names, params, model.hparams.image_size)
+    return Network(arch, names, params, model.hparams.image_size, model.digests)
 
 # %% ../../nbs/70_runs/05_system.ipynb #4be05c1d
 def layers_needed(
@@ -192,6 +194,19 @@ def _read_router(
     layers = {ref.name: pool[ref.digest].params for ref in state.root.chain}
     return routing_trunk(arch, layers, state.root.hparams.image_size), known
 
+# %% ../../nbs/70_runs/05_system.ipynb #0fd5943d
+def checked_pairs(
+    pairs: Iterable[tuple[str, object]],  # a task, and an image or a path
+) -> Iterator[tuple[str, object]]:
+    "The pairs. Raises InputError for what is none."
+    allowed = 'pairs of a task and an image'
+    pairs = list(pairs.items()) if isinstance(pairs, Mapping) else pairs
+    for i, pair in enumerate(as_list('pairs', pairs, allowed)):
+        ok = isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)
+        if not ok:
+            raise InputError(f'pair {i} = {shown(pair)}: must be a task and an image')
+        yield tuple(pair)
+
 # %% ../../nbs/70_runs/05_system.ipynb #aab3238922bcc25a6f606eb525ffdc56
 class System:
     "The multitask network: one kept model per task over a pool of shared layers."
@@ -218,6 +233,7 @@ class System:
         self._data = data
         self._run = run
         self._router = None  # once it is asked for
+        self._grown = None  # its models as a forest, from the first prediction on
 
     @classmethod
     def open(
@@ -271,6 +287,31 @@ class System:
     def _network(self, task: str) -> Network:
         return network_of(self.models[self.named(task)], self._arch, self._pool)
 
+    @property
+    def networks(self) -> dict[str, Network]:
+        "Its models by task, with their layers."
+        return {task: self._network(task) for task in self.models}
+
+    def _forest(self) -> Forest:
+        programs = shared_programs()
+        if self._grown is None or self._grown.programs is not programs:
+            self._grown = Forest(self.networks, self._training.precision, programs)
+        return self._grown
+
+    def _answers(self, wanted: Iterable[tuple[object, Sequence[str]]], skip_broken: bool = False):
+        for found in answers(self._forest(), wanted):
+            if isinstance(found, InputError) and not skip_broken:
+                raise found
+            yield found
+
+    def _tables(self, tasks: Sequence[str], images) -> dict[str, np.ndarray]:
+        found = list(self._answers((image, tasks) for image in as_images(images)))
+        return {
+            task: np.array([p[task] for p in found], np.float32).reshape(-1, len(classes))
+            for task, classes in self.classes.items()
+            if task in tasks
+        }
+
     def predict(
         self,
         task: str,
@@ -280,9 +321,44 @@ class System:
 
         Raises InputError for a task without a model, or for what is not an image.
         """
-        network = self._network(task)
-        precision = self._training.precision
-        return probabilities(each_image(images), network, precision, shared_programs())
+        task = self.named(task)
+        return self._tables([task], images)[task]
+
+    def predict_all(
+        self,
+        images,  # as `predict` takes them
+    ) -> dict[str, np.ndarray]:  # task -> float32 (n, classes)
+        """Class probabilities for every task that has a model; layers that tasks share run once.
+
+        Raises InputError for what is not an image.
+        """
+        return self._tables(list(self.models), images)
+
+    def predict_mixed(
+        self,
+        pairs: Iterable[tuple[str, object]],  # a task, and an image or a path
+    ) -> list[np.ndarray]:  # float32 (classes,) of each pair's task
+        """Class probabilities of images of different tasks; layers that tasks share run once.
+
+        Raises InputError for what is no pair, a task without a model, or what is not an image.
+        """
+        wanted = [(image, [self.named(task)]) for task, image in checked_pairs(pairs)]
+        return [p for found in self._answers(wanted) for p in found.values()]
+
+    def predict_each(
+        self,
+        images: Iterable,  # images or paths, any number of them: a generator is read as it comes
+        tasks: Collection[str] | None = None,  # None: all that have a model
+        skip_broken: bool = False,  # yield the InputError of what is not an image, and go on
+    ) -> Iterator[dict[str, np.ndarray] | InputError]:  # task -> float32 (classes,)
+        """Class probabilities image by image, in order, in bounded memory; files are read ahead.
+
+        Raises InputError for a task without a model at once, and for what is not an image when its
+        turn comes.
+        """
+        names = self.models if tasks is None else as_list('tasks', tasks, 'a list of names of tasks')
+        chosen = tuple(dict.fromkeys(self.named(name) for name in names))
+        return self._answers(((image, chosen) for image in stream_images(images)), skip_broken)
 
     def route(
         self,
@@ -375,58 +451,3 @@ class System:
         if not self.models:
             return 'System without a kept model yet'
         return for_terminal(self.table().to_string(float_format='{:.3f}'.format, na_rep='-'))
-
-# %% ../../nbs/70_runs/05_system.ipynb #87c6d7cd
-def _predict_each(
-    self,
-    images: Iterable,  # of whatever `to_image` takes: arrays, Pillow's, paths
-    tasks: Sequence[str] | None = None,  # None: all that have a model
-) -> Iterator[dict[str, np.ndarray] | InputError]:
-    """Task -> class probabilities, float32 (classes,), of one image after the other.
-
-    What is not an image gives its InputError in place of them. Raises InputError for a task without
-    a model.
-    """
-    names = list(self.models) if tasks is None else [self.named(task) for task in tasks]
-    return map(partial(_predict_one, self, names), enumerate(images))
-
-
-def _predict_one(
-    system: System,
-    tasks: Sequence[str],
-    numbered: tuple[int, object],
-) -> dict[str, np.ndarray] | InputError:
-    i, image = numbered
-    try:
-        pixels = to_image(image, f'image {i}')
-    except InputError as e:
-        return e
-    return {task: system.predict(task, [pixels])[0] for task in tasks}
-
-
-System.predict_each = _predict_each
-
-# %% ../../nbs/70_runs/05_system.ipynb #871298d8
-def _predict_all(system: System, images) -> dict[str, np.ndarray]:
-    "Every task's class probabilities, as `predict` gives them."
-    images = list(each_image(images))
-    return {task: system.predict(task, images) for task in system.models}
-
-
-def _predict_mixed(
-    system: System,
-    pairs: Iterable[tuple[str, object]],  # task, image
-) -> list[np.ndarray]:  # float32 (classes,), in their order
-    "Class probabilities of images of different tasks."
-    pairs = list(pairs)
-    found = [None] * len(pairs)
-    for task in dict.fromkeys(task for task, _ in pairs):
-        places = [i for i, (other, _) in enumerate(pairs) if other == task]
-        rows = system.predict(task, [pairs[i][1] for i in places])
-        for i, row in zip(places, rows):
-            found[i] = row
-    return found
-
-
-System.predict_all = _predict_all
-System.predict_mixed = _predict_mixed

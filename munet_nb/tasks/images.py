@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'LARGEST_IMAGE', 'check_size', 'from_pillow', 'picture_formats', 'read_file', 'open_image',
-    'to_image', 'as_images', 'each_image', 'to_images',
+    'LARGEST_IMAGE', 'DECODED_SIDE', 'check_size', 'as_it_looks', 'from_pillow', 'picture_formats',
+    'read_file', 'open_image', 'is_path', 'to_image', 'as_images', 'each_image', 'stream_images',
+    'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
@@ -58,11 +59,11 @@ def check_size(im: Image.Image, where: str):
         )
 
 
-def from_pillow(
+def as_it_looks(
     im: Image.Image,
     where: str,  # what to call it in an error
-) -> np.ndarray:
-    """A Pillow image as it looks, uint8 (h, w) or (h, w, 3).
+) -> Image.Image:
+    """A Pillow image upright and opaque, of 8 bits a pixel, gray or of three colors.
 
     Raises InputError if it is too large, and for pixels of 32 bits, whose range is not known.
     """
@@ -71,13 +72,21 @@ def from_pillow(
     if im.getexif().get(0x0112, 1) != 1:  # how it lies; asked first, for turning makes a copy
         im = ImageOps.exif_transpose(im)
     if is_deep:
-        return _gray_of_16_bits(im)  # converting would clip 16 bits to 255
+        return Image.fromarray(_gray_of_16_bits(im))  # converting would clip 16 bits to 255
     if im.mode in ('I', 'F'):
         why = 'pixels of 32 bits have no known range'
         raise InputError(f'{where}: is not an image that can be decoded ({why})')
     if im.has_transparency_data:
         im = _on_white(im)
-    return np.asarray(im if im.mode in ('L', 'RGB') else im.convert('RGB'))
+    return im if im.mode in ('L', 'RGB') else im.convert('RGB')
+
+
+def from_pillow(
+    im: Image.Image,
+    where: str,  # what to call it in an error
+) -> np.ndarray:
+    "As `as_it_looks`, an array: uint8 (h, w) or (h, w, 3)."
+    return np.asarray(as_it_looks(im, where))
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-014
 _NO_PICTURES = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'IPTC', 'MPEG', 'WMF'}  # run other programs
@@ -89,11 +98,14 @@ def picture_formats() -> list[str]:
     return sorted(set(Image.OPEN) - _NO_PICTURES)
 
 
+DECODED_SIDE = 2048  # pixels that the shorter side of a photograph keeps at least
+
+
 def read_file(
     path: str | Path,
     read: Callable[[Image.Image], object],  # what is wanted of the opened image
 ):
-    """What `read` finds in the image of a file.
+    """What `read` finds in the image of a file; a large JPEG is decoded smaller.
 
     Raises InputError if the image is too large, or does not decode.
     """
@@ -101,6 +113,7 @@ def read_file(
     try:
         with Image.open(path, formats=picture_formats()) as im:
             check_size(im, str(path))
+            im.draft(None, (DECODED_SIDE, DECODED_SIDE))  # only JPEG knows how
             return read(im)
     except InputError:
         raise
@@ -116,7 +129,8 @@ def open_image(path: str | Path) -> np.ndarray:
     return read_file(path, lambda im: from_pillow(im, str(path)))
 
 # %% ../../nbs/30_tasks/00_images.ipynb #5f0c1a05
-def _is_path(value) -> bool:
+def is_path(value) -> bool:
+    "Whether `value` stands for a file."
     return isinstance(value, (str, os.PathLike))
 
 
@@ -145,7 +159,7 @@ def to_image(
     """
     if isinstance(image, Image.Image):
         image = from_pillow(image, where)
-    elif _is_path(image):
+    elif is_path(image):
         image = open_image(image)
     given = a = _as_array(image, where)
     if a.ndim == 2:
@@ -177,7 +191,7 @@ def _one_for_many(what: str, where: str) -> InputError:
 
 def _shape(image) -> tuple | None:
     "The shape of an array or of nested lists; None for another kind of image."
-    if isinstance(image, Image.Image) or _is_path(image):
+    if isinstance(image, Image.Image) or is_path(image):
         return None
     try:
         return tuple(np.shape(image))
@@ -200,7 +214,7 @@ def as_images(
     """
     if isinstance(images, Image.Image):
         raise _one_for_many(f'a Pillow image of {images.width} x {images.height} pixels', where)
-    if _is_path(images):
+    if is_path(images):
         raise _one_for_many(f'the path {str(images)!r}', where)
     if not isinstance(images, Iterable) or isinstance(images, (bytes, bytearray, Mapping, Set)):
         raise InputError(f'{where}: {_shown(images)} is no list or array of images')
@@ -223,6 +237,11 @@ def each_image(images, where: str = '') -> Iterator[np.ndarray]:
     of = f' of {where}' if where else ''
     for i, image in enumerate(as_images(images, where or 'images')):
         yield to_image(image, f'image {i}{of}')
+
+
+def stream_images(images, where: str = 'images') -> Iterable:
+    "As `as_images`, but a generator stays one, so that any number of images may come."
+    return images if isinstance(images, Iterator) else as_images(images, where)
 
 
 def to_images(images, where: str = '') -> list[np.ndarray]:
