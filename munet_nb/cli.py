@@ -462,7 +462,7 @@ def _add_serving(what):
         'serve', help='what answers cost, task by task and through shared layers (minutes)'
     )
     p.set_defaults(do=_bench_serving)
-    p.add_argument('--run', metavar='DIR', help='a run to measure beside the packaged example')
+    p.add_argument('--run', metavar='DIR', help='a run to measure too, and to serve to 1, 8 and 64 clients')
     p.add_argument(
         '--repeats',
         type=int,

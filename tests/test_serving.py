@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import httpx
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import uvicorn
 from browser import browser, wait_for
@@ -524,6 +525,28 @@ def test_munet_serve_answers_until_ctrl_c(run_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_where_no_task_is_named_the_likeliest_comes_first_as_soon_as_that_is_known(
+    run_path, monkeypatch
+):
+    service = Service(run_path)
+    client = client_of(service)
+    plain = client.post('/predict', content=GOOD, headers=PNG).json()
+    assert not service.current.routes and plain['likely'] == {}
+    assert [a['task'] for a in plain['answers']] == ['digits', 'parity']
+
+    likely = {'digits': 0.25, 'parity': 0.5, 'none': 0.25}
+    monkeypatch.setattr(System, 'route', lambda self, images: pd.DataFrame([likely] * len(images)))
+    service.refresh()
+    found = client.post('/predict', content=GOOD, headers=PNG).json()
+    assert found['likely'] == likely and found['system'] == plain['system']
+    assert [a['task'] for a in found['answers']] == ['parity', 'digits']
+    named = client.post('/predict?tasks=digits', content=GOOD, headers=PNG).json()
+    assert named['likely'] == {}
+    files = [('image', ('good', GOOD)), ('image', ('bad', b'bad'))]
+    good, bad = client.post('/batch', files=files).json()['images']
+    assert (good['likely'], bad['likely']) == (likely, {})
 
 
 def test_a_mistake_is_told_before_anything_starts(run_path, tmp_path, capsys):

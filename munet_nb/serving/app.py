@@ -66,7 +66,10 @@ class TaskAnswer:
 class Prediction:
     "What the tasks say of an image."
 
-    answers: list[TaskAnswer]
+    answers: list[TaskAnswer]  # where no task was named, the likeliest task first
+    # How likely the image is of each task, or of 'none'; empty where a task was named, or the run
+    # does not keep what that takes.
+    likely: dict[str, float]
     system: int  # the number of the system that answered; it grows when the run's models change
     milliseconds: float  # from the first byte to the answer
 
@@ -77,6 +80,7 @@ class ImageAnswer:
 
     name: str  # of the file
     answers: list[TaskAnswer]
+    likely: dict[str, float]  # as of a `Prediction`
     error: str | None
 
 
@@ -355,7 +359,7 @@ class Desk:
 def _told(answer: Answer, top: int) -> list[TaskAnswer]:
     return [
         TaskAnswer(task, [ClassTold(*pair) for pair in answer.top(task, top)])
-        for task in answer.probabilities
+        for task in sorted(answer.probabilities, key=lambda t: -answer.likely.get(t, 0.0))
     ]
 
 
@@ -378,7 +382,7 @@ async def predict_one(
         (found,) = await desk.answers([images[0][1]], tasks)
     if isinstance(found, InputError):
         raise refusal(found)
-    return Prediction(_told(found, top), found.served.number, _milliseconds(started))
+    return Prediction(_told(found, top), found.likely, found.served.number, _milliseconds(started))
 
 
 async def predict_many(
@@ -393,9 +397,9 @@ async def predict_many(
             raise refusal(e) from None
         found = await desk.answers([data for _, data in images], tasks)
     told = [
-        ImageAnswer(name, [], str(a))
+        ImageAnswer(name, [], {}, str(a))
         if isinstance(a, InputError)
-        else ImageAnswer(name, _told(a, top), None)
+        else ImageAnswer(name, _told(a, top), a.likely, None)
         for (name, _), a in zip(images, found)
     ]
     numbers = [a.served.number for a in found if isinstance(a, Answer)]

@@ -11,8 +11,8 @@ __all__ = [
 
 # %% ../../nbs/85_serving/00_service.ipynb #213e6cd0
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -177,6 +177,7 @@ class Served:
     tasks: tuple[TaskTold, ...]
     makers: tuple[Maker, ...]
     rows: tuple[str, ...]  # as `tell_rows`
+    routes: bool = False  # whether it tells which task an image is of
 
     def names(
         self,
@@ -193,7 +194,9 @@ class Answer:
     "What a system makes of an image."
 
     served: Served
-    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)  # task -> (classes,)
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)  # task -> (classes,)
+    # How likely the image is of each task, or of 'none', where no task was named and that is known:
+    likely: dict[str, float] = field(default_factory=dict)
 
     def top(self, task: str, n: int) -> list[tuple[str, float]]:
         "The n most probable classes, the best first."
@@ -202,10 +205,21 @@ class Answer:
         return [(classes[i], float(found[i])) for i in (-found).argsort(kind='stable')[:n]]
 
 
+_BLANK = np.zeros((32, 32, 3), np.uint8)
+
+
 def _prepare(system: System):
     "Have every task answer once, so that what must be compiled is compiled before it is asked."
-    image = np.zeros((32, 32, 3), np.uint8)
-    system.predict_mixed([(task, image) for task in system.models])
+    system.predict_all([_BLANK])
+
+
+def _routes(system: System) -> bool:
+    "Whether it tells which task an image is of: its run may not keep what that takes, or not yet."
+    try:
+        system.route([_BLANK])
+    except InputError:
+        return False
+    return True
 
 # %% ../../nbs/85_serving/00_service.ipynb #79365fe3
 LOOK_EVERY = 2.0  # seconds
@@ -237,7 +251,7 @@ class Service:
             _prepare(system)
             number = self.current.number + 1 if self._known else 1
             told = tell_tasks(system), tell_makers(system), tell_rows(system)
-            self.current = Served(number, system, *told)
+            self.current = Served(number, system, *told, _routes(system))
         self._stamp, self._known = stamp, known
 
     def _look(self) -> tuple:
@@ -249,6 +263,8 @@ class Service:
         try:
             if self._look() != self._stamp:
                 self._read()
+            elif not self.current.routes and _routes(self.current.system):
+                self.current = replace(self.current, routes=True)
             self.trouble = None
         except InputError as e:
             self.trouble = str(e).replace(str(self._run.path), 'the run')
@@ -286,6 +302,7 @@ def answer(
     "What a system makes of a batch, an error where there is no answer."
     answers: list[Answer | InputError] = []
     places = []  # answer and task of each image that goes through the layers
+    unnamed = []  # answer and image, where no task is named
 
     def pairs() -> Iterator[tuple[str, np.ndarray]]:
         for data, tasks in batch:
@@ -295,6 +312,8 @@ def answer(
                 answers.append(e)
                 continue
             answers.append(Answer(served))
+            if tasks is None and served.routes:
+                unnamed.append((answers[-1], image))
             for name in names:
                 places.append((answers[-1], name))
                 yield name, image
@@ -302,4 +321,8 @@ def answer(
     rows = served.system.predict_mixed(pairs())
     for (told, name), row in zip(places, rows, strict=True):
         told.probabilities[name] = row
+    if unnamed:
+        likely = served.system.route([image for _, image in unnamed]).to_dict('records')
+        for (told, _), row in zip(unnamed, likely, strict=True):
+            told.likely.update(row)
     return answers
