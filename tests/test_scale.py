@@ -38,6 +38,31 @@ def _done(piece):
     return Done([TrainedChild(p, (0.5,), {}) for p in piece.job.children], Times())
 
 
+def test_a_worker_that_fails_at_once_does_not_use_up_the_tries_of_all_children():
+    board, now = Board(), 0.0
+    for name in ('bad', 'good'):
+        board.joined(name)
+    orders = [board.order(_job(SMALL, number, 0)) for number in range(3)]
+    while not all(order.finished for order in orders):
+        now += 1.0
+        for worker, _ in board.assign(now):
+            if worker == 'bad':
+                board.failed(worker, 'no disk')
+        if board.hands['good'].piece and int(now) % 3 == 0:
+            board.finished('good', _done(board.hands['good'].piece), now)
+    assert not [c.failed for order in orders for c in order.result.result if c.failed]
+
+
+def test_where_all_children_fail_nothing_is_recorded():
+    board = Board()
+    order = board.order(_job(SMALL, 0, 0))
+    board.joined('only')
+    while not order.finished:
+        for worker, _ in board.assign(0.0):
+            board.failed(worker, 'no disk')
+    assert order.failed == 'all its children failed; the first one: no disk'
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from('jofxl'), st.integers(0, 9)), max_size=40))
 def test_whatever_happens_every_order_finishes_once(steps):

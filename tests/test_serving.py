@@ -338,11 +338,11 @@ class Waiting:
     def __getattr__(self, name):
         return getattr(self._served.system, name)
 
-    def predict_mixed(self, pairs):
-        pairs = list(pairs)
-        self.batches.append([task for task, _ in pairs])
+    def predict_asked(self, asked):
+        asked = list(asked)
+        self.batches.append([list(tasks) for _, tasks in asked])
         self.go_on.wait(20)
-        return self._served.system.predict_mixed(pairs)
+        return self._served.system.predict_asked(asked)
 
 
 @pytest.fixture
@@ -377,8 +377,9 @@ def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting):
         for thread in (*first, *others):
             thread.join()
         assert 'munet_batch_images_count{replica=""} 2.0' in client.get('/metrics').text
-    assert system.batches[0] == ['parity']
-    assert sorted(system.batches[1]) == ['digits', 'digits', 'parity', 'parity']
+    assert system.batches[0] == [['parity']]
+    once = [['digits'], ['digits', 'parity'], ['parity']]  # an image for two tasks is one image
+    assert sorted(system.batches[1]) == once
     assert [answer.status_code for answer in found] == [200, 200, 200]
 
 
@@ -394,11 +395,11 @@ def test_more_than_the_limit_come_again_and_nobody_waits_for_ever(waiting):
 
 
 def test_a_fault_of_the_server_is_told_in_a_sentence(waiting):
-    def broken(pairs):
-        list(pairs)
+    def broken(asked):
+        list(asked)
         raise RuntimeError('/a/place of this machine')
 
-    waiting.current.system.predict_mixed = broken
+    waiting.current.system.predict_asked = broken
     found = client_of(waiting).post('/predict', content=GOOD, headers=PNG)
     assert found.status_code == 500 and 'its log says what' in found.json()['error']
     assert 'place' not in found.text

@@ -183,8 +183,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import ray
 from test_workers import search
-from munet_nb.workers import cluster as on_ray
-from munet_nb.workers.cluster import Greeting, RayCrew, ray_workers, versions
+from munet_nb.workers.cluster import ray_workers
 ray.init(address=sys.argv[3], log_to_driver=False)
 search(sys.argv[2], ray_workers()).run()
 """
@@ -274,12 +273,17 @@ class ActorGone(Exception):
     "What Ray raises for an actor that is gone."
 
 
+class Unavailable(ActorGone):
+    "What Ray raises for an actor that cannot be reached."
+
+
 @pytest.fixture
 def pretended_ray(monkeypatch):
     "In place of Ray: actors that say hello at once, on machines that are told."
     ray = MagicMock()
     ray.exceptions.RayTaskError = ConnectionError
     ray.exceptions.RayError = ActorGone
+    ray.exceptions.ActorUnavailableError = Unavailable
     ray.wait.side_effect = lambda results, **_: (results, [])
     ray.get.return_value = Greeting('node 1', 'its name', versions(), 'cpu')
     ray.nodes.return_value = []
@@ -309,15 +313,38 @@ def test_a_worker_that_leaves_its_accelerator_alone_is_refused(pretended_ray):
 def test_a_worker_that_goes_with_its_machine_says_nothing_against_what_it_did(pretended_ray):
     node = {'NodeID': 'its name', 'Alive': True, 'Resources': {'CPU': 2.0}}
     pretended_ray.nodes.return_value = [node]
-    for alive, kind in ((True, 'lost'), (False, 'removed')):
+    died, gone = 'The actor died', 'its machine is gone (The actor died)'
+    for alive, told in ((True, ('lost', died)), (False, ('removed', gone))):
         pretended_ray.nodes.return_value = [node]
         crew = RayCrew()
         assert [event.kind for event in crew.poll(0)] == ['joined']
         crew.begin('worker 1', MagicMock(job=MagicMock(digests=(), tasks=())), {}, {})
         pretended_ray.nodes.return_value = [{**node, 'Alive': alive}]
         with pytest.MonkeyPatch.context() as m:
-            m.setattr(pretended_ray.get, 'side_effect', ActorGone('The actor died'))
-            assert [(e.kind, e.told) for e in crew.poll(0)] == [(kind, 'The actor died')]
+            m.setattr(pretended_ray.get, 'side_effect', ActorGone(died))
+            assert [(e.kind, e.told) for e in crew.poll(0)] == [told]
+
+
+def test_a_worker_that_owes_an_answer_for_a_minute_is_replaced_and_a_slow_driver_loses_none(
+    pretended_ray, monkeypatch
+):
+    pretended_ray.nodes.return_value = [
+        {'NodeID': 'its name', 'Alive': True, 'Resources': {'CPU': 2.0}}
+    ]
+    now = [0.0]
+    monkeypatch.setattr(on_ray.time, 'monotonic', lambda: now[0])
+    crew = RayCrew()
+    assert [event.kind for event in crew.poll(0)] == ['joined']
+    pretended_ray.wait.side_effect = lambda results, **_: ([], results)
+    now[0] = 1000.0  # the driver slept
+    assert crew.poll(0) == []
+    now[0] += 59.0
+    assert crew.poll(0) == []
+    now[0] += 2.0
+    (event,) = crew.poll(0)
+    assert (event.kind, event.told) == ('removed', 'no answer for 60 s')
+    crew.poll(0)
+    assert list(crew._actors) == ['worker 2']
 
 
 def test_a_worker_that_cannot_compute_is_told_with_its_reason(pretended_ray):

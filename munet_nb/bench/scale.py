@@ -27,7 +27,7 @@ from ..models.model import LayerRef, Model
 from ..models.pool import Layer
 from ..network.arch import Arch, get_arch
 from ..network.chain import count_params, layer_names
-from ..search.ask import ask
+from ..search.ask import ask, generations_left
 from ..search.config import Config
 from ..search.journal import State, TaskInfo, apply_record
 from ..search.plans import ChildPlan, LayerPlan, TrainedChild
@@ -234,7 +234,8 @@ def decided(tasks: int, repeats: int = 5) -> dict:
     telling, record = _ms(lambda: tell(state, config, arch, generation, trained), repeats)
     applying, after = _ms(lambda: apply_record(state, record), repeats)
     needed, _ = _ms(lambda: after.alive, repeats)
-    whole = asking + telling + applying + needed
+    counting, _ = _ms(lambda: generations_left(after, config), repeats)
+    whole = asking + telling + applying + needed + counting
     return {
         'tasks': tasks,
         'first ask, ms': first,
@@ -242,6 +243,7 @@ def decided(tasks: int, repeats: int = 5) -> dict:
         'tell, ms': telling,
         'apply, ms': applying,
         'layers needed, ms': needed,
+        'generations left, ms': counting,
         'record, bytes': len(json.dumps(record)),
         'children per second': 1e3 * len(trained) / whole,
     }

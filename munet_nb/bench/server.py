@@ -6,6 +6,7 @@
 __all__ = ['IMAGES', 'CLIENTS', 'png_images', 'load', 'measure_server']
 
 # %% ../../nbs/90_bench/19_server.ipynb #3a60132a
+import os
 import re
 import signal
 import socket
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ..checks import InputError
+from ..serving.deploy import TOKEN
 
 # %% ../../nbs/90_bench/19_server.ipynb #44a26e28
 IMAGES = 16  # different ones
@@ -98,7 +100,10 @@ def _served(run: str, port: int) -> Iterator[str]:
     "The address of a server of a run."
     words = [sys.executable, '-c', _START, 'serve', run, '--port', str(port)]
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-    process = subprocess.Popen(words, **pipes)
+    # Without a token, and without taking the memory of an accelerator that this process has.
+    env = {name: value for name, value in os.environ.items() if name != TOKEN}
+    env['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+    process = subprocess.Popen(words, env=env, **pipes)
     try:
         found = re.search(r'http://\S+/', process.stdout.readline())
         if not found:
@@ -106,7 +111,11 @@ def _served(run: str, port: int) -> Iterator[str]:
         yield found[0]
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 def measure_server(

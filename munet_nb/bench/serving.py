@@ -24,7 +24,7 @@ from .pytorch import TORCH_LAYERS, use_all_cores
 from .server import measure_server
 from .turns import possible_ways
 from .work import work_root
-from ..checks import version_of
+from ..checks import InputError, version_of
 from ..engine.pixels import pack, resize, to_pixels
 from ..engine.predict import Network
 from ..engine.together import grow_forest, nodes_of
@@ -212,6 +212,8 @@ def measure_serving(
     systems = {'example': example_system, 'common trunk': trunk_system}
     if run is not None:
         given = System.open(run)
+        if not given.models:
+            raise InputError(f'{run}: no task has a model yet')
         systems['run'] = lambda: given
     ways = possible_ways(WAYS_TO_ANSWER)
     versions = {m: version_of(m) for m in ('jax', 'flax', 'munet_nb')}

@@ -19,13 +19,12 @@ from hashlib import sha256
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
 from ..checks import InputError
-from .pixels import Pixels, resize
 from .predict import Network
 from .programs import Programs
-from .together import ask_of, groups, packed_group
+from .together import ask_of, groups, load_images, packed_group
 from ..models.pool import Digest, Layer, make_layer
 from ..network.arch import Arch
 from ..network.chain import apply_chain, chain_kinds, resize_posembed
@@ -46,13 +45,9 @@ def routing_trunk(
 def _class_tokens(
     arch: Arch,
     kinds: Sequence[str],
-    size: int,
-    precision: str,
     params: Sequence[Mapping],
-    pixels: Pixels,
-    index: Int[Array, ' batch'],
+    x: Float[Array, 'batch size size 3'],
 ) -> Float32[Array, 'batch width']:
-    x = resize(pixels, index, size).astype(precision)
     return apply_chain(arch, kinds, params, x)[:, 0].astype(jnp.float32)
 
 
@@ -63,13 +58,13 @@ def class_tokens_of(
     programs: Programs,
 ) -> Float32[np.ndarray, 'images width']:
     "What a trunk makes of images; group by group, as in prediction."
-    static = (trunk.arch, chain_kinds(trunk.names), trunk.image_size, precision)
     params = list(trunk.params)
     out = [np.zeros((0, trunk.arch.width), np.float32)]
     sizes = {'': trunk.image_size}
     for group in groups(ask_of(image, f'image {i}', sizes) for i, image in enumerate(images)):
         pixels, index = packed_group([one.images[trunk.image_size] for one in group])
-        made = programs(_class_tokens, static, params, pixels, index)
+        x = programs(load_images, (trunk.image_size, precision), pixels, index)
+        made = programs(_class_tokens, (trunk.arch, chain_kinds(trunk.names)), params, x)
         out.append(jax.device_get(made)[: len(group)])
     return np.concatenate(out)
 

@@ -13,7 +13,7 @@ __all__ = [
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import jax
@@ -92,11 +92,12 @@ def read_ahead(
         for i, (image, tasks) in enumerate(wanted):
             if is_path(image):
                 waiting.append(pool.submit(read, i, image, tasks))
-            else:  # a thread would cost more than it spares
-                waiting.append(Future())
-                waiting[-1].set_result(read(i, image, tasks))
-            if len(waiting) > AHEAD:
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+                continue
+            while waiting:  # those before it
                 yield waiting.popleft().result()
+            yield read(i, image, tasks)  # it is in memory already, and another one need not be
         while waiting:
             yield waiting.popleft().result()
     finally:
@@ -185,7 +186,7 @@ def packed_group(
 ) -> tuple[Pixels, Int[np.ndarray, ' room']]:  # pixels, and an index: its first ones count
     "Images as a program takes them, with room for a power of two of them."
     n = room(len(images))
-    packed = pack([(image, 0) for image in images])
+    packed = pack([(image, 0) for image in images], channels=3)
     return padded_pixels(packed, n, n * ROOM), filled(range(len(images)))
 
 # %% ../../nbs/50_engine/16_together.ipynb #bfa54c26

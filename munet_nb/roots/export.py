@@ -218,7 +218,7 @@ for ones of 48 to 128. To get what munet_nb predicts, resize images (n, 3, heigh
     x = torch.nn.functional.interpolate(images.float(), ({size}, {size}), mode='bilinear')
     logits = model(x / 127.5 - 1).logits
 
-Images with 512 pixels or more on their shorter side are shrunk by a whole number before, see
+Images with {twice} pixels or more on their shorter side are shrunk by a whole number before, see
 `shrink_factor` of munet_nb. The formats `onnx` and `stablehlo` of munet_nb do all of this inside.
 """
 
@@ -243,7 +243,9 @@ def _write_huggingface(folder, content):
     preprocessor = _hf_preprocessor(output.chain.image_size)
     _write_json(folder / 'config.json', _hf_config(content, blocks))
     _write_json(folder / 'preprocessor_config.json', preprocessor)
-    readme = _HF_README.format(arch=content.arch.name, size=output.chain.image_size)
+    size = output.chain.image_size
+    twice = 2 * max(SMALLEST_SIDE, 2 * size)
+    readme = _HF_README.format(arch=content.arch.name, size=size, twice=twice)
     (folder / 'README.md').write_text(readme, encoding='utf-8')
     save_file(arrays, folder / 'model.safetensors', {'format': 'pt'})
 

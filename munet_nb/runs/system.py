@@ -41,7 +41,7 @@ from .report import mega_flops, table_html
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, choices_of, kept_models, open_records, with_chosen
-from ..tasks.images import as_images, each_image, stream_images
+from ..tasks.images import as_images, stream_images
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -199,9 +199,10 @@ def checked_pairs(
     pairs: Iterable[tuple[str, object]],  # a task, and an image or a path
 ) -> Iterator[tuple[str, object]]:
     "The pairs. Raises InputError for what is none."
-    allowed = 'pairs of a task and an image'
-    pairs = list(pairs.items()) if isinstance(pairs, Mapping) else pairs
-    for i, pair in enumerate(as_list('pairs', pairs, allowed)):
+    pairs = pairs.items() if isinstance(pairs, Mapping) else pairs
+    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+        raise InputError(f'pairs = {shown(pairs)}: must be pairs of a task and an image')
+    for i, pair in enumerate(pairs):
         ok = isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str)
         if not ok:
             raise InputError(f'pair {i} = {shown(pair)}: must be a task and an image')
@@ -342,7 +343,7 @@ class System:
 
         Raises InputError for what is no pair, a task without a model, or what is not an image.
         """
-        wanted = [(image, [self.named(task)]) for task, image in checked_pairs(pairs)]
+        wanted = ((image, [self.named(task)]) for task, image in checked_pairs(pairs))
         return [p for found in self._answers(wanted) for p in found.values()]
 
     def predict_each(
@@ -360,6 +361,17 @@ class System:
         chosen = tuple(dict.fromkeys(self.named(name) for name in names))
         return self._answers(((image, chosen) for image in stream_images(images)), skip_broken)
 
+    def predict_asked(
+        self,
+        asked: Iterable[tuple[object, Collection[str]]],  # an image or a path, and its tasks
+    ) -> Iterator[dict[str, np.ndarray] | InputError]:  # task -> float32 (classes,)
+        """As `predict_each`, each image for tasks of its own; an InputError in place of what is none.
+
+        Raises InputError for a task without a model.
+        """
+        wanted = ((image, [self.named(task) for task in tasks]) for image, tasks in asked)
+        return self._answers(wanted, skip_broken=True)
+
     def route(
         self,
         images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
@@ -374,7 +386,7 @@ class System:
             self._router = _read_router(self._run, self._state, self._arch, self._training)
         trunk, statistics = self._router
         precision = self._training.precision
-        x = reduced(class_tokens_of(each_image(images), trunk, precision, shared_programs()))
+        x = reduced(class_tokens_of(stream_images(images), trunk, precision, shared_programs()))
         known = list(statistics.values())
         found = task_probabilities(task_distances(x, known), known)
         return pd.DataFrame(found, columns=[*statistics, 'none'])

@@ -90,27 +90,31 @@ def _generations(
 def generations_left(state: State, config: Config) -> int:
     "Generations until the search is done, if every task iteration keeps a model."
     visits = {t: state.visits.get(t, 0) for t in state.tasks}
-    kept, generations = set(state.kept), 0
+    public = {t for t, info in state.tasks.items() if not info.private}
+    generations = 0
 
-    def untried(view, task, known):
-        seeds = 1 + sum(t != task and not state.tasks[t].private for t in known)
+    def untried(view, task, kept, known):  # so many public tasks keep a model
+        seeds = 1 + known - (task in public and task in kept)
         seeds = 0 if config.seed_scan else min(seeds, config.probed_seeds or seeds)
         return seeds - len(view.tried)
 
+    begun_with = state.round.start.kept if state.round else state.kept
+    known = len(public & begun_with.keys())
     going = state.round.going if state.round else [state.task] if state.task else []
     for task in going:
         view = state.view(task)
         left = iteration_segments(view, config, task) - view.spent
-        generations += _generations(left, untried(view, task, view.kept), config)
+        generations += _generations(left, untried(view, task, begun_with, known), config)
         visits[task] += 1
-        kept.add(task)
-    fresh = replace(state, tried=frozenset())
-    while min(visits.values()) < config.task_iterations:
-        task = min(visits, key=visits.get)
-        left = iteration_segments(state, config, task)
-        generations += _generations(left, untried(fresh, task, kept), config)
-        visits[task] += 1
-        kept.add(task)
+    fresh, kept = replace(state, tried=frozenset()), {*state.kept, *going}
+    known = len(public & kept)
+    for visit in range(min(visits.values()), config.task_iterations):
+        for task in [t for t, n in visits.items() if n == visit]:
+            left = iteration_segments(state, config, task)
+            generations += _generations(left, untried(fresh, task, kept, known), config)
+            visits[task] += 1
+            known += task in public and task not in kept
+            kept.add(task)
     return generations
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-013

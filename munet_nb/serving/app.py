@@ -17,6 +17,7 @@ import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -268,12 +269,20 @@ class Batcher:
         self._pixels = pixels  # of an image, at most
         self._meters = meters
         self._waiting: deque[tuple[Asked, asyncio.Future]] = deque()
+        self._sizes: deque[int] = deque()  # pixels of the images that wait
         self._work = None  # the task that answers, while there is something to answer
+        # A thread of its own: others that look into images must not stand in its way.
+        self._thread = ThreadPoolExecutor(1)
 
-    async def ask(self, asked: Asked) -> Answer | InputError:
+    async def ask(
+        self,
+        asked: Asked,
+        pixels: int,  # that the image has
+    ) -> Answer | InputError:
         "The answer to one image."
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, future))
+        self._sizes.append(pixels)
         if self._work is None:
             self._work = asyncio.create_task(self._answer_all())
         return await future
@@ -281,18 +290,30 @@ class Batcher:
     async def _answer_all(self):
         try:
             while self._waiting:
-                taken = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                taken = self._take()
                 wanted = [pair for pair in taken if not pair[1].done()]
                 if wanted:
                     await self._answer(wanted)
         finally:
             self._work = None
 
+    def _take(self) -> list[tuple[Asked, asyncio.Future]]:
+        "Those that wait longest: at most BATCH, and no more pixels than one image may have."
+        taken, pixels = [], 0
+        while self._waiting and len(taken) < BATCH:
+            pixels += self._sizes[0]
+            if taken and pixels > self._pixels:
+                break
+            self._sizes.popleft()
+            taken.append(self._waiting.popleft())
+        return taken
+
     async def _answer(self, pairs: Sequence[tuple[Asked, asyncio.Future]]):
         batch = [asked for asked, _ in pairs]
         self._meters.batch(len(batch))
         try:
-            found = await asyncio.to_thread(answer, self._service.current, batch, self._pixels)
+            loop, served = asyncio.get_running_loop(), self._service.current
+            found = await loop.run_in_executor(self._thread, answer, served, batch, self._pixels)
         except Exception as e:  # a fault of ours, which each of them is told
             found = [e] * len(batch)
         for (_, future), told in zip(pairs, found):
@@ -350,10 +371,11 @@ class Desk:
 
     async def _one(self, data: bytes, tasks: Sequence[str] | None) -> Answer | InputError:
         try:
-            look_into(data, self.limits.pixels, lambda im: None)
+            most = self.limits.pixels
+            pixels = await asyncio.to_thread(look_into, data, most, lambda im: im.width * im.height)
         except InputError as e:
             return e
-        return await self.batcher.ask((data, tasks))
+        return await self.batcher.ask((data, tasks), pixels)
 
 # %% ../../nbs/85_serving/01_app.ipynb #31ada471
 def _told(answer: Answer, top: int) -> list[TaskAnswer]:

@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -32,6 +32,7 @@ class Replica:
     "A process that serves a run."
 
     def __init__(self, path: str, limits: Limits, token: str | None, settings: Mapping):
+        self._service = None
         use_settings(settings)
         logging.captureWarnings(True)  # of image decoders, to the log
         self._service = Service(path)
@@ -53,7 +54,8 @@ class Replica:
             raise RuntimeError('the run is not watched any more')
 
     def __del__(self):
-        self._service.close()
+        if self._service:
+            self._service.close()
 
 # %% ../../nbs/85_serving/02_deploy.ipynb #edd10fa2
 TOKEN = 'MUNET_TOKEN'  # the environment variable
@@ -153,7 +155,6 @@ def _start(run: Path, host: str, port: int, token: str | None, replicas: int, li
 
     logging.getLogger('ray.serve').setLevel(logging.WARNING)
     options = {'host': host, 'port': port}
-    serve.start(http_options=options, logging_config=_LOGS)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name='munet',
@@ -165,9 +166,10 @@ def _start(run: Path, host: str, port: int, token: str | None, replicas: int, li
     )
     app = deployment.bind(str(run.absolute()), limits, token, jax_settings())
     try:
+        serve.start(http_options=options, logging_config=_LOGS)
         serve.run(app, name='munet', route_prefix='/')
-    except RuntimeError as e:
-        *_, reason = str(e).strip().splitlines()
+    except Exception as e:  # Ray's own have many names
+        *_, reason = str(e).strip().splitlines() or [type(e).__name__]
         raise InputError(f'{run}: cannot be served ({reason.strip()})') from None
 
 
@@ -176,7 +178,8 @@ def _end(own: bool):
     import ray
     from ray import serve
 
-    serve.delete('munet')
+    with suppress(Exception):  # what failed was told already
+        serve.delete('munet')
     if own:
         ray.shutdown()
 

@@ -27,7 +27,7 @@ from ..pictures.canvas import ink_on, short_name, task_colors, trunk_name
 from ..runs.rundir import RunDir
 from ..runs.system import System
 from ..search.journal import kept_models, open_records
-from ..tasks.images import LARGEST_IMAGE, from_pillow
+from ..tasks.images import DECODED_SIDE, LARGEST_IMAGE, as_it_looks
 
 # %% ../../nbs/85_serving/00_service.ipynb #c6f18967
 @dataclass(frozen=True)
@@ -92,10 +92,16 @@ def _kinds() -> list[str]:
     return [kind for kind in KINDS_TAKEN if kind in Image.OPEN]
 
 
-def decode(data: bytes, pixels: int) -> np.ndarray:
-    "An image as uint8 (h, w, 3), so that gray ones need no programs of their own. Raises as above."
-    image = look_into(data, pixels, lambda im: from_pillow(im, 'the image'))
-    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+def decode(data: bytes, pixels: int) -> Image.Image:
+    "An image, decoded as `read_file` does. Raises as above."
+
+    def read(im):
+        im.draft(None, (DECODED_SIDE, DECODED_SIDE))
+        image = as_it_looks(im, 'the image')
+        image.load()  # before its bytes are gone
+        return image
+
+    return look_into(data, pixels, read)
 
 # %% ../../nbs/85_serving/00_service.ipynb #3895bd6e
 @dataclass(frozen=True)
@@ -217,7 +223,7 @@ def _routes(system: System) -> bool:
     "Whether it tells which task an image is of: its run may not keep what that takes, or not yet."
     try:
         system.route([_BLANK])
-    except InputError:
+    except (InputError, OSError):
         return False
     return True
 
@@ -301,28 +307,34 @@ def answer(
 ) -> list[Answer | InputError]:
     "What a system makes of a batch, an error where there is no answer."
     answers: list[Answer | InputError] = []
-    places = []  # answer and task of each image that goes through the layers
-    unnamed = []  # answer and image, where no task is named
+    places = []  # of the images that go through the layers
 
-    def pairs() -> Iterator[tuple[str, np.ndarray]]:
+    def asked() -> Iterator[tuple[Image.Image, list[str]]]:
         for data, tasks in batch:
             try:
                 names, image = served.names(tasks), decode(data, pixels)
             except InputError as e:
                 answers.append(e)
                 continue
+            places.append(len(answers))
             answers.append(Answer(served))
-            if tasks is None and served.routes:
-                unnamed.append((answers[-1], image))
-            for name in names:
-                places.append((answers[-1], name))
-                yield name, image
+            yield image, names
 
-    rows = served.system.predict_mixed(pairs())
-    for (told, name), row in zip(places, rows, strict=True):
-        told.probabilities[name] = row
-    if unnamed:
-        likely = served.system.route([image for _, image in unnamed]).to_dict('records')
-        for (told, _), row in zip(unnamed, likely, strict=True):
-            told.likely.update(row)
+    for i, found in zip(places, list(served.system.predict_asked(asked())), strict=True):
+        if isinstance(found, InputError):
+            answers[i] = found
+        else:
+            answers[i].probabilities.update(found)
+    if served.routes:
+        _route([(a, data) for a, (data, tasks) in zip(answers, batch) if tasks is None], pixels)
     return answers
+
+
+def _route(unnamed: Sequence[tuple[Answer | InputError, bytes]], pixels: int):
+    "Find how likely images are of each task. They are decoded again: one at a time is in memory."
+    found = [(told, data) for told, data in unnamed if isinstance(told, Answer)]
+    if found:
+        system = found[0][0].served.system
+        likely = system.route(decode(data, pixels) for _, data in found).to_dict('records')
+        for (told, _), row in zip(found, likely, strict=True):
+            told.likely.update(row)

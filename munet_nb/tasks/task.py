@@ -24,7 +24,7 @@ def _check_name(name: str):
     is_short = is_name(name) and len(name) <= 100
     allowed = 'a printable text of 1 to 100 characters without a colon'
     check('task name', name, is_short and ':' not in name, allowed)
-    check('task name', name, name != 'root', "another name: 'root' is the root model's")
+    check('task name', name, name not in ('root', 'none'), "another name: 'root' and 'none' are taken")
 
 
 def name_or(name: str | None, own: str) -> str:

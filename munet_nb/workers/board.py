@@ -108,6 +108,10 @@ class Hands:
         ids = [*islice(recent, LOOK), *islice(self.idle, LOOK)]
         return min((self.idle[i] for i in ids), key=lambda hand: hand.lacks(piece))
 
+    def has_other(self, piece: Piece) -> bool:
+        "Whether there is a worker, idle or not, on which a piece did not fail."
+        return any(id not in piece.shunned for id in self.known)
+
     def take(self, hand: Hand, piece: Piece):
         "An idle worker is given a piece."
         hand.piece = piece
@@ -221,11 +225,16 @@ class Board:
 
     def assign(self, now: float) -> list[tuple[str, Piece]]:
         "Who is to begin what now."
-        begun = []
+        begun, held = [], []
         idle = self._hands.idle
         while idle and self.waiting:
             piece = self._next_piece(len(idle))
-            begun.append(self._begin(self._hands.best(piece), piece, now))
+            hand = self._hands.best(piece)
+            if hand.id in piece.shunned and self._hands.has_other(piece):
+                held.append(piece)  # until one is idle on which it did not fail
+            else:
+                begun.append(self._begin(hand, piece, now))
+        self.waiting.extendleft(reversed(held))
         for piece in self._paces.slow(self.doing, now) if idle else ():
             hand = self._hands.best(piece) if idle else None
             if hand and hand.id not in piece.shunned:
@@ -258,6 +267,8 @@ class Board:
         self.doing.pop(piece.number, None)
         order.open.discard(piece.number)
         order.done.append(result)
+        if order.finished:
+            _check_failures(order)
         return order if order.finished else None
 
     def _put_down(self, worker: str) -> Piece | None:
@@ -267,6 +278,7 @@ class Board:
             return None
         del piece.since[worker]
         if piece.since:
+            self._paces.watch(piece)  # the other one may be slow
             return None
         del self.doing[piece.number]
         return piece
@@ -323,6 +335,14 @@ class Board:
         if piece:
             self.waiting.appendleft(piece)
         self._hands.gone(worker)
+
+
+def _check_failures(order: Order):
+    "If all of several children failed, it is not for what they are: there is no result."
+    if isinstance(order.job, ChildrenJob):
+        reasons = [child.failed for done in order.done for child in done.result]
+        if len(reasons) > 1 and all(reasons):
+            order.failed = f'all its children failed; the first one: {reasons[0]}'
 
 
 def _failed_child(job: ChildrenJob, plan, reason: str) -> TrainedChild:

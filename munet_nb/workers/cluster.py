@@ -117,6 +117,11 @@ class _Actor:
     asked: float = 0.0  # when it was last asked for news
     answered: float = 0.0  # when it last gave some
 
+    @property
+    def is_asked(self) -> bool:
+        "Whether it owes an answer."
+        return self.joined and self.asked > self.answered
+
 # %% ../../nbs/65_workers/07_ray.ipynb #b1278b1a
 def _import_ray():
     try:
@@ -297,7 +302,7 @@ class RayCrew:
         try:
             for address in addresses:
                 self.store.tasks[address] = self._ray.put(actor.given[2][address.name])
-        except (TypeError, AttributeError) as e:
+        except Exception as e:  # whatever Python or Ray cannot take apart
             told = f'task {address.name!r}: {worker} cannot read its images, nor can they be sent'
             return Event('refused', worker, InputError(f'{told} ({e})'))
         self._do(worker, actor)
@@ -313,9 +318,9 @@ class RayCrew:
         self._ask_for_news(now)
         ready = self._ready(seconds)
         events = [self._hear(result, *self._pending.pop(result)) for result in ready]
-        silent = [w for w, a in self._actors.items() if a.joined and now - a.answered > PATIENCE]
-        lost = [self._lost(w, f'no answer for {PATIENCE:.0f} s') for w in silent]
-        return [event for found in (*events, lost) for event in found]
+        silent = [w for w, a in self._actors.items() if a.is_asked and now - a.asked > PATIENCE]
+        events += [self._lost(w, f'no answer for {PATIENCE:.0f} s', blamed=False) for w in silent]
+        return [event for found in events for event in found]
 
     def _ready(self, seconds: float) -> list:
         "The names of results that are there; waits so long at most for the first one."
@@ -341,8 +346,7 @@ class RayCrew:
 
     def _ask_for_news(self, now: float):
         for worker, actor in self._actors.items():
-            waiting = actor.asked > actor.answered
-            if actor.joined and not waiting and now - actor.asked > _NEWS_EVERY:
+            if actor.joined and not actor.is_asked and now - actor.asked > _NEWS_EVERY:
                 actor.asked = now
                 self._pending[actor.handle.news.remote()] = worker, 'news'
 
@@ -355,13 +359,17 @@ class RayCrew:
         except self._ray.exceptions.RayTaskError as e:
             if what == 'hello':
                 raise InputError(f'ray: {worker} cannot compute: {_in_a_line(e.cause)}') from None
+            if isinstance(e.cause, self._ray.exceptions.RayError):
+                return self._lost(worker, _reason(e.cause), blamed=False)  # what it was sent
             return [_event_of(worker, e.cause)]
+        except self._ray.exceptions.ActorUnavailableError as e:
+            return self._lost(worker, _reason(e), blamed=False)
         except self._ray.exceptions.RayError as e:
-            return self._lost(worker, str(e).strip().splitlines()[0])
+            return self._lost(worker, _reason(e))
         actor = self._actors[worker]
         actor.answered = time.monotonic()
         if what == 'news':
-            return [Event('progress', worker, piece) for piece in told]
+            return [Event('progress', worker, step) for step in told]
         if what == 'hello':
             _check_versions(told.machine, told.versions)
             _check_platform(told.machine, told.computes_on, actor.accelerated)
@@ -374,19 +382,26 @@ class RayCrew:
         self._losses = 0
         return [Event('done', worker, told)]
 
-    def _lost(self, worker: str, reason: str) -> list[Event]:
+    def _lost(
+        self,
+        worker: str,
+        reason: str,
+        blamed: bool = True,  # whether what it did may be the cause
+    ) -> list[Event]:
         actor = self._actors.pop(worker)
         self._ray.kill(actor.handle)
         self._looked = float('-inf')  # another one may have its place
+        if not any(a.joined for a in self._actors.values()):
+            self._waits_since = time.monotonic()
         if any(n['NodeID'] == actor.node and not n['Alive'] for n in self._ray.nodes()):
-            return [Event('removed', worker, reason)]
+            return [Event('removed', worker, f'its machine is gone ({reason})')]
         self._losses += 1
         if self._losses > MAX_RESTARTS * self._most:
             raise InputError(
                 f'ray: {self._losses} workers were lost, and none did anything in between; '
                 f'the last one: {reason}'
             )
-        return [Event('lost', worker, reason)]
+        return [Event('lost' if blamed else 'removed', worker, reason)]
 
     def close(self):
         "As `Crew.close`. A cluster that was there before goes on."
@@ -397,6 +412,12 @@ class RayCrew:
             self._ray.shutdown()
 
 # %% ../../nbs/65_workers/07_ray.ipynb #a3ee4c7b
+def _reason(error: BaseException) -> str:
+    "What Ray says of an actor that is gone: the first line, and the last, which says why."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ' '.join(dict.fromkeys([lines[0], lines[-1]])) if lines else type(error).__name__
+
+
 def _event_of(worker: str, error: BaseException) -> Event:
     if isinstance(error, InputError):
         return Event('refused', worker, error)

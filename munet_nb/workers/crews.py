@@ -155,8 +155,8 @@ class Dispatcher:
             raise
         finally:
             self._closed.set()
-            self.crew.close()
             self._fail_all(InputError('the workers of this search were let go'))
+            self.crew.close()
 
     def _fail_all(self, error: BaseException):
         with self._lock:
@@ -173,8 +173,13 @@ class Dispatcher:
         with self._lock:
             begun = [(worker, p, self._wanted.get(p.order.number)) for worker, p in self.board.assign(now)]
         for worker, piece, wanted in begun:
-            if wanted:
+            if not wanted:
+                continue
+            self._segments.pop(worker, None)
+            try:
                 self.crew.begin(worker, piece, wanted.pool, wanted.tasks)
+            except Exception as e:  # whoever waits for it is told, and the others go on
+                _refused(self, Event('refused', worker, e))
         for event in self.crew.poll(wait):
             _HOW[event.kind](self, event)
 
@@ -251,7 +256,7 @@ def _lost(d: Dispatcher, event: Event):
 
 
 def _removed(d: Dispatcher, event: Event):
-    notice(f'{event.worker} is gone with its machine: {event.told}')
+    notice(f'{event.worker} is gone: {event.told}')
     with d._lock:
         d.board.removed(event.worker)
 

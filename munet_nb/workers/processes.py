@@ -27,15 +27,47 @@ from .jobs import Job
 from .stations import Station, TaskAddress, address_of
 
 # %% ../../nbs/65_workers/06_processes.ipynb #af64f2dd
+class _Gone(Exception):
+    "The search at the other end is gone."
+
+
+class _Link:
+    "A connection, whose end is told from what else may go wrong with a file."
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+
+    def send(self, value):
+        try:
+            self._connection.send(value)
+        except OSError:
+            raise _Gone from None
+
+    def recv(self):
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            raise _Gone from None
+
+
+def _receive_images(connection: _Link):
+    try:
+        return connection.recv()
+    except _Gone:
+        raise
+    except Exception as e:  # whatever Python cannot put together here
+        raise InputError(f'images that were sent cannot be used by another process ({e})') from None
+
+
 def _do(
-    connection: Connection,
+    connection: _Link,
     station: Station,
     number: int,  # of the piece
     job: Job,
     addresses: list[TaskAddress],  # of its tasks
 ):
     connection.send(('lacks', (station.lacking_layers(job), station.lacking_tasks(addresses))))
-    sent = connection.recv()
+    sent = _receive_images(connection)
     if isinstance(sent, InputError):
         raise sent
     station.take(*sent)
@@ -48,7 +80,7 @@ def _do(
 
 def serve(connection: Connection):
     "Do what comes by a connection, until it is closed."
-    station = Station()
+    connection, station = _Link(connection), Station()
     use_settings(connection.recv())
     connection.send(('joined', platform.node()))
     while True:
@@ -57,7 +89,7 @@ def serve(connection: Connection):
             _do(connection, station, *piece)
         except InputError as e:
             connection.send(('refused', e))
-        except (EOFError, OSError):
+        except _Gone:
             raise
         except Exception as e:
             connection.send(('failed', ''.join(traceback.format_exception_only(e)).strip()))
@@ -67,8 +99,8 @@ def main():
     "A worker's process; its argument is the number of its end of the pipe."
     try:
         serve(Connection(int(sys.argv[1])))
-    except (EOFError, OSError):
-        pass  # the search is gone
+    except _Gone:
+        pass
 
 # %% ../../nbs/65_workers/06_processes.ipynb #c901e006
 MAX_RESTARTS = 3  # for every process that there is to be
@@ -85,6 +117,7 @@ class _Process:
 
     process: subprocess.Popen
     pipe: Connection
+    slot: int  # of as many as there are processes; who takes its place has it again
     given: tuple | None = None  # the job's pool and tasks
 
 
@@ -103,14 +136,16 @@ class ProcessCrew:
         self._restarts = MAX_RESTARTS * count
         self._started = 0
         self._workers: dict[str, _Process] = {}
-        for _ in range(count):
-            self._start()
+        for slot in range(count):
+            self._start(slot)
 
-    def _start(self):
-        number, self._started = self._started, self._started + 1
+    def _start(self, slot: int):
+        self._started += 1
         environment = dict(self._environment)
-        if accelerators() > 1 and 'CUDA_VISIBLE_DEVICES' not in environment:
-            environment['CUDA_VISIBLE_DEVICES'] = str(number % accelerators())
+        every = ','.join(map(str, range(accelerators())))
+        devices = environment.get('CUDA_VISIBLE_DEVICES', every).split(',')
+        if len(devices) > 1:  # each process has one
+            environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
         ours, theirs = Pipe()
         code = 'from munet_nb.workers.processes import main; main()'
         process = subprocess.Popen(
@@ -121,7 +156,7 @@ class ProcessCrew:
         )
         theirs.close()
         ours.send(jax_settings())
-        self._workers[f'process {number + 1}'] = _Process(process, ours)
+        self._workers[f'process {self._started}'] = _Process(process, ours, slot)
 
     def begin(self, worker: str, piece: Piece, pool: Mapping, tasks: Mapping[str, Task]):
         "As `Crew.begin`."
@@ -158,7 +193,9 @@ class ProcessCrew:
         try:
             layers = [pool[d] for d in digests]
             worker.pipe.send((layers, [tasks[a.name] for a in addresses]))
-        except (AttributeError, TypeError) as e:  # what Python cannot take apart
+        except OSError:
+            raise  # the process is gone
+        except Exception as e:  # whatever Python cannot take apart
             names = ', '.join(repr(a.name) for a in addresses)
             told = f'task {names}: its images cannot be read by another process, nor sent to it ({e})'
             worker.pipe.send(InputError(told))
@@ -170,7 +207,7 @@ class ProcessCrew:
         status = worker.process.wait()
         if self._restarts:
             self._restarts -= 1
-            self._start()
+            self._start(worker.slot)
         return Event('lost', name, f'it ended with status {status}')
 
     def close(self):
