@@ -200,6 +200,9 @@ waits = name == 'munet' and os.environ.get('UNTIL_INTERRUPTED')
 if waits and signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # it may be ignored
     signal.signal(signal.SIGINT, interrupted)
 write(name, *words)
+if name == 'munet' and os.environ.get('SLURM_NNODES', '1') != '1':
+    while 'srun ' not in open(os.environ['CALLS']).read():  # it is begun beside the search
+        time.sleep(0.02)
 if name == 'srun':
     while words[0].startswith('-'):
         words.pop(0)
@@ -324,7 +327,7 @@ def test_slurm_interrupts_a_search_and_waits_in_the_queue_again(project, sent, a
     while 'munet' not in (project.calls.read_text() if project.calls.exists() else ''):
         time.sleep(0.02)
         assert process.poll() is None
-    time.sleep(0.2)  # the script waits for it now
+    time.sleep(0.5)  # the script waits for it now
     process.send_signal(sent)
     told, status = project.end(process)
     assert status == 0
