@@ -1,6 +1,7 @@
 "Thousands of workers on a simulated clock, and the board that serves them."
 
 from collections import Counter
+from time import sleep
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from munet_nb.bench.scale import Scene, _job, simulate
 from munet_nb.engine.training import Times
 from munet_nb.search.plans import TrainedChild
 from munet_nb.workers.board import Board
+from munet_nb.workers.crews import Dispatcher, Event
 from munet_nb.workers.worker import Done
 
 SMALL = Scene(8, 6, 3, generations=2, children=4)
@@ -61,6 +63,41 @@ def test_where_all_children_fail_nothing_is_recorded():
         for worker, _ in board.assign(0.0):
             board.failed(worker, 'no disk')
     assert order.failed == 'all its children failed; the first one: no disk'
+
+
+class Scripted:
+    "A crew that does nothing but what it is told happened."
+
+    def __init__(self, *events):
+        self.events = list(events)
+        self.begun = []
+
+    def begin(self, worker, piece, pool, tasks):
+        self.begun.append(piece)
+
+    def poll(self, seconds):
+        sleep(0.001)
+        events, self.events = self.events, []
+        return events
+
+    def close(self):
+        pass
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun():
+    crew = Scripted(Event('joined', 'one', 'here'))
+    dispatcher = Dispatcher(crew)
+    first, second, third = [dispatcher.submit(_job(SMALL, n, 0), {}, {}) for n in range(3)]
+    while not crew.begun:
+        sleep(0.001)
+    assert first.running() and not first.cancel()
+    assert second.cancel() and not third.running()
+    crew.events.append(Event('done', 'one', _done(crew.begun[0])))
+    while len(crew.begun) < 2:
+        sleep(0.001)
+    assert first.result().result and third.running()
+    assert crew.begun[1].job.task == 't2'
+    dispatcher.close()
 
 
 @settings(max_examples=60, deadline=None)

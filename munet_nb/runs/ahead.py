@@ -112,6 +112,8 @@ class Ahead:
         "Begin what can be begun."
         if self.stopped or not state.round or self._executor.workers < 2:
             return
+        for name in [n for n, walk in self._walks.items() if self._is_broken(walk)]:
+            del self._walks[name]  # it was stopped; from here it begins again
         for name in state.round.going:
             if name not in self._walks:
                 layers = {}
@@ -121,6 +123,10 @@ class Ahead:
         for name, walk in self._walks.items():
             if walk.job and walk.job.future.done() and not walk.job.future.exception():
                 self._go_on(name, walk.job.future.result().result, pool, tasks)
+
+    def _is_broken(self, walk: _Walk) -> bool:
+        taken = walk.job and walk.job.key not in self._begun
+        return bool(taken and walk.job.future.done() and walk.job.future.exception())
 
     def _go_on(self, name: str, result, pool, tasks):
         walk = self._walks[name]
@@ -142,9 +148,16 @@ class Ahead:
         return begun.future
 
     def under_way(self, task: str) -> bool:
-        "Whether something of a task was begun and not yet taken."
+        "Whether a worker has begun something of a task that is not yet taken."
         walk = self._walks.get(task)
-        return bool(walk and walk.job and walk.job.key in self._begun)
+        if not walk or not walk.job or walk.job.key not in self._begun:
+            return False
+        return walk.job.future.running() or walk.job.future.done()
+
+    def drop(self):
+        "Tasks go other ways: what no worker has begun yet is not wanted any more."
+        for begun in self._begun.values():
+            begun.future.cancel()
 
     def wait(self, future: Future):
         "Until a job is done, or another one is."

@@ -417,6 +417,7 @@ class Evolution:
             state = apply_record(self.state, record)
             self._run_dir.append(record, layers)
             if record['kind'] in _NEW_PATHS:
+                self._ahead.drop()
                 self._ahead = Ahead(self.executor)
             self.records.append(record)
             self.state = state

@@ -173,7 +173,7 @@ class Dispatcher:
         with self._lock:
             begun = [(worker, p, self._wanted.get(p.order.number)) for worker, p in self.board.assign(now)]
         for worker, piece, wanted in begun:
-            if not wanted:
+            if not wanted or not self._begins(worker, wanted.future):
                 continue
             self._segments.pop(worker, None)
             try:
@@ -182,6 +182,15 @@ class Dispatcher:
                 _refused(self, Event('refused', worker, e))
         for event in self.crew.poll(wait):
             _HOW[event.kind](self, event)
+
+    def _begins(self, worker: str, future: Future) -> bool:
+        "Whether somebody still waits; a future is running from its first piece on."
+        if future.running() or future.set_running_or_notify_cancel():
+            return True
+        with self._lock:
+            order = self.board.refused(worker)
+            self._wanted.pop(order.number, None)
+        return False
 
     def _close_order(self, order):
         if not order:
