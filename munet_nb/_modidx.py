@@ -2680,6 +2680,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                               'munet_nb/serving/app.py'),
                                       'munet_nb.serving.app._operation': ('85_serving/app.html#_operation', 'munet_nb/serving/app.py'),
                                       'munet_nb.serving.app._problem': ('85_serving/app.html#_problem', 'munet_nb/serving/app.py'),
+                                      'munet_nb.serving.app._read': ('85_serving/app.html#_read', 'munet_nb/serving/app.py'),
                                       'munet_nb.serving.app._settle': ('85_serving/app.html#_settle', 'munet_nb/serving/app.py'),
                                       'munet_nb.serving.app._told': ('85_serving/app.html#_told', 'munet_nb/serving/app.py'),
                                       'munet_nb.serving.app._wrong': ('85_serving/app.html#_wrong', 'munet_nb/serving/app.py'),

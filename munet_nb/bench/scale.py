@@ -76,11 +76,20 @@ class Simulation:
     "A board, workers that only take time, and tasks that go through their generations."
 
     def __init__(self, scene: Scene, rng: Generator):
-        self.scene, self.rng, self.board = scene, rng, Board()
-        self.now, self.useful, self.bytes, self.assigned, self.deciding = 0.0, 0.0, 0, 0, 0.0
+        self.scene = scene
+        self.rng = rng
+        self.board = Board()
+        self.now = 0.0  # seconds
+        self.useful = 0.0  # seconds, of children that counted
+        self.bytes = 0  # of layers that were sent
+        self.assigned = 0  # pieces
+        self.deciding = 0.0  # seconds of this machine, which the board took
         self.trained: list[str] = []  # ids of children, as their orders ended
         self._events: list[tuple] = []  # a heap: when, number, what to call
-        self._numbers, self._workers, self._running, self._next = 0, 0, 0, 0
+        self._numbers = 0  # of events so far
+        self._workers = 0  # that joined so far
+        self._running = 0  # tasks of this round
+        self._next = 0  # task that begins next
         self._sent: dict[str, set] = {}  # worker -> tasks and layers that it has
         for _ in range(scene.workers):
             self._join()

@@ -200,7 +200,6 @@ class Forest:
         programs: Programs,
     ):
         self.sizes = {task: network.image_size for task, network in networks.items()}
-        self.classes = {task: network.classes for task, network in networks.items()}
         self.programs = programs
         self.roots = grow_forest(networks)
         self._arch = next((network.arch for network in networks.values()), None)

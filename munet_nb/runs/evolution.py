@@ -70,6 +70,7 @@ class Evolution:
         self.tasks = tasks
         self.times = Times()
         self._run_dir = run
+        self._system = None, None  # a state and what was made of it, see `system`
         self._described: set[str] = set()  # keys of tasks of which is kept where their images lie
         self.executor = executor or Inline()
         self._ahead = Ahead(self.executor)
@@ -156,11 +157,16 @@ class Evolution:
 
     @property
     def system(self) -> System:
-        "What the search has made so far."
-        kept = [m for models in choices_of(self.state).values() for m in models]
-        pool = LayerPool(self.pool[d] for m in kept for d in m.digests)
-        told = self.arch, self.config.training, self.tasks
-        return System(self.state, pool, *told, run=self._run_dir)
+        "What the search has made so far; the same one until something is recorded."
+        of, system = self._system
+        state = self.state
+        if of is not state:
+            kept = [m for models in choices_of(state).values() for m in models]
+            pool = LayerPool(self.pool[d] for m in kept for d in m.digests)
+            told = self.arch, self.config.training, self.tasks
+            system = System(state, pool, *told, run=self._run_dir)
+            self._system = state, system
+        return system
 
     @property
     def _root(self) -> Root:

@@ -56,7 +56,7 @@ def _settled(taken: Taken, options: Mapping[str, list[Trial]], worth: Callable) 
                     taken, best, moved = after, worth(after), True
     return taken
 
-
+# %% ../../nbs/40_search/07_groups.ipynb #d3d23ca5
 def assign(
     selection: Sequence[Trial],  # the root's first
     scale_factor: float,  # s in (0, 1]: 1 is no size penalty
@@ -215,7 +215,7 @@ def _first_generation(search: GroupSearch, config: Config) -> list[Proposal]:
     around = {rates[max(i - 1, 0)], rates[min(i + 1, len(rates) - 1)]}
     return [(search.tasks, lr) for lr in sorted(around)]
 
-
+# %% ../../nbs/40_search/07_groups.ipynb #a646d4fa
 def _outward(trial, trials, rates) -> list[Proposal]:
     "The group with the next rate, if its own is the highest or the lowest that its tasks tried."
     own = {rates.index(t.lr) for t in trials if t.tasks and set(trial.tasks) <= set(t.tasks)}
@@ -244,7 +244,7 @@ def _changed(trial, selection, trials, rates, rng) -> list[Proposal]:
             return new
     return []
 
-
+# %% ../../nbs/40_search/07_groups.ipynb #0da4c23e
 def propose_groups(
     rng: Generator,
     search: GroupSearch,
@@ -406,7 +406,7 @@ class TrainedGroup:
     correct: Mapping[str, Sequence[bool]]  # task -> which validation examples its head gets right
     probes: Mapping[str, float]  # task -> accuracy of a probe on the trunk; of trials, every task
 
-
+# %% ../../nbs/40_search/07_groups.ipynb #6edcb7f7
 def tell_groups(
     generation: GroupGeneration,
     trained: Sequence[TrainedGroup],  # in the first generation the root, which is of no tasks, first
@@ -432,7 +432,7 @@ def tell_groups(
         'trials': trials,
     }
 
-
+# %% ../../nbs/40_search/07_groups.ipynb #912f61dc
 def tell_trunk(
     generation: GroupGeneration,
     trained: TrainedGroup,

@@ -174,7 +174,7 @@ class Keeping:
         fronts = (i for t in self._visited for i in self._state.fronts.get(t, ()))
         return self._newest_first([*(self._state.kept[t] for t in self._visited), *fronts])
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #2a9bea90
 class Remembered:
     "The last `Keeping`, as long as it holds."
 
@@ -686,7 +686,7 @@ def _round_begun(state, record):
     start = replace(state, known=Remembered())
     return replace(state, round=Round(start, going))
 
-
+# %% ../../nbs/40_search/04_journal.ipynb #7b7954a3
 def _merged(state: State, before: State, after: State) -> State:
     "A state in a round, with what a record changed for one task."
     task, going = before.task, dict(state.round.going)

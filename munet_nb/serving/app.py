@@ -389,16 +389,20 @@ def _milliseconds(started: float) -> float:
     return round(1000 * (time.perf_counter() - started), 1)
 
 
+async def _read(desk: Desk, request: Request) -> list[tuple[str, bytes]]:
+    try:
+        return await read_images(request, desk.limits)
+    except InputError as e:
+        raise refusal(e) from None
+
+
 async def predict_one(
     desk: Desk, request: Request, tasks: Sequence[str] | None, top: int
 ) -> Prediction:
     "The answer to a request with one image. Raises Refused."
     started = time.perf_counter()
     with desk.place():
-        try:
-            images = await read_images(request, desk.limits)
-        except InputError as e:
-            raise refusal(e) from None
+        images = await _read(desk, request)
         if len(images) != 1:
             raise Refused(422, f'{len(images)} images: must be one; /batch takes many')
         (found,) = await desk.answers([images[0][1]], tasks)
@@ -413,10 +417,7 @@ async def predict_many(
     "The answer to a request with many images. Raises Refused, but not for one of the images."
     started = time.perf_counter()
     with desk.place():
-        try:
-            images = await read_images(request, desk.limits)
-        except InputError as e:
-            raise refusal(e) from None
+        images = await _read(desk, request)
         found = await desk.answers([data for _, data in images], tasks)
     told = [
         ImageAnswer(name, [], {}, str(a))
