@@ -4,19 +4,23 @@
 
 # %% auto #0
 __all__ = [
-    'LIGHT', 'DARK', 'Picture', 'save_picture', 'Theme', 'check_theme', 'task_colors', 'ink_on',
-    'without_math', 'short_name', 'task_legend', 'trunk_name', 'trunk_label', 'trunk_legend',
-    'label_width', 'new_picture', 'small_multiples',
+    'LIGHT', 'DARK', 'PAGE', 'Picture', 'save_picture', 'Theme', 'check_theme', 'tell', 'svg_of',
+    'task_colors', 'ink_on', 'without_math', 'short_name', 'task_legend', 'trunk_name',
+    'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
+import hashlib
+import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -65,6 +69,54 @@ def check_theme(theme: Theme):
 
 LIGHT = Theme()
 DARK = Theme('#111111', '#F0F0F0', '#808080', '#7CC8F2')
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #3a65d29f
+PAGE = Theme('none', '#010203', '#7F8182', '#0B62A7')
+_STANDS_FOR = {
+    PAGE.ink.lower(): 'var(--munet-ink, currentColor)',
+    PAGE.faint.lower(): 'var(--munet-faint, #888888)',
+    PAGE.much.lower(): 'var(--munet-much, #3B8FD0)',
+}  # color that was drawn -> what the page makes of it
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #1a8b5a3c
+def tell(
+    artist: Artist,
+    text: str,  # shown while the pointer is on it
+):
+    "Have an artist say more about itself in a page."
+    artist.set_gid('munet-told:' + text)
+
+
+_ABOUT = re.compile(r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>', re.S)
+_SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
+_TOLD = re.compile(r'<g id="munet-told:([^"]*)">')
+_NAME = re.compile(r'<g id="[^"]*">')
+_FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
+
+
+def svg_of(
+    picture: Figure,  # drawn with PAGE
+    alt: str,  # what it shows, in a sentence
+) -> str:
+    "A picture as an SVG element for a page, as wide as the page lets it be."
+    out = StringIO()
+    salt = hashlib.sha256(alt.encode()).hexdigest()[:8]  # two pictures must not share ids
+    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': salt}):
+        picture.savefig(out, format='svg', transparent=True, metadata={'Date': None})
+    text = out.getvalue()
+    text = _ABOUT.sub('', text[text.index('<svg') :])
+    for color, variable in _STANDS_FOR.items():
+        text = text.replace(color, variable)
+    text = _TOLD.sub(r'<g><title>\1</title>', text)
+    text = _NAME.sub('<g>', text)
+    text = _FONT.sub(r'font-size: \2', text)
+    label = html.escape(for_terminal(alt))
+    width = picture.get_figwidth()
+    head = (
+        f'<svg class="munet-picture" role="img" aria-label="{label}" viewBox="\\1" '
+        f'style="width:100%; max-width:{width * 1.6:.1f}in; stroke-linejoin:round">'
+    )
+    return _SVG.sub(head, text, count=1)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #cbd4548bbfc6432752973c52f2735182
 _OKABE_ITO = (
