@@ -3167,6 +3167,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                         'munet_nb.workers.crews._Wanted': ('65_workers/crews.html#_wanted', 'munet_nb/workers/crews.py'),
                                         'munet_nb.workers.crews._done': ('65_workers/crews.html#_done', 'munet_nb/workers/crews.py'),
                                         'munet_nb.workers.crews._failed': ('65_workers/crews.html#_failed', 'munet_nb/workers/crews.py'),
+                                        'munet_nb.workers.crews._is_awaited': ( '65_workers/crews.html#_is_awaited',
+                                                                                'munet_nb/workers/crews.py'),
                                         'munet_nb.workers.crews._joined': ('65_workers/crews.html#_joined', 'munet_nb/workers/crews.py'),
                                         'munet_nb.workers.crews._lost': ('65_workers/crews.html#_lost', 'munet_nb/workers/crews.py'),
                                         'munet_nb.workers.crews._number_in_order': ( '65_workers/crews.html#_number_in_order',

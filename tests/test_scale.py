@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
+from munet_nb.checks import InputError
 from munet_nb.bench.scale import Scene, _job, simulate
 from munet_nb.engine.training import Times
 from munet_nb.search.plans import TrainedChild
@@ -71,6 +72,7 @@ class Scripted:
     def __init__(self, *events):
         self.events = list(events)
         self.begun = []
+        self.closed = False
 
     def begin(self, worker, piece, pool, tasks):
         self.begun.append(piece)
@@ -81,7 +83,7 @@ class Scripted:
         return events
 
     def close(self):
-        pass
+        self.closed = True
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun():
@@ -98,6 +100,16 @@ def test_what_nobody_waits_for_any_more_is_not_begun():
     assert first.result().result and third.running()
     assert crew.begun[1].job.task == 't2'
     dispatcher.close()
+
+
+def test_workers_are_let_go_though_an_order_was_dropped_before_any_came():
+    crew = Scripted()
+    dispatcher = Dispatcher(crew)
+    dropped, waiting = [dispatcher.submit(_job(SMALL, n, 0), {}, {}) for n in range(2)]
+    assert dropped.cancel()
+    dispatcher.close()
+    assert crew.closed
+    assert isinstance(waiting.exception(), InputError)
 
 
 @settings(max_examples=60, deadline=None)

@@ -89,6 +89,11 @@ class _Wanted:
     told: set = field(default_factory=set)  # children and segments: a piece may be done twice
 
 
+def _is_awaited(future: Future) -> bool:
+    "Whether somebody still waits for an order; it is running from this question on."
+    return future.running() or future.set_running_or_notify_cancel()
+
+
 class Dispatcher:
     "An executor: a crew's workers, kept busy."
 
@@ -162,7 +167,8 @@ class Dispatcher:
         with self._lock:
             wanted, self._wanted = self._wanted, {}
         for w in wanted.values():
-            w.future.set_exception(error)
+            if _is_awaited(w.future):
+                w.future.set_exception(error)
 
     def turn(
         self,
@@ -184,8 +190,8 @@ class Dispatcher:
             _HOW[event.kind](self, event)
 
     def _begins(self, worker: str, future: Future) -> bool:
-        "Whether somebody still waits; a future is running from its first piece on."
-        if future.running() or future.set_running_or_notify_cancel():
+        "Whether somebody still waits."
+        if _is_awaited(future):
             return True
         with self._lock:
             order = self.board.refused(worker)
