@@ -102,6 +102,18 @@ def test_what_nobody_waits_for_any_more_is_not_begun():
     dispatcher.close()
 
 
+def test_what_was_dropped_may_be_in_pieces_for_several_workers():
+    crew = Scripted()
+    dispatcher = Dispatcher(crew)
+    dropped, wanted = [dispatcher.submit(_job(SMALL, n, 0), {}, {}) for n in range(2)]
+    assert dropped.cancel()
+    crew.events += [Event('joined', name, 'here') for name in ('one', 'two', 'three', 'four')]
+    while not crew.begun and not wanted.done():
+        sleep(0.001)
+    assert not wanted.done() and {piece.job.task for piece in crew.begun} == {'t1'}
+    dispatcher.close()
+
+
 def test_workers_are_let_go_though_an_order_was_dropped_before_any_came():
     crew = Scripted()
     dispatcher = Dispatcher(crew)

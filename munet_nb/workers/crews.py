@@ -91,7 +91,9 @@ class _Wanted:
 
 def _is_awaited(future: Future) -> bool:
     "Whether somebody still waits for an order; it is running from this question on."
-    return future.running() or future.set_running_or_notify_cancel()
+    if future.running():
+        return True
+    return not future.done() and future.set_running_or_notify_cancel()
 
 
 class Dispatcher:
@@ -179,7 +181,8 @@ class Dispatcher:
         with self._lock:
             begun = [(worker, p, self._wanted.get(p.order.number)) for worker, p in self.board.assign(now)]
         for worker, piece, wanted in begun:
-            if not wanted or not self._begins(worker, wanted.future):
+            if not wanted or not _is_awaited(wanted.future):
+                self._take_back(worker)
                 continue
             self._segments.pop(worker, None)
             try:
@@ -189,14 +192,12 @@ class Dispatcher:
         for event in self.crew.poll(wait):
             _HOW[event.kind](self, event)
 
-    def _begins(self, worker: str, future: Future) -> bool:
-        "Whether somebody still waits."
-        if _is_awaited(future):
-            return True
+    def _take_back(self, worker: str):
+        "A piece of what nobody waits for any more; others of it may have been taken back before."
         with self._lock:
             order = self.board.refused(worker)
-            self._wanted.pop(order.number, None)
-        return False
+            if order:
+                self._wanted.pop(order.number, None)
 
     def _close_order(self, order):
         if not order:
