@@ -2799,6 +2799,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                   'munet_nb/serving/service.py'),
                                           'munet_nb.serving.service.tell_tasks': ( '85_serving/service.html#tell_tasks',
                                                                                    'munet_nb/serving/service.py')},
+            'munet_nb.start': {'munet_nb.start.main': ('start.html#main', 'munet_nb/start.py')},
             'munet_nb.tasks.benchmarks': { 'munet_nb.tasks.benchmarks._characters8': ( '30_tasks/benchmarks.html#_characters8',
                                                                                        'munet_nb/tasks/benchmarks.py'),
                                            'munet_nb.tasks.benchmarks._demo_tasks': ( '30_tasks/benchmarks.html#_demo_tasks',

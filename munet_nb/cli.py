@@ -16,36 +16,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .bench.comparison import Stopped, run_bench
-from .bench.folder import Bench
-from .bench.protocol import COMPARISONS
-from .bench.records import read_records
-from .bench.results import plot_quality, quality_table, records_of_sizes, task_table
-from .bench.scale import measure_scale, show_scale
-from .bench.serving import measure_serving, show_serving
-from .bench.speed import measure_speed, show_speed
-from .bench.turns import WAYS
-from .bench.work import CASES
 from .checks import InputError, Notice, as_path, for_terminal, is_count
-from .network.chain import local_devices
 from .options import add_config, add_moved, add_sources, add_workers, preset_of
 from .options import read_config, read_executor, read_moved, read_tasks, read_values
-from .pictures.architectures import plot_architectures
-from .pictures.canvas import save_picture
-from .pictures.progress import plot_front, plot_progress
-from .pictures.tables import journal_table
-from .predict_files import Form, csv_form, find_files, json_form, text_form, write_answers
-from .roots.load import PAPER_ROOTS, load_root
-from .runs.evolution import Evolution
-from .runs.files import write_atomic
-from .runs.repair import check_run, describe, repair_run
-from .runs.rundir import RunDir
-from .runs.system import System
-from .search.config import Config
-from .search.extension import extended_config
-from .serving.deploy import TOKEN, read_token, serve_run
-from .tasks.benchmarks import load_benchmark
+
+if TYPE_CHECKING:
+    from munet_nb.predict_files import Form
+    from munet_nb.runs.evolution import Evolution
+    from munet_nb.runs.system import System
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
 def say(text: str, file=None):
@@ -60,8 +40,12 @@ _FORMATS = {
 }  # how they are printed
 
 
-def _show_run(path: Path, records: Sequence, system: System):
+def _show_run(path: Path, records: Sequence, system: 'System'):
     "Print the table and save the pictures beside the journal."
+    from munet_nb.pictures.architectures import plot_architectures
+    from munet_nb.pictures.canvas import save_picture
+    from munet_nb.pictures.progress import plot_front, plot_progress
+
     say(f'\n{system}\n')
     if not system.models:
         return
@@ -91,7 +75,7 @@ def _print_times(
     say(f'\n{total:.0f} s{many}: {shares}; {programs} programs compiled or read from the cache')
 
 
-def _print_next(evo: Evolution):
+def _print_next(evo: 'Evolution'):
     run = shlex.quote(str(evo.path))
     task = shlex.quote(next(iter(evo.system.models)))
     say(f'\nNext: munet predict {run} --task {task} IMAGE...')
@@ -99,7 +83,7 @@ def _print_next(evo: Evolution):
     say(f'or, in Python: import munet_nb as mu; mu.System.open({str(evo.path)!r})')
 
 
-def _run(evo: Evolution):
+def _run(evo: 'Evolution'):
     "Run a search to its end (or to Ctrl-C), then report."
     with evo:
         started = time.perf_counter()
@@ -131,6 +115,11 @@ def _add_demo(commands):
 
 
 def _demo(args: argparse.Namespace):
+    from munet_nb.roots.load import load_root
+    from munet_nb.runs.evolution import Evolution
+    from munet_nb.search.config import Config
+    from munet_nb.tasks.benchmarks import load_benchmark
+
     config = Config.preset('demo', seed=args.seed)
     _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), config))
 
@@ -157,6 +146,9 @@ def _add_evolve(commands):
 
 
 def _evolve(args: argparse.Namespace):
+    from munet_nb.roots.load import PAPER_ROOTS, load_root
+    from munet_nb.runs.evolution import Evolution
+
     config = read_config(args)
     tasks = read_tasks(args)
     spec, layers = PAPER_ROOTS.get(preset_of(args), ('Ti3-glyphs', None))
@@ -188,6 +180,8 @@ def _add_resume(commands):
 
 
 def _resume(args: argparse.Namespace):
+    from munet_nb.runs.evolution import Evolution
+
     tasks = read_moved(args) or None
     with closing(read_executor(args)) as executor:
         _run(Evolution.resume(args.run, tasks, args.trust_sources, executor))
@@ -209,6 +203,10 @@ def _add_extend(commands):
 
 
 def _extend(args: argparse.Namespace):
+    from munet_nb.pictures.tables import journal_table
+    from munet_nb.runs.evolution import Evolution
+    from munet_nb.search.extension import extended_config
+
     tasks = read_tasks(args, needed=False)
     with closing(read_executor(args)) as executor:
         evo = Evolution.resume(args.run, None, args.trust_sources, executor)
@@ -226,6 +224,9 @@ def _add_report(commands):
 
 
 def _report(args: argparse.Namespace):
+    from munet_nb.runs.rundir import RunDir
+    from munet_nb.runs.system import System
+
     run = RunDir(args.run)
     _show_run(run.path, run.records(), System.open(args.run))
 
@@ -237,6 +238,8 @@ def _add_check(commands):
 
 
 def _check(args: argparse.Namespace):
+    from munet_nb.runs.repair import check_run, describe
+
     condition = check_run(args.run)
     say(describe(condition))
     if not condition.whole:
@@ -250,6 +253,8 @@ def _add_repair(commands):
 
 
 def _repair(args: argparse.Namespace):
+    from munet_nb.runs.repair import describe, repair_run
+
     condition, aside = repair_run(args.run)
     say(describe(condition))
     if aside:
@@ -314,8 +319,10 @@ def _add_predict(commands):
     )
 
 # %% ../nbs/95_cli.ipynb #9a2d6d85
-def _form(args: argparse.Namespace, files: Sequence[str], classes: Mapping, top: int) -> Form:
+def _form(args: argparse.Namespace, files: Sequence[str], classes: Mapping, top: int) -> 'Form':
     "How the answers about files are written."
+    from munet_nb.predict_files import csv_form, json_form, text_form
+
     if args.json:
         return json_form(sys.stdout.encoding)
     if args.csv:
@@ -324,6 +331,9 @@ def _form(args: argparse.Namespace, files: Sequence[str], classes: Mapping, top:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    from munet_nb.predict_files import find_files, write_answers
+    from munet_nb.runs.system import System
+
     system = System.open(args.run)
     if args.scale_factor is not None:
         system = system.at(scale_factor=args.scale_factor)
@@ -344,6 +354,8 @@ def _add_route(commands):
 
 
 def _route(args: argparse.Namespace):
+    from munet_nb.runs.system import System
+
     found = System.open(args.run).route([Path(name) for name in args.files])
     for file, row in zip(args.files, found.to_numpy()):
         best = (-row).argsort(kind='stable')
@@ -369,7 +381,7 @@ def _add_serve(commands):
         '--token-file',
         metavar='FILE',
         help='a file with the token that requests must have, as in Authorization: Bearer TOKEN '
-        f'(default: the environment variable {TOKEN}, or none)',
+        '(default: the environment variable MUNET_TOKEN, or none)',
     )
     p.add_argument(
         '--replicas', type=int, default=1, metavar='N', help='processes that answer (default: 1)'
@@ -383,6 +395,8 @@ def _add_serve(commands):
 
 
 def _serve(args: argparse.Namespace):
+    from munet_nb.serving.deploy import read_token, serve_run
+
     token = read_token(args.token_file)
     serve_run(args.run, args.host, args.port, token, args.replicas, args.ray, say=say)
 
@@ -395,8 +409,8 @@ def _add_speed(what):
     p.add_argument(
         '--case',
         action='append',
-        choices=CASES,
-        help='model to measure, may be repeated (default: all)',
+        metavar='CASE',
+        help='model to measure: Ti3, Ti or B; may be repeated (default: all)',
     )
     p.add_argument(
         '--repeats',
@@ -407,8 +421,9 @@ def _add_speed(what):
     p.add_argument(
         '--way',
         action='append',
-        choices=[way for way in WAYS if way != 'munet'],
-        help='what to compare with, may be repeated (default: all that is installed)',
+        metavar='WAY',
+        help='what to compare with: solo (child after child) or torch; may be repeated '
+        '(default: all that is installed)',
     )
     p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
 
@@ -427,6 +442,9 @@ def _check_repeats(args: argparse.Namespace):
 
 def _measured(args: argparse.Namespace, measure: Callable[[], object], show: Callable):
     "Measure, write to --json what was found, and show it."
+    from munet_nb.network.chain import local_devices
+    from munet_nb.runs.files import write_atomic
+
     path = _json_path(args)
     local_devices()
     record = measure()
@@ -436,6 +454,10 @@ def _measured(args: argparse.Namespace, measure: Callable[[], object], show: Cal
 
 
 def _bench_speed(args: argparse.Namespace):
+    from munet_nb.bench.speed import measure_speed, show_speed
+    from munet_nb.bench.turns import WAYS
+    from munet_nb.bench.work import CASES
+
     _check_repeats(args)
     ways = ('munet', *(args.way or WAYS))
     cases = tuple(args.case or CASES)
@@ -452,6 +474,8 @@ def _add_scale(what):
 
 
 def _bench_scale(args: argparse.Namespace):
+    from munet_nb.bench.scale import measure_scale, show_scale
+
     if args.seed < 0:
         raise InputError(f'seed = {args.seed}: must be a whole number that is not negative')
     _measured(args, lambda: measure_scale(args.seed), show_scale)
@@ -473,6 +497,8 @@ def _add_serving(what):
 
 
 def _bench_serving(args: argparse.Namespace):
+    from munet_nb.bench.serving import measure_serving, show_serving
+
     _check_repeats(args)
     _measured(args, lambda: measure_serving(args.run, args.repeats), show_serving)
 
@@ -487,11 +513,11 @@ def _add_quality(what):
     p.add_argument(
         '--earlier', action='store_true', help='the first two rounds, tuning not charged'
     )
-    methods = ', '.join(COMPARISONS['charged'].methods)
     p.add_argument(
         '--method',
         action='append',
-        help=f'what to run, may be repeated (default: {methods})',
+        help='what to run, as munet_0.9 (an evolution with that scale factor) or '
+        'finetune_all@charged (a rival); may be repeated (default: all of the comparison)',
     )
     p.add_argument(
         '--seed',
@@ -508,6 +534,13 @@ def _add_quality(what):
 
 
 def _bench_quality(args: argparse.Namespace):
+    from munet_nb.bench.comparison import Stopped, run_bench
+    from munet_nb.bench.folder import Bench
+    from munet_nb.bench.protocol import COMPARISONS
+    from munet_nb.bench.records import read_records
+    from munet_nb.bench.results import plot_quality, quality_table, records_of_sizes, task_table
+    from munet_nb.pictures.canvas import save_picture
+
     name = 'quick' if args.quick else 'characters8' if args.earlier else 'charged'
     comparison = COMPARISONS[name]
     folder = {'charged': 'quality', 'characters8': 'quality-earlier', 'quick': 'quality-quick'}

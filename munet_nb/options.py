@@ -14,8 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-
-import jax
+from typing import TYPE_CHECKING
 
 from .checks import InputError, unknown
 from .models.hparams import AUTO_TUNE, HParams
@@ -23,9 +22,9 @@ from .search.config import PRESETS, Config, config_fields, with_fields
 from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
 from .tasks.sources import SOURCES, Source
 from .tasks.task import Task
-from .workers.cluster import ray_workers
-from .workers.executors import Executor, Inline
-from .workers.processes import processes
+
+if TYPE_CHECKING:
+    from munet_nb.workers.executors import Executor
 
 # %% ../nbs/94_options.ipynb #cell-005
 def add_sources(parser: argparse.ArgumentParser):
@@ -126,12 +125,19 @@ def add_workers(parser: argparse.ArgumentParser):
     )
 
 
-def read_executor(args: argparse.Namespace) -> Executor:
+def read_executor(args: argparse.Namespace) -> 'Executor':
     "Who trains, which must be closed. Raises InputError if they cannot be reached."
     if args.cores is not None and args.ray is None:
         raise InputError(f'--cores {args.cores}: goes with --ray')
     if args.workers is None and args.ray is None:
+        from munet_nb.workers.executors import Inline
+
         return Inline()
+    import jax
+
+    from munet_nb.workers.cluster import ray_workers
+    from munet_nb.workers.processes import processes
+
     if 'JAX_PLATFORMS' not in os.environ:
         jax.config.update('jax_platforms', 'cpu')
     if args.ray is not None:

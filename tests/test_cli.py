@@ -5,6 +5,7 @@ Image folders in, tables and pictures out; one line and exit status 2 for a mist
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 from munet_nb import load_benchmark
 from munet_nb.checks import InputError
-from munet_nb.cli import main
+from munet_nb.cli import main, make_parser
 from munet_nb.runs.rundir import RunDir, write_run
 from munet_nb.tasks.sources import SOURCES
 
@@ -280,6 +281,72 @@ def test_the_installed_command_answers():
         assert command in out.stdout
 
 
+HEAVY = ('jax', 'flax', 'optax', 'scipy', 'pandas', 'matplotlib', 'ipywidgets', 'tensorflow', 'ray')
+HELP = f"""
+import sys
+
+import munet_nb.cli as cli
+
+def answer(line):
+    try:
+        cli.main(line.split())
+    except SystemExit:
+        pass
+
+def heavy():
+    return [name for name in {HEAVY} if name in sys.modules]
+
+commands = next(a for a in cli.make_parser()._actions if a.dest == 'command').choices
+for line in ('--help', 'evovle', *(f'{{name}} --help' for name in commands), 'bench speed --help'):
+    answer(line)
+    assert not heavy(), (line, heavy())
+"""
+
+
+def test_help_and_a_mistyped_command_load_nothing_heavy():
+    "What takes seconds to import is imported by the command that needs it."
+    done = subprocess.run([sys.executable, '-c', HELP], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_help_says_of_measurements_is_what_there_is():
+    from munet_nb.bench.turns import WAYS
+    from munet_nb.bench.work import CASES
+    from munet_nb.serving.deploy import TOKEN
+
+    commands = next(a for a in make_parser()._actions if a.dest == 'command').choices
+    assert TOKEN in commands['serve'].format_help()
+    what = next(a for a in commands['bench']._actions if a.dest == 'what').choices
+    told = {a.dest: a.help for a in what['speed']._actions}
+    assert set(CASES) <= set(re.findall(r'\w+', told['case']))
+    assert {*WAYS} - {'munet'} <= set(re.findall(r'\w+', told['way']))
+
+
+CTRL_C = """
+import os, signal, sys
+
+class CtrlC:
+    def find_spec(self, name, *where):
+        if name == 'MODULE':
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from munet_nb.start import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize('module', ['munet_nb.cli', 'numpy', 'jax'])
+def test_ctrl_c_during_an_import_is_one_line(module, tmp_path):
+    code = CTRL_C.replace('MODULE', module)
+    done = subprocess.run(
+        [sys.executable, '-c', code, 'demo'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith('munet: stopped') and done.stderr.count('\n') == 1
+    assert not (tmp_path / 'runs').exists()
+
+
 def test_a_hugging_face_directory_can_be_moved_before_a_resume(folders, tmp_path, capsys):
     import datasets
 
@@ -318,7 +385,7 @@ def test_the_papers_presets_start_from_the_papers_roots(folders, tmp_path, capsy
         asked.append((spec, image_size, layers))
         raise InputError('no network here')
 
-    monkeypatch.setattr('munet_nb.cli.load_root', load)
+    monkeypatch.setattr('munet_nb.roots.load.load_root', load)
     tasks = ['--run', str(tmp_path / 'run'), '--folder', str(folders / 'odd')]
     for args in (
         [],

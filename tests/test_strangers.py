@@ -507,8 +507,8 @@ def test_what_is_written_replaces_links_and_never_follows_them(run, tmp_path, mo
     shutil.copytree(run, path)
     mine = tmp_path / 'mine.txt'
     mine.write_text('mine')
-    monkeypatch.setattr('munet_nb.cli.measure_speed', lambda *_: {})
-    monkeypatch.setattr('munet_nb.cli.show_speed', lambda record: '')
+    monkeypatch.setattr('munet_nb.bench.speed.measure_speed', lambda *_: {})
+    monkeypatch.setattr('munet_nb.bench.speed.show_speed', lambda record: '')
     names = ('architectures.png', 'progress.png', 'speed.json', 'film.gif')
     for name in names:
         (path / name).unlink(missing_ok=True)

@@ -13,12 +13,15 @@ __all__ = [
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..checks import check, is_number, is_one_of, is_whole, make, plain_fields
 from .growth import grown_fields
-from ..network.kinds import Sizes
+
+if TYPE_CHECKING:
+    from munet_nb.network.kinds import Sizes
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-005
 MAX_IMAGE_SIZE = 4096  # pixels
@@ -115,10 +118,11 @@ def with_data_hparams(
 def sizes_of(
     hparams: HParams,
     classes: int,  # of the task
-) -> Sizes:
+) -> 'Sizes':
     "What the shapes of the layers of a model with these hyperparameters depend on."
-    return Sizes(hparams.image_size, classes, hparams.adapter_dim)
+    from munet_nb.network.kinds import Sizes  # here: a configuration loads without layers
 
+    return Sizes(hparams.image_size, classes, hparams.adapter_dim)
 
 # %% ../../nbs/20_models/02_hparams.ipynb #cell-012
 def step_in(rng: np.random.Generator, values: Sequence, current):
