@@ -60,11 +60,11 @@ def _named(text: str, load: Callable[[str, str | None], Task]) -> Task:
     return load(path, name) if eq and not Path(text).exists() else load(text, None)
 
 
-def read_tasks(
-    args: argparse.Namespace,
-    needed: bool = True,  # whether there must be one
-) -> list[Task]:
-    "The tasks that the options ask for. Their order is part of a run: sources with names first."
+def read_tasks(args: argparse.Namespace) -> list[Task]:
+    """The tasks that the options ask for. Their order is part of a run: sources with names first.
+
+    Raises InputError if there are none.
+    """
     rows = [row for row in SOURCES.values() if row.metavar]
     tasks = load_benchmark(args.benchmark) if args.benchmark else []
     for row in rows:
@@ -76,7 +76,7 @@ def read_tasks(
     for name in args.private:
         if name not in {t.name for t in tasks}:
             raise unknown('task to be private', name, [t.name for t in tasks])
-    if needed and not tasks:
+    if not tasks:
         options = ', '.join(f'--{name}' for name in ('benchmark', *(row.name for row in rows)))
         raise InputError(f'no tasks: give at least one of {options}')
     return [replace(t, private=t.name in args.private) for t in tasks]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'LOGITS', 'PLATFORMS', 'ONNX_BYTES', 'EXPORTS', 'PROGRAMS', 'Output', 'export_model',
-    'export_system',
+    'export_system', 'how_to_load',
 ]
 
 # %% ../../nbs/60_roots/10_export.ipynb #cell-002
@@ -394,3 +394,25 @@ def export_system(
     }
     content = _Content(arch, params, outputs, {'arch': arch.name, 'tasks': tasks})
     _export(folder, format, PROGRAMS, content)
+
+# %% ../../nbs/60_roots/10_export.ipynb #1a41da17
+_HOW_TO_LOAD = {
+    'huggingface': """from transformers import AutoImageProcessor, ViTForImageClassification
+model = ViTForImageClassification.from_pretrained(FOLDER)
+prepare = AutoImageProcessor.from_pretrained(FOLDER)
+logits = model(**prepare(images, return_tensors='pt')).logits""",
+    'onnx': """import onnxruntime
+session = onnxruntime.InferenceSession(FOLDER + '/model.onnx')
+logits = session.run(None, {'images': images})  # uint8 (n, height, width, 3)""",
+    'stablehlo': """import jax, jax.export, safetensors.numpy
+program = jax.export.deserialize(open(FOLDER + '/model.stablehlo', 'rb').read())
+params = safetensors.numpy.load_file(FOLDER + '/model.safetensors')
+logits = program.call(params, images)  # uint8 (n, height, width, 3)""",
+    'safetensors': """import safetensors.numpy
+params = safetensors.numpy.load_file(FOLDER + '/model.safetensors')""",
+}
+
+
+def how_to_load(folder: str | Path, format: str) -> str:
+    "Lines of Python that use what was exported to a folder; of some, what they need is `images`."
+    return _HOW_TO_LOAD[format].replace('FOLDER', repr(str(folder)))

@@ -105,7 +105,8 @@ def _not_trusted(sources: Mapping[str, str], where: Path, some_given: bool) -> I
         command = 'the same command with --trust-sources'
     return InputError(
         f'{where}: its journal names where to read the images of {places}. Nothing was read. If '
-        f'that is right, go on with: {command} (munet extend takes it too; in Python: '
+        f'that is right, go on with: {command} (munet extend, add-task and evaluate '
+        'take it too; in Python: '
         'Evolution.resume(..., trust_sources=True), or tasks=[...] with tasks that you loaded)'
     )
 
