@@ -190,14 +190,14 @@ def _resume(args: argparse.Namespace):
 def _add_extend(commands):
     p = commands.add_parser(
         'extend',
-        help='go on with new tasks, more iterations, or another configuration',
-        description='If data of the run was moved, extend it in Python: '
-        'Evolution.resume(DIR, tasks=[...]), then extend.',
+        help='go on with more iterations, or another configuration',
+        description='Train the tasks of a run more, or in another way. A new task joins by '
+        'munet add-task.',
     )
     p.set_defaults(do=_extend)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
     _add_trust(p)
-    add_sources(p)
+    add_moved(p)
     add_config(p, 'as in the run; one that is given changes all', 'as in the run, or in the preset')
     add_workers(p)
 
@@ -207,13 +207,42 @@ def _extend(args: argparse.Namespace):
     from munet_nb.runs.evolution import Evolution
     from munet_nb.search.extension import extended_config
 
-    tasks = read_tasks(args, needed=False)
+    moved = read_moved(args) or None
+    with closing(read_executor(args)) as executor:
+        evo = Evolution.resume(args.run, moved, args.trust_sources, executor)
+        with evo:
+            start = extended_config(evo.config, args.preset, {})
+            evo.extend((), args.preset, **read_values(args, start))
+            say(f'extended: {journal_table(evo.records, 1).tells[0]}')
+            _run(evo)
+
+# %% ../nbs/95_cli.ipynb #c317010b
+def _add_add_task(commands):
+    p = commands.add_parser(
+        'add-task',
+        help='a new task joins a run, and is trained',
+        description="Train a new task with the run's own configuration. It may start from any "
+        'model of the run, and what finished tasks use stays as it is.',
+        epilog='If data of the run was moved, do it in Python: Evolution.resume(DIR, tasks=[...]), '
+        'then add_task.',
+    )
+    p.set_defaults(do=_add_task)
+    p.add_argument('run', metavar='DIR', help='run directory')
+    _add_trust(p)
+    add_sources(p)
+    add_workers(p)
+
+
+def _add_task(args: argparse.Namespace):
+    from munet_nb.runs.evolution import Evolution
+
+    tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
         evo = Evolution.resume(args.run, None, args.trust_sources, executor)
         with evo:
-            start = extended_config(evo.config, args.preset, {})
-            evo.extend(tasks, args.preset, **read_values(args, start))
-            say(f'extended: {journal_table(evo.records, 1).tells[0]}')
+            evo.extend(tasks)
+            names = ', '.join(task.name for task in tasks)
+            say(f'joined: {names}; tasks of the run: {len(evo.state.tasks)}')
             _run(evo)
 
 # %% ../nbs/95_cli.ipynb #cell-011
@@ -344,6 +373,95 @@ def _predict(args: argparse.Namespace) -> int:
     top = args.top or (1 if args.all_tasks else 3)
     form = _form(args, files, {task: system.classes[task] for task in tasks}, top)
     return int(write_answers(system, tasks, files, top, form) > 0)
+
+# %% ../nbs/95_cli.ipynb #4d2d4997
+def _add_evaluate(commands):
+    p = commands.add_parser(
+        'evaluate',
+        help="accuracy on a split of the tasks' images, or on new labelled images",
+        description='How many images the models of a run answer right, and between which '
+        'accuracies the truth lies with 95%.',
+    )
+    p.set_defaults(do=_evaluate)
+    p.add_argument('run', metavar='DIR', help='run directory')
+    p.add_argument('--task', action='append', default=[], help='may be repeated (default: all)')
+    which = p.add_mutually_exclusive_group()
+    which.add_argument(
+        '--split',
+        default='test',
+        choices=('test', 'validation', 'train'),
+        help="of the tasks' own images (default: test)",
+    )
+    which.add_argument(
+        '--folder',
+        metavar='NEW',
+        help='new images of one task instead: NEW/CLASS/FILE, with its names of classes',
+    )
+    _add_trust(p)
+    forms = p.add_mutually_exclusive_group()
+    forms.add_argument('--json', action='store_true', help='a JSON object per line')
+    forms.add_argument(
+        '--csv', action='store_true', help='comma-separated values with a header'
+    )
+
+# %% ../nbs/95_cli.ipynb #840764f2
+def _evaluate(args: argparse.Namespace):
+    from munet_nb.evaluation import evaluate_folder, evaluate_splits
+    from munet_nb.evaluation import evaluations_csv, evaluations_json, evaluations_text
+    from munet_nb.runs.system import System
+
+    if args.folder is None:
+        found = evaluate_splits(args.run, args.task, args.split, args.trust_sources)
+    else:
+        system = System.open(args.run)
+        tasks = args.task or list(system.models)
+        if len(tasks) != 1:
+            raise InputError(f'--folder {args.folder}: goes with one --task, whose images they are')
+        found = [evaluate_folder(system, tasks[0], args.folder)]
+    if args.json:
+        say(evaluations_json(found))
+    elif args.csv:
+        say(evaluations_csv(found))
+    else:
+        say(evaluations_text(found))
+
+# %% ../nbs/95_cli.ipynb #1b1e8be0
+def _add_export(commands):
+    p = commands.add_parser(
+        'export',
+        help='write a model, or all of them, for other programs',
+        description='Formats: huggingface, that transformers loads; onnx and stablehlo, programs '
+        'from images of any size to logits; safetensors, the parameters alone.',
+    )
+    p.set_defaults(do=_export)
+    p.add_argument('run', metavar='DIR', help='run directory')
+    tasks = p.add_mutually_exclusive_group(required=True)
+    tasks.add_argument('--task', help='whose model to write')
+    tasks.add_argument(
+        '--all-tasks', action='store_true', help='all in one program, what they share once'
+    )
+    p.add_argument(
+        '--format',
+        help='huggingface, onnx, stablehlo or safetensors (default: huggingface); with '
+        '--all-tasks onnx or stablehlo (default: onnx)',
+    )
+    p.add_argument('--out', required=True, metavar='FOLDER', help='new or empty folder')
+
+
+def _export(args: argparse.Namespace):
+    from munet_nb.roots.export import how_to_load
+    from munet_nb.runs.system import System
+
+    system = System.open(args.run)
+    format = args.format or ('onnx' if args.all_tasks else 'huggingface')
+    if args.all_tasks:
+        system.export_all(args.out, format)
+    else:
+        system.export(args.task, args.out, format)
+    out = as_path(args.out, '--out')
+    for path in sorted(out.iterdir()):
+        say(f'wrote {path} ({path.stat().st_size:,} bytes)')
+    say(f'\nNext, in Python:\n{how_to_load(out, format)}')
 
 # %% ../nbs/95_cli.ipynb #5d0e24aa
 def _add_route(commands):
@@ -571,6 +689,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_evolve(commands)
     _add_resume(commands)
+    _add_add_task(commands)
     _add_extend(commands)
     _add_report(commands)
     _add_check(commands)
@@ -582,6 +701,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_serving(what)
     _add_quality(what)
     _add_predict(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
     _add_route(commands)
     _add_serve(commands)
     return parser
@@ -599,6 +720,8 @@ _RESUMED = 'if a run had begun, munet resume goes on with its last saved generat
 _WHEN_STOPPED = {
     'bench': 'the same command goes on with what is finished',
     'predict': 'what was answered is written',
+    'evaluate': 'nothing was written',
+    'export': 'nothing was written',
     'serve': 'requests in progress were cut off',
 }
 

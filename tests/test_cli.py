@@ -104,6 +104,52 @@ def test_route_shows_a_line_per_file_and_refuses_what_is_none(run, folders, tmp_
         assert message in capsys.readouterr().err
 
 
+def test_evaluate_tells_how_many_images_and_an_interval(run, folders, tmp_path, capsys):
+    evaluate = ['evaluate', str(run), '--task', 'odd']
+    assert main(evaluate) == 2
+    assert 'Nothing was read' in capsys.readouterr().err
+    assert main([*evaluate, '--trust-sources', '--split', 'train', '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['task'] == 'odd' and told['images'] == 'train' and told['n'] > 40
+    assert 0 <= told['low'] <= told['accuracy'] == told['correct'] / told['n'] <= told['high'] <= 1
+    new = tmp_path / 'new'
+    shutil.copytree(folders / 'odd', new)
+    (new / 'odd' / 'note.png').write_text('no image')
+    assert main([*evaluate, '--folder', str(new)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].split()[:3] == ['odd', str(new), '60'] and '% to ' in out
+    assert 'note.png' in err and err.count('\n') == 1
+    (new / 'odd').rename(new / 'uneven')
+    assert main([*evaluate, '--folder', str(new), '--csv']) == 2
+    assert "'uneven'" in capsys.readouterr().err
+    assert main(['evaluate', str(run), '--folder', str(new)]) == 2
+    assert 'goes with one --task' in capsys.readouterr().err
+
+
+def test_export_tells_what_it_wrote_and_how_to_load_it_and_overwrites_nothing(run, tmp_path, capsys):
+    out = tmp_path / 'odd'
+    export = ['export', str(run), '--task', 'odd', '--format', 'safetensors', '--out', str(out)]
+    assert main(export) == 0
+    told = capsys.readouterr().out
+    assert f"wrote {out / 'model.safetensors'} (" in told
+    loaded = {}
+    exec(told.partition('Next, in Python:\n')[2], loaded)
+    assert any(name.startswith('head/') for name in loaded['params'])
+    before = contents(out)
+    assert main(export) == 2
+    assert 'not an empty directory' in capsys.readouterr().err and contents(out) == before
+    every = ['export', str(run), '--all-tasks', '--out', str(tmp_path / 'all')]
+    assert main([*every, '--format', 'huggingface']) == 2
+    assert "must be 'onnx' or 'stablehlo'" in capsys.readouterr().err
+    assert main([*every, '--format', 'onnx']) == 0
+    assert 'onnxruntime' in capsys.readouterr().out
+    assert not list(tmp_path.glob('.*'))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_resume_of_a_finished_run_reports_and_changes_nothing(run, capsys):
     before = (run / 'journal.jsonl').read_bytes()
     assert main(['resume', str(run), '--trust-sources']) == 0
@@ -277,7 +323,7 @@ def test_the_installed_command_answers():
     munet = Path(sys.executable).with_name('munet')
     out = subprocess.run([munet, '--help'], capture_output=True, text=True)
     assert out.returncode == 0
-    for command in ('demo', 'evolve', 'resume', 'report', 'predict', 'bench'):
+    for command in ('demo', 'evolve', 'resume', 'add-task', 'report', 'predict', 'bench'):
         assert command in out.stdout
 
 

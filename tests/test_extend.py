@@ -280,18 +280,21 @@ def test_python_and_the_command_line_extend_alike(tmp_path, monkeypatch, capsys)
     shutil.copytree('first', 'python')
     with Evolution.resume('python', trust_sources=True) as evo:
         lists = {**evo.config.search, 'lr': (0.05, 0.1), 'hue': (0.0, 0.1)}
-        evo.extend([load_folder('more', 'late')], task_iterations=2, search=lists)
+        evo.add_task(load_folder('more', 'late'))
         evo.run()
-    command = 'extend shell --folder late=more --task-iterations 2 --search lr=0.05,0.1'.split()
-    command += ['--search', 'hue=0,0.1']
-    assert main(command) == 2
+        evo.extend(task_iterations=2, search=lists)
+        evo.run()
+    joins = 'add-task shell --folder late=more'.split()
+    assert main(joins) == 2
     assert 'Nothing was read' in capsys.readouterr().err
     assert contents('shell') == contents('first')
+    assert main([*joins, '--trust-sources']) == 0
+    assert 'joined: late; tasks of the run: 2' in capsys.readouterr().out
+    assert main([*joins, '--trust-sources']) == 2
+    assert 'a task of that name already' in capsys.readouterr().err
+    command = 'extend shell --task-iterations 2 --search lr=0.05,0.1 --search hue=0,0.1'.split()
     assert main([*command, '--trust-sources']) == 0
     assert 'extended: task_iterations 1 -> 2; search lr' in capsys.readouterr().out
-    assert contents('shell') == contents('python')
-    assert main([*command, '--trust-sources']) == 2
-    assert 'a task of that name already' in capsys.readouterr().err
     assert contents('shell') == contents('python')
     with Evolution.resume('shell', trust_sources=True) as evo:
         evo.extend(task_iterations=3, children_per_generation=1)
