@@ -124,8 +124,12 @@ def _demo(args: argparse.Namespace):
     _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), config))
 
 # %% ../nbs/95_cli.ipynb #cell-009
-def _add_evolve(commands):
-    p = commands.add_parser('evolve', help='start a search on your tasks')
+def _add_evolve(commands, words: Sequence[str]):
+    p = commands.add_parser(
+        'evolve',
+        help='start a search on your tasks',
+        usage='munet evolve --run DIR [--folder [NAME=]DIR] [--preset NAME] [option ...]',
+    )
     p.set_defaults(do=_evolve)
     p.add_argument('--run', required=True, metavar='DIR', help='new run directory')
     p.add_argument(
@@ -141,8 +145,8 @@ def _add_evolve(commands):
         '3 for the preset characters)',
     )
     add_sources(p)
-    add_config(p)
     add_workers(p)
+    add_config(p, words)
 
 
 def _evolve(args: argparse.Namespace):
@@ -173,7 +177,7 @@ def _add_trust(parser: argparse.ArgumentParser):
 def _add_resume(commands):
     p = commands.add_parser('resume', help='go on with a run that was stopped')
     p.set_defaults(do=_resume)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
     _add_trust(p)
     add_moved(p)
     add_workers(p)
@@ -187,9 +191,10 @@ def _resume(args: argparse.Namespace):
         _run(Evolution.resume(args.run, tasks, args.trust_sources, executor))
 
 # %% ../nbs/95_cli.ipynb #a41bd9bf
-def _add_extend(commands):
+def _add_extend(commands, words: Sequence[str]):
     p = commands.add_parser(
         'extend',
+        usage='munet extend DIR [--trust-sources] [--task-iterations N] [option ...]',
         help='go on with more iterations, or another configuration',
         description='Train the tasks of a run more, or in another way. A new task joins by '
         'munet add-task.',
@@ -198,8 +203,8 @@ def _add_extend(commands):
     p.add_argument('run', metavar='DIR', help='run directory')
     _add_trust(p)
     add_moved(p)
-    add_config(p, 'as in the run; one that is given changes all', 'as in the run, or in the preset')
     add_workers(p)
+    add_config(p, words, new=False)
 
 
 def _extend(args: argparse.Namespace):
@@ -249,7 +254,7 @@ def _add_task(args: argparse.Namespace):
 def _add_report(commands):
     p = commands.add_parser('report', help='tables and pictures of a run')
     p.set_defaults(do=_report)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
 
 
 def _report(args: argparse.Namespace):
@@ -263,7 +268,7 @@ def _report(args: argparse.Namespace):
 def _add_check(commands):
     p = commands.add_parser('check', help='what is whole of a run, and what is not')
     p.set_defaults(do=_check)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
 
 
 def _check(args: argparse.Namespace):
@@ -278,7 +283,7 @@ def _check(args: argparse.Namespace):
 def _add_repair(commands):
     p = commands.add_parser('repair', help='save what can be saved of a run, and delete nothing')
     p.set_defaults(do=_repair)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
 
 
 def _repair(args: argparse.Namespace):
@@ -467,8 +472,8 @@ def _export(args: argparse.Namespace):
 def _add_route(commands):
     p = commands.add_parser('route', help='which task each image file is for, or none')
     p.set_defaults(do=_route)
-    p.add_argument('run', metavar='DIR')
-    p.add_argument('files', nargs='+', metavar='FILE')
+    p.add_argument('run', metavar='DIR', help='run directory')
+    p.add_argument('files', nargs='+', metavar='FILE', help='image files')
 
 
 def _route(args: argparse.Namespace):
@@ -488,13 +493,13 @@ def _add_serve(commands):
         "restart. Needs pip install 'munet_nb[serve]'.",
     )
     p.set_defaults(do=_serve)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
     p.add_argument(
         '--host',
         default='127.0.0.1',
         help='address to listen at; 0.0.0.0 lets other machines ask (default: 127.0.0.1)',
     )
-    p.add_argument('--port', type=int, default=8000, help='(default: 8000)')
+    p.add_argument('--port', type=int, default=8000, help='port to listen at (default: 8000)')
     p.add_argument(
         '--token-file',
         metavar='FILE',
@@ -678,7 +683,9 @@ def _bench_quality(args: argparse.Namespace):
     say(f"saved {out / 'quality.png'} and {len(records)} records")
 
 # %% ../nbs/95_cli.ipynb #cell-017
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(
+    words: Sequence[str] = (),  # that it will parse: its help depends on the preset among them
+) -> argparse.ArgumentParser:
     "The parser of the command line; what it gives has the command's function as `do`."
     parser = argparse.ArgumentParser(
         prog='munet',
@@ -687,24 +694,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_demo(commands)
-    _add_evolve(commands)
+    _add_evolve(commands, words)
     _add_resume(commands)
     _add_add_task(commands)
-    _add_extend(commands)
+    _add_extend(commands, words)
     _add_report(commands)
     _add_check(commands)
     _add_repair(commands)
-    bench = commands.add_parser('bench', help='measure')
-    what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
-    _add_speed(what)
-    _add_scale(what)
-    _add_serving(what)
-    _add_quality(what)
     _add_predict(commands)
     _add_evaluate(commands)
     _add_export(commands)
     _add_route(commands)
     _add_serve(commands)
+    bench = commands.add_parser('bench', help='measure speed, scale, serving and quality')
+    what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
+    _add_speed(what)
+    _add_scale(what)
+    _add_serving(what)
+    _add_quality(what)
     return parser
 
 # %% ../nbs/95_cli.ipynb #cell-018
@@ -740,7 +747,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C that stopped it at once.
     """
     _write_anything()
-    args = make_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = make_parser(words).parse_args(words)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from .checks import InputError, as_path, check, is_one_of, notice, same_name, unknown
 from .engine.predict import accuracy
 from .engine.programs import shared_programs
@@ -25,6 +27,7 @@ from .runs.start import tasks_of_run
 from .runs.system import System
 from .search.journal import open_records
 from .tasks.folders import images_below
+from .tasks.splits import SPLIT_NAMES
 
 # %% ../nbs/92_evaluation.ipynb #18c66dfa
 Z = 1.96  # standard errors on each side, of 95%
@@ -70,6 +73,7 @@ class Evaluation:
 
 # %% ../nbs/92_evaluation.ipynb #8be1ba03
 SPLITS = ('test', 'validation', 'train')
+_LOOK = dict(dynamic_ncols=True, disable=None)  # of a bar: only in a terminal
 
 
 def evaluate_splits(
@@ -97,7 +101,7 @@ def evaluate_splits(
         share = accuracy(images, network, config.training, shared_programs())
         return Evaluation(task, split, len(images), round(share * len(images)))
 
-    return [evaluated(task) for task in names]
+    return [evaluated(task) for task in tqdm(names, **_LOOK, unit='task')]
 
 # %% ../nbs/92_evaluation.ipynb #ce1aeacc
 def _labelled(folder: Path, task: str, classes: Sequence[str]) -> list[tuple[Path, int]]:
@@ -106,6 +110,8 @@ def _labelled(folder: Path, task: str, classes: Sequence[str]) -> list[tuple[Pat
     found = []
     for below in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.'):
         if same_name(below.name) not in labels:
+            if below.name in SPLIT_NAMES:
+                raise InputError(f'{folder}: has splits in it; give the folder of one, as {below}')
             raise unknown(f'class of task {task!r} in {folder}', below.name, classes)
         label = labels[same_name(below.name)]
         found += [(path, label) for path in images_below(below)]
@@ -129,11 +135,9 @@ def evaluate_folder(
     if not folder.is_dir():
         raise InputError(f'image folder {folder}: does not exist')
     found = _labelled(folder, task, system.classes[task])
-    files, labels = zip(*found)
     right = []
-    for file, label, answer in zip(
-        files, labels, system.predict_each(files, [task], skip_broken=True), strict=True
-    ):
+    answers = system.predict_each([file for file, _ in found], [task], skip_broken=True)
+    for (file, label), answer in zip(tqdm(found, **_LOOK, unit='image'), answers, strict=True):
         if isinstance(answer, InputError):
             notice(f'{answer}; {file} is left out')
         else:

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = [
     'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_workers', 'read_executor',
-    'add_config', 'read_values', 'preset_of', 'read_config',
+    'preset_of', 'preset_on', 'add_config', 'read_values', 'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checks import InputError, unknown
 from .models.hparams import AUTO_TUNE, HParams
-from .search.config import PRESETS, Config, config_fields, with_fields
+from .search.config import PRESETS, Config, config_fields, config_values, with_fields
+from .search.meanings import MEANINGS
 from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
 from .tasks.sources import SOURCES, Source
 from .tasks.task import Task
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 # %% ../nbs/94_options.ipynb #cell-005
 def add_sources(parser: argparse.ArgumentParser):
     "The options that make tasks."
-    names = [*PACKAGED_BENCHMARKS, *BENCHMARKS]
-    parser.add_argument('--benchmark', choices=names, help='tasks of a benchmark')
+    group = parser.add_argument_group('tasks', 'At least one of them; each but --benchmark may be repeated.')
     for row in SOURCES.values():
         if row.metavar:
-            _add_source(parser, row, row.metavar, row.help)
-    parser.add_argument(
+            _add_source(group, row, row.metavar, row.help)
+    names = [*PACKAGED_BENCHMARKS, *BENCHMARKS]
+    group.add_argument(
+        '--benchmark', choices=names, metavar='NAME', help=f"tasks of a benchmark: {', '.join(names)}"
+    )
+    group.add_argument(
         '--private',
         action='append',
         default=[],
@@ -43,8 +47,8 @@ def add_sources(parser: argparse.ArgumentParser):
     )
 
 
-def _add_source(parser: argparse.ArgumentParser, row: Source, metavar: str, help: str):
-    parser.add_argument(
+def _add_source(group, row: Source, metavar: str, help: str):
+    group.add_argument(
         f'--{row.name}',
         dest=f'from_{row.name}',
         action='append',
@@ -104,7 +108,8 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
 # %% ../nbs/94_options.ipynb #e343cbdc
 def add_workers(parser: argparse.ArgumentParser):
     "The options that say who trains."
-    who = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group('who trains', 'This process, unless told otherwise.')
+    who = group.add_mutually_exclusive_group()
     who.add_argument(
         '--workers',
         type=int,
@@ -117,7 +122,7 @@ def add_workers(parser: argparse.ArgumentParser):
         help='train on a Ray cluster: auto (one that is there, or else one on this machine), or '
         'HOST:PORT of its head, whose usual port is 6379',
     )
-    parser.add_argument(
+    group.add_argument(
         '--cores',
         type=int,
         metavar='N',
@@ -145,6 +150,54 @@ def read_executor(args: argparse.Namespace) -> 'Executor':
     return processes(args.workers)
 
 # %% ../nbs/94_options.ipynb #cell-014
+def _last_given(words: Sequence[str], option: str) -> str | None:
+    "What the last such option on a line has as its value."
+    found = None
+    for word, after in zip(words, [*words[1:], None]):
+        if word == option:
+            found = after
+        elif word.startswith(f'{option}='):
+            found = word.partition('=')[2]
+    return found
+
+
+def preset_of(args: argparse.Namespace) -> str:
+    "The preset that the options of a new run ask for: one, or the benchmark's, or the demo's."
+    name = {'mu2net69': 'mu2net_l'}.get(args.benchmark, args.benchmark)
+    return args.preset or (name if name in PRESETS else 'demo')
+
+
+def preset_on(
+    words: Sequence[str],  # of a line that is not parsed yet
+    new: bool,  # whether it begins a run, which needs a preset
+) -> str | None:
+    "The preset whose values a line begins with; None: a run's own."
+    preset, benchmark = (_last_given(words, f'--{name}') for name in ('preset', 'benchmark'))
+    if preset in PRESETS or not new:
+        return preset if preset in PRESETS else None
+    return preset_of(argparse.Namespace(preset=None, benchmark=benchmark))
+
+# %% ../nbs/94_options.ipynb #77ec6a22
+def _written(value) -> str:
+    "A value as it is typed."
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def _help(
+    meaning: str,
+    value,  # of the field; None: there is none to tell
+    tuned: Sequence,  # the values that it is tuned over
+) -> str:
+    "What help says of a field."
+    told = [] if value is None else [f'default: {_written(value)}']
+    if len(tuned) > 1:
+        told.append(f'tuned over {len(tuned)} values, {_written(tuned[0])} to {_written(tuned[-1])}')
+    text = f"{meaning} ({'; '.join(told)})" if told else meaning
+    return text.replace('%', '%%')  # which argparse takes for its own
+
+
 def _yes_no(text: str) -> bool:
     "What an option that is true or false was given."
     if text.lower() in ('true', 'yes', 'on', '1'):
@@ -153,36 +206,64 @@ def _yes_no(text: str) -> bool:
         return False
     raise argparse.ArgumentTypeError(f'{text!r}: must be true or false')
 
+# %% ../nbs/94_options.ipynb #322be7c2
+_METAVARS = {int: 'N', float: 'X', str: 'NAME', bool: 'true|false'}
 
+
+def _add_field(
+    group,
+    name: str,
+    default,  # of the field, whose type tells what it takes
+    help: str,
+):
+    "The option of a field."
+    kind = int if default is None else type(default)  # None: a number that is not needed
+    group.add_argument(
+        f"--{name.replace('_', '-')}",
+        dest=f'config_{name}',
+        metavar=_METAVARS[kind],
+        type=_yes_no if kind is bool else kind,
+        nargs='?' if kind is bool else None,  # a switch alone turns it on
+        const=True if kind is bool else None,
+        help=help,
+    )
+
+# %% ../nbs/94_options.ipynb #75869b2f
 def add_config(
     parser: argparse.ArgumentParser,
-    start: str = "the benchmark's, else demo",  # where a configuration comes from
-    others: str = 'as in the preset',  # the values of fields that are not given
+    words: Sequence[str] = (),  # of the line that it will parse
+    new: bool = True,  # whether for a new run, else for one that there is
 ):
-    "The options of a configuration."
-    group = parser.add_argument_group('configuration', f'What is not given is {others}.')
-    group.add_argument(
-        '--preset', choices=PRESETS, help=f'configuration to start from (default: {start})'
-    )
-    group.add_argument(
+    "The options of a configuration; their help says what a line's preset has."
+    preset, defaults = preset_on(words, new), config_fields()
+    values = config_values(Config.preset(preset)) if preset else {}
+    tunes = values.get('auto_tune', False)
+    start = "the benchmark's, else demo" if new else 'as in the run; one that is given changes all'
+    told = f'as in the preset {preset}' if preset else 'as in the run'
+    for title, meanings in MEANINGS.items():
+        first = title == next(iter(MEANINGS))
+        other = f'What is not given is {told}; --preset NAME --help tells the values of another.'
+        group = parser.add_argument_group(title, other if first else None)
+        if first:
+            group.add_argument(
+                '--preset',
+                choices=PRESETS,
+                metavar='NAME',
+                help=f"configuration to start from: {', '.join(PRESETS)} (default: {start})",
+            )
+        for name, meaning in meanings.items():
+            tuned = values.get(f'search {name}', ()) if tunes else ()
+            help = _help(meaning, values.get(name), tuned)
+            _add_field(group, name, defaults[name], help)
+    lists = parser.add_argument_group('what hyperparameters are tuned over')
+    lists.add_argument(
         '--search',
         action='append',
         default=[],
         metavar='NAME=V1,V2,...',
-        help='another ordered list for a hyperparameter that is tuned, as in lr=0.01,0.03,0.1; '
-        "'NAME=' stops tuning it",
+        help='another ordered list for a hyperparameter that is tuned, as in lr=0.01,0.03,0.1, '
+        "which has its first value in it; 'NAME=' stops tuning it",
     )
-    for name, default in config_fields().items():
-        kind = int if default is None else type(default)  # None: a number that is not needed
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            dest=f'config_{name}',
-            metavar=kind.__name__.upper(),
-            type=_yes_no if kind is bool else kind,
-            nargs='?' if kind is bool else None,  # a switch alone turns it on
-            const=True if kind is bool else None,
-            help=f"in the paper's characters benchmark: {default}",
-        )
 
 # %% ../nbs/94_options.ipynb #cell-016
 # Hyperparameter -> the type of its values: those that the paper tunes, and any other.
@@ -222,12 +303,6 @@ def read_values(
     given = {name: getattr(args, f'config_{name}') for name in config_fields()}
     given = {name: value for name, value in given.items() if value is not None}
     return {'search': search, **given}
-
-
-def preset_of(args: argparse.Namespace) -> str:
-    "The preset that the options of a new run ask for: one, or the benchmark's, or the demo's."
-    name = {'mu2net69': 'mu2net_l'}.get(args.benchmark, args.benchmark)
-    return args.preset or (name if name in PRESETS else 'demo')
 
 
 def read_config(args: argparse.Namespace) -> Config:
