@@ -13,6 +13,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,15 @@ def add_sources(parser: argparse.ArgumentParser):
         metavar='NAME',
         help='a task whose model no other task may start from',
     )
+    _add_skip_broken(parser)
+
+
+def _add_skip_broken(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        '--skip-broken',
+        action='store_true',
+        help='leave broken files of image folders out, and remember which',
+    )
 
 
 def _add_source(group, row: Source, metavar: str, help: str):
@@ -58,6 +68,12 @@ def _add_source(group, row: Source, metavar: str, help: str):
     )
 
 # %% ../nbs/94_options.ipynb #cell-006
+def _load_of(row: Source, args: argparse.Namespace) -> Callable[[str, str | None], Task]:
+    "How tasks of a source are loaded."
+    skips = row.can_skip and args.skip_broken
+    return partial(row.load, skip_broken=True) if skips else row.load
+
+
 def _named(text: str, load: Callable[[str, str | None], Task]) -> Task:
     "A task from 'PATH' or 'NAME=PATH'."
     name, eq, path = text.partition('=')
@@ -73,7 +89,8 @@ def read_tasks(args: argparse.Namespace) -> list[Task]:
     tasks = load_benchmark(args.benchmark) if args.benchmark else []
     for row in rows:
         if row.takes_name:
-            tasks += [_named(text, row.load) for text in getattr(args, f'from_{row.name}')]
+            load = _load_of(row, args)
+            tasks += [_named(text, load) for text in getattr(args, f'from_{row.name}')]
     for row in rows:
         if not row.takes_name:
             tasks += [row.load(text, None) for text in getattr(args, f'from_{row.name}')]
@@ -91,6 +108,7 @@ def add_moved(parser: argparse.ArgumentParser):
     for row in SOURCES.values():
         if row.moved_help:
             _add_source(parser, row, 'NAME=DIR', row.moved_help)
+    _add_skip_broken(parser)
 
 
 def read_moved(args: argparse.Namespace) -> list[Task]:
@@ -102,7 +120,7 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
             name, eq, folder = text.partition('=')
             if not eq:
                 raise InputError(f'--{row.name} {text!r}: must be NAME=DIR')
-            tasks.append(row.load(folder, name))
+            tasks.append(_load_of(row, args)(folder, name))
     return tasks
 
 # %% ../nbs/94_options.ipynb #e343cbdc

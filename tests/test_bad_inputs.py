@@ -141,7 +141,9 @@ def table(g):
         }),
         Case(get_arch, {}, {'name': 'text'}),
         Case(read_checkpoint, {}, {'path': 'path'}),
-        Case(mu.load_folder, dict(folder=top / 'pets'), {'folder': 'path', **loaders}),
+        Case(mu.load_folder, dict(folder=top / 'pets'), {
+            'folder': 'path', 'skip_broken': 'switch', **loaders,
+        }),
         Case(mu.load_idx, dict(folder=top / 'pets'), {'folder': 'path'}),
         Case(read_idx, {}, {'path': 'path'}),
         Case(mu.load_task, dict(text=str(top / 'pets')), {'text': 'path', **loaders}),

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = [
-    'AHEAD', 'READERS', 'ROOM', 'GROUP', 'GROUP_PIXELS', 'Asked', 'ask_of', 'read_ahead', 'Node',
+    'AHEAD', 'ROOM', 'GROUP', 'GROUP_PIXELS', 'Asked', 'ask_of', 'read_ahead', 'Node',
     'grow_forest', 'nodes_of', 'load_images', 'take_rows', 'last_layer', 'room', 'filled',
     'packed_group', 'Forest', 'through', 'answer', 'groups', 'answers',
 ]
 
 # %% ../../nbs/50_engine/16_together.ipynb #78935fc4
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from .programs import Programs
 from ..models.pool import Digest
 from ..network.arch import Arch
 from ..network.chain import apply_layer, chain_kinds
-from ..tasks.images import as_it_looks, is_path, read_file, to_image
+from ..tasks.images import READERS, as_it_looks, is_path, read_file, to_image
 
 # %% ../../nbs/50_engine/16_together.ipynb #d56bada2
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,6 @@ def ask_of(
 
 # %% ../../nbs/50_engine/16_together.ipynb #c20329e4
 AHEAD = 64  # images that wait at most
-READERS = min(4, os.cpu_count() or 1)  # threads
 
 
 def read_ahead(

@@ -20,7 +20,7 @@ from ..network.kinds import n_tokens
 from ..search.config import Config, config_to_json
 from ..search.journal import FORMAT, State, TaskInfo, info_to_json
 from ..search.records import check_records
-from ..tasks.sources import if_gone, is_packaged, load_source
+from ..tasks.sources import if_gone, is_packaged, load_source, shown_source
 from ..tasks.task import Task, check_tasks
 
 # %% ../../nbs/70_runs/04_start.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -99,7 +99,7 @@ def strange_sources(
 
 
 def _not_trusted(sources: Mapping[str, str], where: Path, some_given: bool) -> InputError:
-    places = ', '.join(f'{name!r} from {source!r}' for name, source in sources.items())
+    places = ', '.join(f'{name!r} from {shown_source(s)!r}' for name, s in sources.items())
     command = f'munet resume {shlex.quote(str(where))} --trust-sources'
     if some_given:
         command = 'the same command with --trust-sources'

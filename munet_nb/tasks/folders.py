@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = [
-    'LeftOut', 'REASONS', 'DECODE_PIXELS', 'load_folder', 'images_below', 'read_idx', 'load_idx',
+    'LeftOut', 'REASONS', 'DECODE_PIXELS', 'Broken', 'parse_without', 'FolderReading',
+    'read_folder', 'load_folder', 'load_folder_without', 'images_below', 'read_idx', 'load_idx',
 ]
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-002
 import gzip
 import hashlib
+import json
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..checks import InputError, as_path, notice, same_name
-from .images import open_image, picture_formats, read_file
+from ..checks import InputError, as_path, check, for_terminal, notice, plain, same_name
+from .images import open_image, picture_formats, read_all, read_file
 from .splits import SPLIT_NAMES, ArraySplit, LazySplit, fill_splits
 from .task import Task, name_or
 
@@ -140,12 +143,24 @@ def _has_no_end(path: Path, kind: str) -> bool:
         return _ENDS.get(kind, b'') not in f.read()
 
 
-def _count_pixels(path: Path) -> int:
-    "The pixels of an image file. Raises InputError if it is none, or is seen to be cut off."
-    width, height, kind = read_file(path, lambda im: (im.width, im.height, im.format))
-    if _has_no_end(path, kind):
-        open_image(path)
-    return width * height
+@dataclass(frozen=True)
+class _Header:
+    "What is known of an image before it is decoded."
+
+    path: Path
+    kind: str  # Pillow's name of the format
+    pixels: int
+
+
+def _read_header(path: Path) -> _Header:
+    "Raises InputError for a file that is no image."
+    return read_file(path, lambda im: _Header(path, im.format, im.width * im.height))
+
+
+def _check_end(header: _Header):
+    "Raise InputError for an image that is seen to be cut off."
+    if _has_no_end(header.path, header.kind):
+        open_image(header.path)
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #3b7e1004
 DECODE_PIXELS = 2**28  # a split with no more pixels is decoded at once and kept in memory
@@ -162,16 +177,42 @@ def _open_again(path: Path) -> np.ndarray:
         ) from None
 
 
-def _folder_split(found: Sequence[tuple[Path, int]], where: str) -> ArraySplit | LazySplit:
-    labels = [label for _, label in found]
-    if sum(_count_pixels(path) for path, _ in found) <= DECODE_PIXELS:
-        return ArraySplit([open_image(path) for path, _ in found], labels, where)
+Broken = dict[Path, str]  # a file -> what is wrong with it
 
-    def read(i):
-        path, label = found[i]
-        return _open_again(path), label
 
-    return LazySplit(len(found), read, where, labels)
+def _whole_ones(
+    read: Callable[[object], object],
+    items: Mapping[Path, object],
+    broken: Broken,
+    doing: str,
+) -> dict[Path, object]:
+    "What is read from the items that are not refused; the others join the broken ones."
+    found = dict(zip(items, read_all(read, list(items.values()), doing), strict=True))
+    for path, why in found.items():
+        if isinstance(why, InputError):
+            broken[path] = str(why).removeprefix(for_terminal(f'{path}: '))
+    return {path: got for path, got in found.items() if path not in broken}
+
+
+def _read_split(
+    labels: Mapping[Path, int],  # of the files
+    folder: Path,  # of the task
+    where: str,  # what to call the split in an error
+    broken: Broken,  # gets those that are
+) -> ArraySplit | LazySplit:
+    "The images of a split that are not broken."
+    doing = f'opening {where}'
+    headers = _whole_ones(_read_header, {path: path for path in labels}, broken, doing)
+    kept = sum(header.pixels for header in headers.values()) <= DECODE_PIXELS
+    read = open_image if kept else _check_end
+    items = {path: path for path in headers} if kept else headers
+    images = _whole_ones(read, items, broken, f'reading {where}')
+    paths = list(images)
+    own = [labels[path] for path in paths]
+    files = [path.relative_to(folder).as_posix() for path in paths]
+    if kept:
+        return ArraySplit(list(images.values()), own, where, files)
+    return LazySplit(len(own), lambda i: (_open_again(paths[i]), own[i]), where, own, files)
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-009
 def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
@@ -199,9 +240,9 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     return splits
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-010
-def _check_classes(folder: Path, classes: Sequence[str], images: Sequence[tuple[Path, int]]):
+def _check_classes(folder: Path, classes: Sequence[str], images: Mapping[Path, int]):
     "Raise InputError for a folder in train that would become a class without images."
-    labels = {label for _, label in images}
+    labels = set(images.values())
     empty = ', '.join(repr(c) for i, c in enumerate(classes) if i not in labels)
     if empty:
         raise InputError(
@@ -209,21 +250,18 @@ def _check_classes(folder: Path, classes: Sequence[str], images: Sequence[tuple[
             'take away those that are none, and put images into those that are'
         )
 
-# %% ../../nbs/30_tasks/03_folders.ipynb #ccdfda96
-def load_folder(
-    folder: str | Path,  # split/class/file or class/file
-    name: str | None = None,  # missing: the folder's name
-    private: bool = False,  # its model is never a seed for another task
-) -> Task:
-    """A task from an image folder: split/class/file, or class/file with the 5% rule.
+# %% ../../nbs/30_tasks/03_folders.ipynb #a3b6e45f
+@dataclass(frozen=True)
+class _Listing:
+    "What an image folder holds."
 
-    Raises InputError if it is neither, or if a file is no image.
-    """
-    folder = as_path(folder, 'image folder').resolve()
-    if not folder.is_dir():
-        raise InputError(f'image folder {folder}: does not exist')
-    name = name_or(name, folder.name)
-    left_out = defaultdict(set)
+    classes: tuple[str, ...]
+    train: Path  # whose folders are the classes
+    images: dict[str, dict[Path, int]]  # split -> its files and their labels
+
+
+def _list_folder(folder: Path, left_out: LeftOut) -> _Listing:
+    "Raises InputError for what is neither split/class/file nor class/file."
     found = _find_splits(folder, left_out)
     classes = _folders_in(found['train'], left_out)
     if not classes:
@@ -243,13 +281,125 @@ def load_folder(
         if extra:
             where = f'split {split!r} of {folder}'
             raise InputError(f'{where} has the classes {extra}, which train does not have')
-    images = {s: _find_images(d, classes, left_out) for s, d in found.items()}
+    images = {s: dict(_find_images(d, classes, left_out)) for s, d in found.items()}
+    return _Listing(tuple(classes), found['train'], images)
+
+# %% ../../nbs/30_tasks/03_folders.ipynb #4bc27cd6
+def _tell_broken(folder: Path, broken: Broken, n: int) -> str:
+    "How many of a folder's n images are broken, and what is wrong with the first of them."
+    first = sorted(broken)[:REASONS]
+    told = [f'{path.relative_to(folder)}: {broken[path]}' for path in first]
+    if len(broken) > len(first):
+        told.append(f'and {len(broken) - len(first):,} more (munet look tells all)')
+    are = 'is' if len(broken) == 1 else 'are'
+    return f"{len(broken):,} of {n:,} images {are} broken: {'; '.join(told)}"
+
+
+def _source_without(folder: Path, names: Set[str]) -> str:
+    "A folder but for some files, as in Task.source."
+    return f'folder-without:{json.dumps(sorted(names))}@{folder}'
+
+
+def parse_without(
+    text: str,  # what stands behind the colon of such a source
+) -> tuple[str, frozenset[str]]:  # the folder, and the files that are left out
+    "Raises InputError for another text."
+    try:
+        names, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        names, end = None, 0
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    check('source', text, is_list and text[end : end + 1] == '@', '["FILE", ...]@DIR')
+    return text[end + 1 :], frozenset(names)
+
+# %% ../../nbs/30_tasks/03_folders.ipynb #f6e09f50
+@dataclass(frozen=True, eq=False)
+class FolderReading:
+    "A task from an image folder, and what of the folder is not in it."
+
+    task: Task
+    left_out: dict[str, list[str]]  # reason -> files and folders, as they lie in the folder
+    broken: dict[str, str]  # file -> what is wrong with it
+
+
+def _leave_out(images: dict[Path, int], folder: Path, names: Set[str], left_out: LeftOut):
+    "Take the files of these names away from a split."
+    for path in list(images):
+        if same_name(path.relative_to(folder).as_posix()) in names:
+            del images[path]
+            left_out['broken when the run began'].add(path)
+
+
+def _refuse_broken(listing: _Listing, folder: Path, broken: Broken, skip_broken: bool):
+    "Tell what is broken. Raises InputError unless it is left out, and if nothing is left of a class."
+    n = sum(map(len, listing.images.values()))
+    told = f'image folder {folder}: {_tell_broken(folder, broken, n)}'
+    if not skip_broken:
+        raise InputError(
+            f'{told}. Mend them or take them away; or leave them out: --skip-broken, '
+            'load_folder(..., skip_broken=True). A run that has begun goes on when whole images '
+            'of their classes are in their places'
+        )
+    notice(f'{told}. They are left out')
+    whole = {path: i for path, i in listing.images['train'].items() if path not in broken}
+    _check_classes(listing.train, listing.classes, whole)
+
+# %% ../../nbs/30_tasks/03_folders.ipynb #8406397f
+def read_folder(
+    folder: str | Path,  # split/class/file or class/file
+    name: str | None = None,  # missing: the folder's name
+    private: bool = False,  # its model is never a seed for another task
+    skip_broken: bool = False,  # leave broken files out
+    without: Set[str] = frozenset(),  # files that are left out whatever they are
+) -> FolderReading:
+    "As `load_folder`."
+    folder = as_path(folder, 'image folder').resolve()
+    if not folder.is_dir():
+        raise InputError(f'image folder {folder}: does not exist')
+    skip_broken = plain(skip_broken)
+    check('skip_broken', skip_broken, isinstance(skip_broken, bool), 'True or False')
+    name = name_or(name, folder.name)
+    left_out = defaultdict(set)
+    listing = _list_folder(folder, left_out)
+    for images in listing.images.values():
+        _leave_out(images, folder, {same_name(n) for n in without}, left_out)
     _tell(folder, left_out)
-    if all(images.values()):  # a split without images is what a Task refuses
-        _check_classes(found['train'], classes, images['train'])
-    splits = {s: _folder_split(images[s], f'{s} of task {name!r}') for s in found}
-    filled = fill_splits(splits)
-    return Task(name, tuple(classes), **filled, private=private, source=f'folder:{folder}')
+    if all(listing.images.values()):  # a split without images is what a Task refuses
+        _check_classes(listing.train, listing.classes, listing.images['train'])
+    broken = {}
+    splits = {}
+    for s, images in listing.images.items():
+        splits[s] = _read_split(images, folder, f'{s} of task {name!r}', broken)
+    if broken:
+        _refuse_broken(listing, folder, broken, skip_broken)
+    paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
+    names = without | paths.keys()
+    source = _source_without(folder, names) if names else f'folder:{folder}'
+    task = Task(name, listing.classes, **fill_splits(splits), private=private, source=source)
+    told = {why: sorted(str(p.relative_to(folder)) for p in ps) for why, ps in left_out.items()}
+    return FolderReading(task, {why: ps for why, ps in told.items() if ps}, paths)
+
+# %% ../../nbs/30_tasks/03_folders.ipynb #ad8c7dcd
+def load_folder(
+    folder: str | Path,  # split/class/file or class/file
+    name: str | None = None,  # missing: the folder's name
+    private: bool = False,  # its model is never a seed for another task
+    skip_broken: bool = False,  # leave broken files out; a run remembers which
+) -> Task:
+    """A task from an image folder: split/class/file, or class/file with the 5% rule.
+
+    Raises InputError if it is neither, or if files are no images.
+    """
+    return read_folder(folder, name, private, skip_broken).task
+
+
+def load_folder_without(
+    text: str,  # as `parse_without` takes it
+    name: str,  # of the task
+) -> Task:
+    "The task of an image folder of which some files were left out. Raises InputError as both do."
+    folder, names = parse_without(text)
+    return read_folder(folder, name, without=names).task
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #d512cc6b
 def images_below(

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = [
-    'LARGEST_IMAGE', 'DECODED_SIDE', 'check_size', 'as_it_looks', 'from_pillow', 'picture_formats',
-    'read_file', 'open_image', 'is_path', 'to_image', 'as_images', 'each_image', 'stream_images',
-    'to_images',
+    'LARGEST_IMAGE', 'DECODED_SIDE', 'READERS', 'check_size', 'as_it_looks', 'from_pillow',
+    'picture_formats', 'read_file', 'open_image', 'read_all', 'is_path', 'to_image', 'as_images',
+    'each_image', 'stream_images', 'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm.auto import tqdm
 
 from ..checks import InputError, as_path, shown
 
@@ -101,6 +103,13 @@ def picture_formats() -> list[str]:
 DECODED_SIDE = 2048  # pixels that the shorter side of a photograph keeps at least
 
 
+def _why(path: Path, error: Exception) -> str:
+    "What is wrong with a file that is no image."
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error)
+    return 'it is no picture of a known kind' if path.stat().st_size else 'it is empty'
+
+
 def read_file(
     path: str | Path,
     read: Callable[[Image.Image], object],  # what is wanted of the opened image
@@ -118,7 +127,8 @@ def read_file(
     except InputError:
         raise
     except Exception as e:
-        raise InputError(f'{path}: is not an image that can be decoded ({e})') from None
+        why = _why(path, e)
+        raise InputError(f'{path}: is not an image that can be decoded ({why})') from None
 
 
 def open_image(path: str | Path) -> np.ndarray:
@@ -127,6 +137,30 @@ def open_image(path: str | Path) -> np.ndarray:
     Raises InputError if it is too large, or does not decode.
     """
     return read_file(path, lambda im: from_pillow(im, str(path)))
+
+# %% ../../nbs/30_tasks/00_images.ipynb #5d8b0621
+READERS = min(4, os.cpu_count() or 1)  # threads
+
+
+def read_all(
+    read: Callable[[object], object],  # what is wanted of each
+    items: Sequence,
+    doing: str,  # beside the progress, which a terminal shows of what takes more than a second
+) -> list:
+    "What `read` finds in each of the items, in order; the InputError in place of what it refuses."
+
+    def tried(item):
+        try:
+            return read(item)
+        except InputError as e:
+            return e
+
+    look = dict(total=len(items), desc=doing, unit='image', dynamic_ncols=True, leave=False)
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        return list(tqdm(pool.map(tried, items), delay=1, disable=None, **look))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/30_tasks/00_images.ipynb #5f0c1a05
 def is_path(value) -> bool:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SOURCES', 'Source', 'resume_with_option', 'load_source', 'is_packaged', 'if_gone', 'forms',
-    'load_task',
+    'SOURCES', 'Source', 'resume_with_option', 'load_source', 'is_packaged', 'if_gone',
+    'shown_source', 'forms', 'load_task',
 ]
 
 # %% ../../nbs/30_tasks/08_sources.ipynb #cell-002
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..checks import InputError, as_path, check, plain, unknown
 from .benchmarks import PACKAGED_BENCHMARKS, load_benchmark
-from .folders import load_folder, load_idx
+from .folders import load_folder, load_folder_without, load_idx, parse_without
 from .hub import load_hf
 from .task import Task, check_private
 from .tfds import load_tfds
@@ -36,6 +36,7 @@ class Source:
     help: str = ''  # of the option of munet evolve
     moved_help: str = ''  # of the option of munet resume; '': it has none
     again: Callable[[str, str, str], str] | None = None  # how to give the new place of moved data
+    can_skip: bool = False  # whether `load` takes skip_broken=True, to leave broken files out
 
     @property
     def takes_name(self) -> bool:
@@ -81,6 +82,13 @@ def resume_with_option(
     return f'munet resume --{kind} {place}, Evolution.resume(..., tasks=[...])'
 
 
+def _resume_without(kind: str, name: str, text: str) -> str:
+    "The same for a folder of which broken files were left out."
+    place = shlex.quote(f'{name}=DIR')
+    load = f'load_folder(DIR, {name!r}, skip_broken=True)'
+    return f'munet resume --folder {place} --skip-broken, Evolution.resume(..., tasks=[{load}])'
+
+
 def _resume_with_data_dir(kind: str, name: str, text: str) -> str:
     "The same for TFDS, whose own default directory is a setting of the environment."
     dataset, own_place, _ = text.partition('@')
@@ -111,6 +119,13 @@ _OF_FILES = (
         help='a task from an image folder: split/class/file or class/file',
         moved_help='where the image folder of a task is now, if it was moved',
         again=resume_with_option,
+        can_skip=True,
+    ),
+    Source(
+        'folder-without',
+        'an image folder but for some files',
+        load_folder_without,
+        again=_resume_without,
     ),
     Source(
         'idx',
@@ -201,6 +216,20 @@ def if_gone(
         return ''
     return f'; if it was moved, give its new place ({row.again(kind, name, text)})'
 
+
+def shown_source(
+    source: str,  # as in Task.source
+) -> str:
+    "A source for people: the place that is read from, whole, and how many files are left out."
+    kind, _, text = source.partition(':')
+    if kind != 'folder-without':
+        return source
+    try:
+        folder, names = parse_without(text)
+    except InputError:
+        return source
+    return f'folder:{folder} (but for {len(names):,} of its files)'
+
 # %% ../../nbs/30_tasks/08_sources.ipynb #cell-020
 def forms() -> str:
     "What `load_task` can be given, for messages."
@@ -215,7 +244,7 @@ def load_task(
 ) -> Task:
     """A task from any source that can be written down in one line.
 
-    A task's own `source` is such a text, except for arrays and benchmarks.
+    A task's own `source` is such a text, except for arrays, benchmarks and where files were left out.
     Raises InputError if there is nothing of that name, or if it cannot be a task.
     """
     check('text', text, isinstance(text, (str, Path)), 'a text or a path')

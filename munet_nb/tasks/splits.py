@@ -43,7 +43,9 @@ class ArraySplit:
         images,  # as `as_images` takes them
         labels: Sequence[int],  # (n,)
         where: str = 'images',  # what to call the split in an error
+        files: Sequence[str] | None = None,  # (n,), where they lie in the task's folder
     ):
+        self.files = files
         self.images = as_images(images, where)
         labels = as_list(f'labels of {where}', labels, 'whole numbers')
         self.labels = check_labels(labels, where)
@@ -77,7 +79,9 @@ class LazySplit:
         read: Callable[[int], tuple],  # number -> image, label
         where: str,  # what to call the split in an error
         labels: Sequence[int] | None = None,  # (n,), where they are known without reading
+        files: Sequence[str] | None = None,  # (n,), where they lie in the task's folder
     ):
+        self.files = files
         self.n = n
         self.read = read
         self.where = where
@@ -109,7 +113,8 @@ def part(
     "The examples of `split` at `indices`, as a split of length m."
     indices = np.asarray(indices, np.int64)
     labels = split.labels[indices] if hasattr(split, 'labels') else None
-    return LazySplit(len(indices), partial(_example, split, indices), split.where, labels)
+    files = [split.files[i] for i in indices] if split.files else None
+    return LazySplit(len(indices), partial(_example, split, indices), split.where, labels, files)
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-014
 def five_percent(
