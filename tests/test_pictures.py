@@ -216,7 +216,7 @@ def test_a_common_trunk_is_seen(trunks):
         ]
         assert [line.get_markerfacecolor() for line in squares] == [slate] * 3, draw.__name__
     names = {t.get_text() for t in pictures.plot_flow_graph(past).axes[0].texts}
-    assert names == {'root', 'trunk 1', '1 a', '2 b', '3 c'}
+    assert names == {'root', 'trunk\n1', '1 a', '2 b', '3 c'}
 
 
 def test_a_task_in_its_first_iteration_shows_its_best_model_though_a_trunk_gave_it_one(trunks):

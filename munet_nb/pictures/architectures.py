@@ -15,36 +15,13 @@ from ..models.accounting import accounted_params, users_of_models
 from ..models.model import LayerRef, Model
 from ..network.kinds import KINDS, kind_of
 from .axes import no_frame, nothing_yet
-from .canvas import LIGHT, Picture, Theme, ink_on, label_width, new_picture
-from .grid import Grid, hidden_units, make_grid
+from .canvas import LIGHT, Picture, Theme, counted, ink_on, label_width
+from .canvas import let_through, listed, new_picture, tell
+from .grid import Grid, hidden_units, make_grid, told_layers
 from .history import SIZES, size_of, state_of
 from ..search.journal import State
 
-# %% ../../nbs/80_pictures/04_architectures.ipynb #71df158c5854e155c83c2c8acc6a38fe
-def _draw_bands(ax: Axes, grid: Grid):
-    "A band between the places of a layer that several tasks use."
-    places = {}
-    for x, model in enumerate(grid.models.values()):
-        for ref in model.chain:
-            places.setdefault((ref.digest, ref.name), []).append((x, ref))
-    for (_, name), found in places.items():
-        height = kind_of(name).height
-        for (x1, ref), (x2, _) in zip(found, found[1:]):
-            band = Rectangle(
-                (x1, grid.bottom[name] + 0.3 * height),
-                x2 - x1,
-                0.4 * height,
-                facecolor=grid.colors[ref.trained_by],
-                edgecolor=grid.theme.ink,
-                linewidth=0.3,
-                zorder=1,
-            )
-            ax.add_patch(band)
-
 # %% ../../nbs/80_pictures/04_architectures.ipynb #a41af1767db6f2bd3e26f59ab891187f
-_HATCH = '////'
-
-
 def _is_put_in(name):
     return kind_of(name).place == 'before block'
 
@@ -52,8 +29,47 @@ def _is_put_in(name):
 def _can_be_dropped(name):
     return kind_of(name).place == 'block'
 
+# %% ../../nbs/80_pictures/04_architectures.ipynb #71df158c5854e155c83c2c8acc6a38fe
+def _draw_band(ax: Axes, grid: Grid, name: str, color: str, x1: int, x2: int):
+    "From the column x1 to the column x2, but for the dotted places of models that lack the layer."
+    models = list(grid.models.values())
+    height = kind_of(name).height
+    lacking = [
+        x
+        for x in range(x1 + 1, x2)
+        if _can_be_dropped(name) and name not in models[x].layers
+    ]
+    stops = [x1, *(x + side for x in lacking for side in (-0.4, 0.4)), x2]
+    for left, right in zip(stops[::2], stops[1::2]):
+        band = Rectangle(
+            (left, grid.bottom[name] + 0.3 * height),
+            right - left,
+            0.4 * height,
+            facecolor=color,
+            edgecolor=grid.theme.ink,
+            linewidth=0.3,
+            zorder=1,
+        )
+        ax.add_patch(band)
+
+
+def _draw_bands(ax: Axes, grid: Grid):
+    "A band between the places of a layer that several tasks use."
+    places = {}
+    for x, model in enumerate(grid.models.values()):
+        for ref in model.chain:
+            places.setdefault((ref.digest, ref.name), []).append((x, ref))
+    for (_, name), found in places.items():
+        for (x1, ref), (x2, _) in zip(found, found[1:]):
+            _draw_band(ax, grid, name, grid.colors[ref.trained_by], x1, x2)
+
 # %% ../../nbs/80_pictures/04_architectures.ipynb #96fe3380c80b90fafa5e9143e383b29f
-def _draw_layer(ax: Axes, grid: Grid, x: int, task: str, ref: LayerRef, hidden: int | None):
+_HATCH = '////'
+
+
+def _draw_layer(
+    ax: Axes, grid: Grid, x: int, task: str, ref: LayerRef, hidden: int | None, told: str
+):
     "A box, with the hidden units in it, or the mark of the task or trunk it was taken from."
     own = ref.trained_by == task
     color = grid.colors[ref.trained_by]
@@ -70,11 +86,14 @@ def _draw_layer(ax: Axes, grid: Grid, x: int, task: str, ref: LayerRef, hidden: 
         zorder=3 if own else 2,
     )
     ax.add_patch(box)
+    tell(box, told)
     if hidden is not None:
         text = str(hidden)
     else:
         text = '' if own else grid.mark(ref.trained_by)
-    ax.text(
+    if not text:
+        return
+    written = ax.text(
         x,
         low + height / 2,
         text,
@@ -85,6 +104,7 @@ def _draw_layer(ax: Axes, grid: Grid, x: int, task: str, ref: LayerRef, hidden: 
         zorder=4,
         bbox=dict(facecolor=color, edgecolor='none', pad=0.6) if put_in else None,
     )
+    let_through(written)
 
 
 def _draw_dropped(ax: Axes, grid: Grid, x: int, name: str):
@@ -103,10 +123,11 @@ def _draw_dropped(ax: Axes, grid: Grid, x: int, name: str):
     ax.add_patch(box)
 
 
-def _draw_column(ax: Axes, grid: Grid, x: int, task: str, model: Model):
+def _draw_column(ax: Axes, grid: Grid, x: int, task: str, model: Model, told: Mapping):
     "A task's model."
     for ref in model.chain:
-        _draw_layer(ax, grid, x, task, ref, hidden_units(ref.name, model.hparams))
+        hidden = hidden_units(ref.name, model.hparams)
+        _draw_layer(ax, grid, x, task, ref, hidden, told[task, ref.name])
     for name in grid.rows:
         if _can_be_dropped(name) and name not in model.layers:
             _draw_dropped(ax, grid, x, name)
@@ -120,11 +141,11 @@ def _handles(grid: Grid, state: State) -> list[Patch]:
         return Patch(**{**plain, **how})
 
     used = {ref.trained_by for model in grid.models.values() for ref in model.chain}
-    trained_by = [
-        patch(facecolor=grid.colors[k], label=name)
-        for k, name in grid.makers().items()
-        if k in used
-    ]
+    trained_by = []
+    for k, name in grid.makers().items():
+        if k in used:
+            trained_by.append(patch(facecolor=grid.colors[k], label=name))
+            tell(trained_by[-1], k or name)
     put_in = []
     for kind in KINDS.values():
         if _is_put_in(kind.name):
@@ -170,6 +191,37 @@ def _write_figures(ax: Axes, grid: Grid, state: State, millions: Callable):
             color=grid.theme.ink,
         )
 
+# %% ../../nbs/80_pictures/04_architectures.ipynb #7d1f0a42
+def _alt(grid: Grid, state: State) -> str:
+    "The picture in words."
+    told = []
+    for task, model in grid.models.items():
+        blocks = sum(_can_be_dropped(ref.name) for ref in model.chain)
+        own = sum(ref.trained_by == task for ref in model.chain)
+        owns = f'{own} of {counted(len(model.chain), "layer")} its own'
+        test = f', test accuracy {state.tests[task]:.1%}' if task in state.tests else ''
+        told.append(f'{task} has {counted(blocks, "block")}, {owns}{test}')
+    all_of_them = listed(told, joint='; ') or 'nothing yet'
+    return f"Architectures of {counted(len(told), 'task')}: {all_of_them}."
+
+
+def _name_columns(ax: Axes, grid: Grid, names: Sequence[str], slanted: bool):
+    "The names of the tasks below the columns, those of the layers beside them."
+    ax.set(
+        xticks=range(len(names)),
+        yticks=[grid.bottom[name] + kind_of(name).height / 2 for name in grid.rows],
+    )
+    ax.set_xticklabels(
+        names,
+        rotation=40 if slanted else 0,
+        ha='right' if slanted else 'center',
+        rotation_mode='anchor' if slanted else 'default',
+        fontsize=8,
+    )
+    ax.set_yticklabels(grid.rows, fontsize=grid.font)
+    for label, task in zip(ax.get_xticklabels(), grid.models):
+        tell(label, task)
+
 # %% ../../nbs/80_pictures/04_architectures.ipynb #f52704a669fea4f9e1e374aa93e7d9d3
 def plot_architectures(
     records: Sequence[Mapping],
@@ -185,12 +237,13 @@ def plot_architectures(
     millions = size_of(size, records, state)
     grid = make_grid(records, state, theme)
     n = len(grid.models)
-    slanted = n > 6  # names of tasks
     names = [
         grid.label(task) + ('' if state.kept.get(task) == model.id else ' (so far)')
         for task, model in grid.models.items()
     ]
-    left = 0.15 + label_width(grid.rows)
+    slanted = n > 1 and label_width(names) > 0.65  # inches: about a column
+    starts = [0.75 * label_width([name]) - 0.65 * (x + 0.6) for x, name in enumerate(names)]
+    left = 0.15 + max([label_width(grid.rows), *(starts if slanted else ())])
     below = 0.15 + (0.64 * label_width(names) if slanted else 0.2)
     fig, (ax,) = new_picture(
         min(max(4.8, 0.95 * n + 2.4), 17),
@@ -201,24 +254,17 @@ def plot_architectures(
         title='layer trained by',
     )
     _draw_bands(ax, grid)
+    told = told_layers(grid, state)
     for x, (task, model) in enumerate(grid.models.items()):
-        _draw_column(ax, grid, x, task, model)
+        _draw_column(ax, grid, x, task, model, told)
     _write_figures(ax, grid, state, millions)
     ax.set(
         xlim=(-0.6, max(n, 1) - 0.4),
         ylim=(-0.05 * max(grid.top, 1) - 0.25, grid.top + 0.9),
-        xticks=range(n),
-        yticks=[grid.bottom[name] + kind_of(name).height / 2 for name in grid.rows],
     )
-    ax.set_xticklabels(
-        names,
-        rotation=40 if slanted else 0,
-        ha='right' if slanted else 'center',
-        rotation_mode='anchor' if slanted else 'default',
-        fontsize=8,
-    )
-    ax.set_yticklabels(grid.rows, fontsize=grid.font)
+    _name_columns(ax, grid, names, slanted)
     no_frame(ax)
+    fig.alt = _alt(grid, state)
     if n:
         break_or_space = '\n' if n <= 3 else ' '
         title = f'test accuracy above,{break_or_space}{SIZES[size]} below'

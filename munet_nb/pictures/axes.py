@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'few_ticks', 'whole_ticks', 'draw_dots', 'draw_square', 'nothing_yet', 'no_frame',
+    'few_ticks', 'whole_ticks', 'end_at_one', 'share_ticks', 'draw_dots', 'draw_square',
+    'nothing_yet', 'no_frame',
 ]
 
 # %% ../../nbs/80_pictures/01_axes.ipynb #d035c74f21a1cd3ebbff1f6fc7ebe2a8
@@ -14,28 +15,43 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
-from .canvas import Theme
+from .canvas import Theme, tell
 
 # %% ../../nbs/80_pictures/01_axes.ipynb #d5e08bb5d32a048efbbfa6074308a90d
-def few_ticks(axis: Axis, whole: bool = False):
-    "A few ticks at round numbers, for one of many axes; at whole numbers, if so wanted."
+def few_ticks(
+    axis: Axis,
+    whole: bool = False,  # at whole numbers
+    share: bool = False,  # in percent
+):
+    "A few ticks at round numbers, for one of many axes."
     low, high = sorted(axis.get_view_interval())
     fewest = 1 if whole else 2
     places = matplotlib.ticker.MaxNLocator(
         2, integer=whole, min_n_ticks=fewest, steps=[1, 2, 5, 10]
     )
     at = [v for v in places.tick_values(low, high) if low <= v <= high]
-    axis.set_ticks(at, [f'{v:.6g}' for v in at])
+    axis.set_ticks(at, [f'{100 * v:.6g}%' if share else f'{v:.6g}' for v in at])
 
 
 def whole_ticks(axis: Axis):
     "Ticks at whole numbers."
     axis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
 
+
+def end_at_one(ax: Axes):
+    "No accuracy, and no score, is below 0 or above 1, so the axis is not; for what is drawn by now."
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 0), min(high, 1))
+
+
+def share_ticks(axis: Axis):
+    "Ticks in percent."
+    axis.set_major_formatter(lambda value, _: f'{100 * value:.4g}%')
+
 # %% ../../nbs/80_pictures/01_axes.ipynb #e40779980cd731de4d6b902d6f0b1c0f
 def draw_dots(
     ax: Axes,
-    points: Iterable[tuple[float, float, bool]],  # x, y, whether it was accepted
+    points: Iterable[tuple[float, float, bool, str]],  # x, y, accepted, what it tells or ''
     color: str,
     theme: Theme,
     size: float = 3.6,  # points
@@ -45,16 +61,19 @@ def draw_dots(
     points = list(points)
     edge = theme.ink if strong else color
     for accepted in (False, True):
-        ax.plot(
-            [x for x, _, a in points if a == accepted],
-            [y for _, y, a in points if a == accepted],
+        some = [p for p in points if p[2] == accepted]
+        (dots,) = ax.plot(
+            [p[0] for p in some],
+            [p[1] for p in some],
             'o',
             markersize=size,
             markerfacecolor=color if accepted else 'none',
             markeredgecolor=edge,
             markeredgewidth=0.8,
             zorder=4 if strong else 3,
+            clip_on=False,
         )
+        tell(dots, *(p[3] for p in some))
 
 # %% ../../nbs/80_pictures/01_axes.ipynb #758595f2
 def draw_square(
@@ -63,9 +82,10 @@ def draw_square(
     color: str,  # of the trunk
     theme: Theme,
     strong: bool = False,  # larger: a model that is kept, or an ancestor of one
+    told: str = '',  # under the pointer
 ):
     "A model that came with a common trunk."
-    ax.plot(
+    (square,) = ax.plot(
         *place,
         's',
         markersize=8 if strong else 5,
@@ -73,7 +93,9 @@ def draw_square(
         markeredgecolor=theme.ink,
         markeredgewidth=0.8,
         zorder=5,
+        clip_on=False,
     )
+    tell(square, told)
 
 # %% ../../nbs/80_pictures/01_axes.ipynb #1b2ab0b81b3185fc02bfe4b756186f90
 def nothing_yet(ax: Axes, theme: Theme):

@@ -4,41 +4,123 @@
 
 # %% auto #0
 __all__ = [
-    'LIGHT', 'DARK', 'PAGE', 'Picture', 'save_picture', 'Theme', 'check_theme', 'tell', 'svg_of',
-    'task_colors', 'ink_on', 'without_math', 'short_name', 'task_legend', 'trunk_name',
+    'LIGHT', 'DARK', 'PAGE', 'find_letters', 'Picture', 'save_picture', 'Theme', 'check_theme',
+    'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'without_math',
+    'columns_of', 'shortened', 'counted', 'listed', 'short_name', 'task_legend', 'trunk_name',
     'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
+import base64
 import hashlib
 import html
 import re
+import threading
+import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO, StringIO
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from ..checks import check, for_terminal
 from ..runs.files import write_atomic
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #9c3c355f
+_WIDELY_INSTALLED = (
+    'Segoe UI',
+    'Nirmala UI',
+    'Leelawadee UI',
+    'Microsoft YaHei',
+    'Yu Gothic',
+    'Malgun Gothic',
+    'Segoe UI Emoji',
+    'Kohinoor Devanagari',
+    'Kohinoor Bangla',
+    'Kohinoor Telugu',
+    'Geeza Pro',
+    'PingFang SC',
+    'Hiragino Sans',
+    'Apple SD Gothic Neo',
+    'Arial Unicode MS',
+    'WenQuanYi Zen Hei',
+    'FreeSans',
+    'Unifont',
+)
+warnings.filterwarnings('ignore', r'Glyph \d+ .*missing from|Matplotlib currently does not support')
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    "Fonts to look for a letter in, of those that are installed; matplotlib's own is the first."
+    installed = font_manager.get_font_names()
+    of_noto = sorted(n for n in installed if n.startswith(('Noto Sans', 'Noto Emoji', 'Lohit')))
+    return ('DejaVu Sans', *of_noto, *(n for n in _WIDELY_INSTALLED if n in installed))
+
+
+@cache
+def _family_with(letter: str) -> str | None:
+    "The first of these fonts that has a letter; None if none has it."
+    for family in _families():
+        font = font_manager.get_font(font_manager.findfont(family))
+        if font.get_char_index(ord(letter)):
+            return family
+    return None
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #c0a1c3c5
+_NO_FONT = (
+    'no installed font has some letters of a picture, so boxes stand for them; fonts such as '
+    'Noto Sans have them. In a page the browser finds its own.'
+)
+
+
+def find_letters(texts: Iterable[Text]):
+    "Give every text the fonts that its letters need. One warning tells if there are none."
+    by_page = matplotlib.rcParams['svg.fonttype'] == 'none'  # a browser will draw them
+    missing = False
+    for text in texts:
+        said = text.get_text()
+        if said.isascii() or by_page:
+            continue
+        found = {_family_with(letter) for letter in said if not letter.isspace()}
+        missing = missing or None in found
+        more = [f for f in _families()[1:] if f in found]
+        if more:
+            text.set_fontfamily([*dict.fromkeys([*text.get_fontfamily(), *more])])
+    if missing:
+        warnings.warn(_NO_FONT, stacklevel=2)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1437a8b4549e79e3c0e134d8f3c35155
 class Picture(Figure):
     """A matplotlib figure that shows itself at the end of a cell, whichever backend is active.
 
-    `savefig` saves it.
+    `savefig` saves it. `alt` says what it shows, in a sentence or two.
     """
 
-    def _repr_png_(self) -> bytes:
+    alt: str = ''
+
+    def draw(self, renderer):
+        "As every figure, with letters of any script that a font on this machine has."
+        find_letters(self.findobj(Text))
+        super().draw(renderer)
+
+    def _repr_mimebundle_(self, **options):
         out = BytesIO()
         self.savefig(out, format='png', dpi=100)
-        return out.getvalue()
+        png = base64.b64encode(out.getvalue()).decode()
+        return {'image/png': png, 'text/plain': self.alt or repr(self)}, {
+            'image/png': {'alt': self.alt}
+        }
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #3a9e5c17
 def save_picture(
@@ -70,6 +152,17 @@ def check_theme(theme: Theme):
 LIGHT = Theme()
 DARK = Theme('#111111', '#F0F0F0', '#808080', '#7CC8F2')
 
+# %% ../../nbs/80_pictures/00_canvas.ipynb #b552a2c6
+_STRONGEST = 0.55  # how opaque the strongest cell is; more would hide black text or white
+
+
+def opacity(
+    value: float,  # from 0
+    most: float,  # of the heat map
+) -> float:
+    "Of the cell of a heat map."
+    return _STRONGEST * min(max(value / most, 0), 1) if most else 0.0
+
 # %% ../../nbs/80_pictures/00_canvas.ipynb #3a65d29f
 PAGE = Theme('none', '#010203', '#7F8182', '#0B62A7')
 _STANDS_FOR = {
@@ -79,44 +172,110 @@ _STANDS_FOR = {
 }  # color that was drawn -> what the page makes of it
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1a8b5a3c
+_NEXT = '\u2063'  # between the texts of an artist's points; nobody types it
+_TELLS = 'munet-told:'
+
+
 def tell(
     artist: Artist,
-    text: str,  # shown while the pointer is on it
+    *texts: str,  # shown while the pointer is on it; of several, each for one of its points
 ):
-    "Have an artist say more about itself in a page."
-    artist.set_gid('munet-told:' + text)
+    "Have an artist, or each of its points or lines, say more about itself in a page."
+    artist.set_gid(_TELLS + _NEXT.join(map(for_terminal, texts)))
 
 
+_THROUGH = 'munet-through'
+
+
+def let_through(text: Text):
+    "Have a text not hide from the pointer what is behind it."
+    text.set_gid(_THROUGH)
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #adb8bfe6
+_TOLD = re.compile(rf'<g id="{_TELLS}([^"]*)">')
+_MARK = re.compile(r'<(?:use|path d=)[^>]*?/>')
+
+
+def _each_with_title(svg: str, texts: Sequence[str]) -> str:
+    "Points or lines with a title each."
+    each = iter(texts)
+
+    def with_title(mark):
+        text = next(each)
+        return f'<g><title>{text}</title>{mark[0]}</g>' if text else mark[0]
+
+    return _MARK.sub(with_title, svg)
+
+
+def _with_titles(svg: str) -> str:
+    "The titles where they belong: in the group that an artist is, or around each of its points."
+    begin, *told = _TOLD.split(svg)
+    parts = [begin]
+    for texts, rest in zip(told[::2], told[1::2]):
+        texts = texts.split(_NEXT)
+        own, sign, after = rest.partition('<g id="')
+        if len(texts) == 1:
+            title = f'<title>{texts[0]}</title>' if texts[0] else ''
+            parts.append(f'<g>{title}{rest}')
+        elif len(_MARK.findall(own)) == len(texts):
+            parts.append(f'<g>{_each_with_title(own, texts)}{sign}{after}')
+        else:  # a point is out of sight: better none than another's
+            parts.append(f'<g>{rest}')
+    return ''.join(parts)
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #caeb3a0f
 _ABOUT = re.compile(r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>', re.S)
 _SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
-_TOLD = re.compile(r'<g id="munet-told:([^"]*)">')
 _NAME = re.compile(r'<g id="[^"]*">')
 _FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
+_COLOR = re.compile(r'(fill: |stroke: |fill=")(#[0-9a-f]{6})')
+_ALIKE = re.compile(
+    r'<g([^>]*)>\s*(<use [^>]*?style="([^"]*)"/>(?:\s*<use [^>]*?style="\3"/>)*)\s*</g>'
+)
+_NUMBERS = re.compile(r' (?:d|x|y)="[^"]*"')
+_DECIMALS = re.compile(r'(\.\d\d)\d+')
+_one_draws = threading.Lock()  # matplotlib's settings are the process's
+
+
+def _drawn(picture: Figure, salt: str) -> str:
+    "An SVG file, in which two pictures share no ids."
+    out = StringIO()
+    with _one_draws, matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': salt}):
+        picture.savefig(out, format='svg', transparent=True, metadata={'Date': None})
+    text = out.getvalue()
+    return text[text.index('<svg') :]
+
+
+def _smaller(svg: str) -> str:
+    "The same to the eye: the style of many points is told once, places to a hundredth of a point."
+
+    def once(found):
+        g, uses, style = found.groups()
+        same = f' style="{style}"'
+        return f'<g{g}{same}>{uses.replace(same, "")}</g>'
+
+    svg = _ALIKE.sub(once, svg)
+    return _NUMBERS.sub(lambda found: _DECIMALS.sub(r'\1', found[0]), svg)
 
 
 def svg_of(
     picture: Figure,  # drawn with PAGE
-    alt: str,  # what it shows, in a sentence
+    alt: str | None = None,  # what it shows, in a sentence; None: as a Picture says itself
 ) -> str:
     "A picture as an SVG element for a page, as wide as the page lets it be."
-    out = StringIO()
-    salt = hashlib.sha256(alt.encode()).hexdigest()[:8]  # two pictures must not share ids
-    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': salt}):
-        picture.savefig(out, format='svg', transparent=True, metadata={'Date': None})
-    text = out.getvalue()
-    text = _ABOUT.sub('', text[text.index('<svg') :])
-    for color, variable in _STANDS_FOR.items():
-        text = text.replace(color, variable)
-    text = _TOLD.sub(r'<g><title>\1</title>', text)
+    alt = for_terminal(getattr(picture, 'alt', '') if alt is None else alt)
+    text = _drawn(picture, hashlib.sha256(alt.encode()).hexdigest()[:8])
+    text = _with_titles(_smaller(_ABOUT.sub('', text)))
+    text = text.replace(f'<g id="{_THROUGH}">', '<g pointer-events="none">')
     text = _NAME.sub('<g>', text)
     text = _FONT.sub(r'font-size: \2', text)
-    label = html.escape(for_terminal(alt))
-    width = picture.get_figwidth()
+    text = _COLOR.sub(lambda found: found[1] + _STANDS_FOR.get(found[2], found[2]), text)
     head = (
-        f'<svg class="munet-picture" role="img" aria-label="{label}" viewBox="\\1" '
-        f'style="width:100%; max-width:{width * 1.6:.1f}in; stroke-linejoin:round">'
+        f'<svg class="munet-picture" role="img" aria-label="{html.escape(alt)}" '
+        f'style="width:100%; max-width:{picture.get_figwidth() * 1.6:.1f}in; '
+        'stroke-linejoin:round; direction:ltr" viewBox='
     )
-    return _SVG.sub(head, text, count=1)
+    return _SVG.sub(lambda found: f'{head}"{found[1]}">', text, count=1)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #cbd4548bbfc6432752973c52f2735182
 _OKABE_ITO = (
@@ -141,7 +300,7 @@ def task_colors(
     if len(tasks) <= len(_OKABE_ITO):
         colors = _OKABE_ITO
     else:
-        places = np.linspace(0.05, 0.95, len(tasks))
+        places = np.linspace(0.2, 0.95, len(tasks))  # what is darker is lost on a dark page
         colors = [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps['viridis'](places)]
     slates = {id: _SLATES[i % len(_SLATES)] for i, id in enumerate(trunks)}
     return {**dict(zip(tasks, colors)), None: _ROOT_COLOR, **slates}
@@ -158,16 +317,63 @@ def without_math(text: str) -> str:
     return for_terminal(text).replace('$', r'\$')
 
 
-def short_name(task: str) -> str:
-    "A task's name without its collection, of at most 24 letters."
-    name = for_terminal(task.split('/')[-1])
-    return without_math(name if len(name) <= 24 else name[:23] + '…')
+def columns_of(text: str) -> int:
+    "The room that a text takes, in letters: a Chinese one takes two, an accent none."
+
+    def columns(letter):
+        if unicodedata.category(letter) in ('Mn', 'Me', 'Cf'):
+            return 0
+        return 2 if unicodedata.east_asian_width(letter) in 'WF' else 1
+
+    return len(text) if text.isascii() else sum(map(columns, text))
+
+
+def shortened(
+    text: str,
+    most: int,  # columns
+) -> str:
+    "A text that fits; three dots stand for what is left out."
+    if columns_of(text) <= most:
+        return text
+    room = most - 1
+    for i, letter in enumerate(text):
+        room -= columns_of(letter)
+        if room < 0:
+            return text[:i] + '…'
+
+
+def counted(n: int, what: str) -> str:
+    "So many of something: '1 task', '2 tasks'."
+    return f'{n} {what}' if n == 1 else f'{n} {what}s'
+
+
+def listed(
+    parts: Sequence[str],
+    most: int = 8,  # that are told
+    joint: str = ', ',
+) -> str:
+    "A list in a sentence."
+    more = f'{joint}and {len(parts) - most} more' if len(parts) > most else ''
+    return joint.join(parts[:most]) + more
+
+
+def short_name(
+    task: str,
+    most: int = 24,  # columns
+) -> str:
+    "A task's name without its collection, as long as there is room for."
+    return without_math(shortened(for_terminal(task.split('/')[-1]), most))
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #8b5732fb5e02d1610e54c3753991baa4
 def task_legend(colors: Mapping[str | None, str], tasks: Iterable[str]) -> list[Patch]:
     "A colored patch per task for a legend, with the task's number in the list of all."
     numbers = {t: i + 1 for i, t in enumerate(colors)}
-    return [Patch(facecolor=colors[t], label=f'{numbers[t]} {short_name(t)}') for t in tasks]
+    patches = []
+    for t in tasks:
+        patch = Patch(facecolor=colors[t], label=f'{numbers[t]} {short_name(t)}')
+        tell(patch, t)
+        patches.append(patch)
+    return patches
 
 
 def trunk_name(id: str) -> str:
@@ -204,7 +410,7 @@ _PADS = (0.72, 0.5, 0.15, 0.32)  # inches left free for labels: left, below, rig
 def label_width(texts: Iterable[str]) -> float:
     "Inches that the longest of some labels takes."
     shown = (text.replace(r'\$', '$') for text in texts)
-    return _LETTER * max(map(len, shown), default=0)
+    return _LETTER * max(map(columns_of, shown), default=0)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #837bd8139702a5b0997bb15c5af96c28
 def _style_axes(ax, theme, alone):
@@ -266,6 +472,8 @@ def new_picture(
             alignment='left',
         )
         legend.get_title().set_color(theme.ink)
+        for text, handle in zip(legend.get_texts(), handles):
+            text.set_gid(handle.get_gid())
     return fig, axs
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #2f1ffdf226bd907bd9b8277db776e9a5

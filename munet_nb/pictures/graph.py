@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 
 from ..models.accounting import users_of_models
 from .axes import no_frame, nothing_yet
-from .canvas import LIGHT, Picture, Theme, label_width, new_picture, short_name
+from .canvas import LIGHT, Picture, Theme, label_width, new_picture, tell
 from .canvas import trunk_name
-from .grid import Grid, make_grid
+from .grid import Grid, make_grid, told_layers
 from .history import state_of
 
 # %% ../../nbs/80_pictures/05_graph.ipynb #535922800522df58f2bf4d9abdff4031
@@ -64,8 +64,9 @@ def _draw_ways(ax: Axes, grid: Grid, places: Mapping):
             tasks = users[ref.digest]
             xs.append(x + 0.05 * (tasks.index(task) - (len(tasks) - 1) / 2))
             ys.append(y)
-        ax.plot([*xs, i], [*ys, top], color=grid.colors[task], linewidth=2, zorder=1)
-        ax.text(
+        (way,) = ax.plot([*xs, i], [*ys, top], color=grid.colors[task], linewidth=2, zorder=1)
+        tell(way, task)
+        name = ax.text(
             i,
             top + 0.15,
             grid.label(task),
@@ -76,13 +77,14 @@ def _draw_ways(ax: Axes, grid: Grid, places: Mapping):
             fontsize=8,
             color=grid.theme.ink,
         )
+        tell(name, task)
 
 
-def _draw_nodes(ax: Axes, grid: Grid, places: Mapping, layers: Mapping):
+def _draw_nodes(ax: Axes, grid: Grid, places: Mapping, layers: Mapping, told: Mapping):
     "A node per layer, its area growing with the root of its parameters."
     largest = max([ref.n_params for ref in layers.values()], default=1)
     for key, ref in layers.items():
-        ax.scatter(
+        node = ax.scatter(
             *places[key],
             s=25 + 260 * np.sqrt(ref.n_params / largest),
             color=grid.colors[ref.trained_by],
@@ -90,6 +92,7 @@ def _draw_nodes(ax: Axes, grid: Grid, places: Mapping, layers: Mapping):
             linewidth=0.8,
             zorder=2,
         )
+        tell(node, told[key])
 
 
 def _name_trunks(ax: Axes, grid: Grid, places: Mapping, layers: Mapping):
@@ -116,17 +119,22 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     places = _places(grid)
     layers = {(r.name, r.digest): r for model in grid.models.values() for r in model.chain}
     n, top = len(grid.models), len(grid.rows)
-    right = 0.77 * label_width(map(short_name, grid.models))
+    longest = label_width(map(grid.label, grid.models))
+    height = min(max(1.8, 0.5 * top), 10)  # inches, of the layers
+    names = 0.66 * longest + 0.2  # inches, of the tasks' names above
     fig, (ax,) = new_picture(
         min(max(4.8, 0.95 * n + 2.4), 17),
-        min(max(3, 0.5 * top + 1.4), 12),
+        height + names + 0.42,
         theme,
-        pads=(0.15 + label_width(grid.rows), 0.1, right, 0.32),
+        pads=(0.15 + label_width(grid.rows), 0.1, 0.1 + 0.77 * longest, 0.32),
     )
     _draw_ways(ax, grid, places)
-    _draw_nodes(ax, grid, places, layers)
+    told = told_layers(grid, state)
+    of_layer = {(r.name, r.digest): told[t, r.name] for t, m in grid.models.items() for r in m.chain}
+    _draw_nodes(ax, grid, places, layers, of_layer)
     _name_trunks(ax, grid, places, layers)
-    ax.set(yticks=range(top), yticklabels=grid.rows, xticks=[], ylim=(-0.6, top + 2.2))
+    ax.set(yticks=range(top), yticklabels=grid.rows, xticks=[])
+    ax.set_ylim(-0.6, top + (top + 0.6) * names / height)
     ax.margins(x=0.08)
     no_frame(ax)
     if n:
@@ -134,6 +142,8 @@ def plot_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
         served = f'serve {n} ' + ('task' if n == 1 else 'tasks')
         title = f'{len(layers)} distinct layers, {millions:.2f} M parameters, {served}'
         ax.set_title(title, fontsize=9)
+        fig.alt = f'A graph of a system: {title}.'
     else:
+        fig.alt = 'A graph of a system: nothing yet.'
         nothing_yet(ax, theme)
     return fig

@@ -9,14 +9,14 @@ __all__ = ['TriedGroup', 'tried_groups', 'plot_groups']
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from .axes import draw_square, no_frame, nothing_yet
-from .canvas import LIGHT, Picture, Theme, ink_on, label_width, new_picture
-from .canvas import short_name, task_colors, trunk_legend, trunk_name
+from .canvas import LIGHT, Picture, Theme, counted, label_width, let_through
+from .canvas import listed, new_picture, opacity, short_name, task_colors, tell
+from .canvas import trunk_legend, trunk_name
 from .history import state_of, trunk_tasks
 
 # %% ../../nbs/80_pictures/09_groups.ipynb #da2d278f
@@ -62,35 +62,46 @@ def tried_groups(records: Sequence[Mapping]) -> list[TriedGroup]:
     return list(found.values())
 
 # %% ../../nbs/80_pictures/09_groups.ipynb #b5a5fcb2
-_LOSS = '#C4553B'  # the least in the heat map, whose middle is the page
+_LOSS = '#C4553B'  # as `much`, of what is lost
 
 
-def _draw_row(ax: Axes, y: int, tried: TriedGroup, columns: Sequence[str], paint, theme: Theme):
-    "The cells of one trial. `paint` turns points into a color."
+def _draw_row(
+    ax: Axes,
+    y: int,
+    tried: TriedGroup,
+    columns: Sequence[str],
+    most: float,  # points that have the strongest color
+    theme: Theme,
+):
+    "The cells of one trial."
     for x, task in enumerate(columns):
         if task not in tried.probes:
             continue
-        color = matplotlib.colors.to_hex(paint(tried.gains[task]) if tried.tasks else theme.page)
+        gain = tried.gains[task]
+        strong = to_rgb(theme.much if gain > 0 else _LOSS)
+        color = (*strong, opacity(abs(gain), most)) if tried.tasks else 'none'
         member = task in tried.tasks
         cell = Rectangle(
             (x - 0.46, y - 0.42),
             0.92,
             0.84,
             facecolor=color,
-            edgecolor=theme.ink if member else color,
-            linewidth=1.4 if member else 0.2,
+            edgecolor=theme.ink if member else 'none',
+            linewidth=1.4 if member else 0,
             zorder=2 if member else 1,
         )
         ax.add_patch(cell)
-        text = f'{tried.gains[task]:+.1f}' if tried.tasks else f'{tried.probes[task]:.0%}'
-        ax.text(x, y, text, ha='center', va='center', fontsize=7, color=ink_on(color), zorder=3)
+        text = f'{gain:+.1f}' if tried.tasks else f'{tried.probes[task]:.0%}'
+        where = dict(ha='center', va='center', fontsize=7, zorder=3)
+        let_through(ax.text(x, y, text, color=theme.ink, **where))
+        told = f'{task}: {tried.probes[task]:.1%} with {tried.label}'
+        together = f'\ntrained together: {listed(tried.tasks)}' if tried.tasks else ''
+        tell(cell, told + together)
 
 # %% ../../nbs/80_pictures/09_groups.ipynb #f86bbed7
-def _paint(trials: Sequence[TriedGroup], theme: Theme):
-    "The color of points; the largest gain has the strongest, and so has a loss as large or larger."
-    most = max([1.0, *(g for t in trials for g in t.gains.values())])
-    map_: Colormap = LinearSegmentedColormap.from_list('gain', [_LOSS, theme.page, theme.much])
-    return lambda points: map_((points / most + 1) / 2)
+def _most(trials: Sequence[TriedGroup]) -> float:
+    "Points that have the strongest color: the largest gain, and a loss as large or larger."
+    return max([1.0, *(g for t in trials for g in t.gains.values())])
 
 
 def plot_groups(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
@@ -109,19 +120,27 @@ def plot_groups(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     height = min(sum(pads[1::2]) + max(0.3 * n, 0.6), 14)
     fig, (ax,) = new_picture(max(width, 4.6), height, theme, pads=pads, handles=handles)
     no_frame(ax)
+    joined = [f'{trunk_name(t.trunk)} by {listed(t.tasks)}' for t in trials if t.trunk]
+    fig.alt = (
+        f"{counted(n, 'trial')} of common trunks for {counted(len(columns), 'task')}, by the points "
+        f"of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
+    )
     if not n:
         nothing_yet(ax, theme)
         return fig
-    paint = _paint(trials, theme)
+    most = _most(trials)
     for y, tried in enumerate(trials):
-        _draw_row(ax, y, tried, columns, paint, theme)
+        _draw_row(ax, y, tried, columns, most, theme)
         for task in tried.takers:
             place = (columns.index(task) + 0.36, y - 0.3)
-            draw_square(ax, place, colors[tried.trunk], theme)
+            told = f'{task} took {trunk_name(tried.trunk)}'
+            draw_square(ax, place, colors[tried.trunk], theme, told=told)
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(n - 0.4, -0.6), yticks=range(n))
     ax.set_yticklabels(labels, fontsize=8)
     ax.xaxis.tick_top()
     ax.set_xticks(range(len(columns)), names, rotation=45, ha='left', fontsize=8)
+    for label, task in zip(ax.get_xticklabels(), columns):
+        tell(label, task)
     corner = (0.1 / fig.get_figwidth(), 1 - 0.2 / height)
     fig.text(*corner, 'points over the root', fontsize=9, color=theme.ink)
     return fig

@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = [
-    'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task', 'size_of',
-    'config_after', 'Arrival', 'trunk_tasks', 'arrivals_by_task',
+    'MOST_TOLD', 'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task',
+    'curve_text', 'told_changes', 'told_child', 'told_children', 'size_of', 'config_after',
+    'Arrival', 'trunk_tasks', 'arrivals_by_task',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..checks import as_list, check, is_one_of, unknown
 from ..models.accounting import accounted_params, users_of_models
-from ..models.model import Model
+from ..models.model import Model, model_from_json
 from ..runs.report import mega_flops
 from ..search.ask import scores_of
 from ..search.config import Config, config_from_json, with_fields
 from ..search.journal import State, apply_record, open_first, replay
+from ..search.mutation import mutations
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
 class Past(Sequence):
@@ -118,6 +120,56 @@ def children_by_task(
         found[r['task']] += [(i, child) for child in r['children']]
     return {t: children for t, children in found.items() if children}
 
+# %% ../../nbs/80_pictures/02_history.ipynb #695ac155
+def curve_text(evaluations: Sequence[float]) -> str:
+    "Accuracies after segments of training, of which eight are told."
+    n = len(evaluations)
+    told = range(n) if n <= 8 else sorted({round(i * (n - 1) / 7) for i in range(8)})
+    return ' → '.join(f'{evaluations[i]:.1%}' for i in told)
+
+
+def told_changes(changes: Sequence[str]) -> str:
+    "What a child changed, of `mutations`."
+    return ', '.join(changes) or 'no mutation'
+
+
+def told_child(
+    child: Mapping,  # of a record
+    state: State,
+) -> str:
+    "A child in words."
+    model = model_from_json(child['model'])
+    changes = mutations(state.models[model.parent], model, child['trained'])
+    accepted = 'accepted' if child['accepted'] else 'not accepted'
+    return (
+        f'{model.id}, child of {model.parent}\n{told_changes(changes)}\n'
+        f"accuracy {curve_text(model.evaluations)}\nscore {child['score']:.3f}, {accepted}"
+    )
+
+# %% ../../nbs/80_pictures/02_history.ipynb #b3185e18
+MOST_TOLD = 300  # points of a picture that say something
+
+
+def told_children(
+    children: Sequence[Mapping],  # of records
+    state: State,
+    first: Collection[str] = (),  # ids of those that are told before others
+    most: int = MOST_TOLD,
+) -> dict[str, str]:
+    """Children in words by id: all of them, or so many evenly over the run.
+
+    Accepted ones come before those that were not.
+    """
+    ranks = ([], [], [])
+    for child in children:
+        rank = 0 if child['model']['id'] in first else 1 if child['accepted'] else 2
+        ranks[rank].append(child)
+    told = []
+    for some in ranks:
+        n = min(len(some), most - len(told))
+        told += [some[i * len(some) // n] for i in range(n)]
+    return {c['model']['id']: told_child(c, state) for c in told}
+
 # %% ../../nbs/80_pictures/02_history.ipynb #2667bb96
 SIZES = {'charged': 'parameters charged', 'MFLOPs': 'operations of a prediction'}
 
@@ -165,6 +217,14 @@ class Arrival:
     def trunk(self) -> str:
         "The common trunk's id."
         return self.model.parent
+
+    @property
+    def told(self) -> str:
+        "It in words."
+        return (
+            f"{self.model.task}: the model that came with {self.trunk.replace(':', ' ')}\n"
+            f'accuracy {curve_text(self.curve)}\nscore {self.score:.3f}'
+        )
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d763c0fa
 def trunk_tasks(records: Sequence[Mapping]) -> dict[str, list[str]]:

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from ..models.hparams import HParams
 from ..models.model import Model
 from .axes import few_ticks, nothing_yet
-from .canvas import LIGHT, Picture, Theme, small_multiples, task_colors
-from .canvas import task_legend, trunk_legend
+from .canvas import LIGHT, Picture, Theme, counted, listed, small_multiples
+from .canvas import task_colors, task_legend, tell, trunk_legend
 from .history import children_by_task, state_of, trunk_tasks
 from ..search.journal import kept_models
 
@@ -53,7 +53,7 @@ def _draw_values(ax: Axes, name: str, lineages: Mapping[str, Sequence[Model]], c
     ladder = sorted({value for way in ways.values() for value in way})
     for k, (task, way) in enumerate(ways.items()):
         shift = 0.24 * ((k + 0.5) / len(ways) - 0.5)  # so that equal ways lie side by side
-        ax.plot(
+        (line,) = ax.plot(
             range(len(way)),
             [ladder.index(value) + shift for value in way],
             color=colors[task],
@@ -62,6 +62,8 @@ def _draw_values(ax: Axes, name: str, lineages: Mapping[str, Sequence[Model]], c
             markevery=[len(way) - 1],
             markersize=9,
         )
+        steps = [v for i, v in enumerate(way) if i == 0 or v != way[i - 1]]
+        tell(line, f"{task}: {name} {' → '.join(map(_as_text, steps))}")
         for i, model in enumerate(reversed(lineages[task])):
             if model.id in colors:  # no task's name is like the id of a trunk
                 at = (i, ladder.index(way[i]) + shift)
@@ -89,6 +91,10 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
         _draw_values(ax, name, lineages, colors)
     for ax in axs[-4:]:
         ax.set_xlabel('ancestors since the root')
+    fig.alt = (
+        f"Hyperparameters along the ancestry of {counted(len(lineages), 'kept model')}. Those that "
+        f"moved: {listed(moved, most=20) or 'none yet'}."
+    )
     return fig
 
 # %% ../../nbs/80_pictures/10_hyperparameters.ipynb #b189e452cf14f37d64c49c5f6129db06
@@ -104,15 +110,18 @@ def _draw_counts(
     nobody = dict.fromkeys((getattr(model.hparams, name) for model in kept.values()), 0)
     ladder, counts = zip(*sorted({**nobody, **Counter(tried)}.items()))  # a trunk is no child
     most = max(counts)
-    ax.bar(range(len(ladder)), counts, color=theme.faint, width=0.7)
-    xs, ys, paint = [], [], []
+    bars = ax.bar(range(len(ladder)), counts, color=theme.faint, width=0.7)
+    for bar, value, count in zip(bars, ladder, counts):
+        tell(bar, f'{name} {_as_text(value)}: {count} of {len(tried)} children')
+    xs, ys, paint, told = [], [], [], []
     for i, value in enumerate(ladder):
         tasks = [task for task, model in kept.items() if getattr(model.hparams, name) == value]
         for k, task in enumerate(tasks):
             xs.append(i + (k - (len(tasks) - 1) / 2) * 0.7 / len(kept))
             ys.append(counts[i] + 0.06 * most)
             paint.append(colors[task])
-    ax.scatter(xs, ys, s=16, c=paint, clip_on=False)
+            told.append(f'{task}: its kept model has {name} {_as_text(value)}')
+    tell(ax.scatter(xs, ys, s=16, c=paint, clip_on=False), *told)
     small = 6 if len(ladder) > 5 else 7
     ax.set_xticks(range(len(ladder)), map(_as_text, ladder), fontsize=small)
     ax.set_yticks([most], [str(most)])
@@ -136,4 +145,8 @@ def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pictu
         _draw_counts(ax, name, values[name], kept, colors, theme)
     for ax in axs[::4]:
         ax.set_ylabel('children')
+    fig.alt = (
+        f'How often {len(hparams)} children had each value of the hyperparameters that were '
+        f"tuned: {listed(moved, most=20) or 'none yet'}."
+    )
     return fig

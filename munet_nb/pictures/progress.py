@@ -8,42 +8,53 @@ __all__ = ['plot_lineage', 'plot_progress', 'plot_sizes', 'plot_front', 'plot_sy
 # %% ../../nbs/80_pictures/06_progress.ipynb #d891ba30b08944567427ea085d650c0f
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import nan
 
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch
 
 from ..checks import check, is_number, is_one_of, unknown
 from ..models.accounting import params_per_task
 from ..models.model import model_from_json
 from .architectures import plot_architectures
-from .axes import draw_dots, draw_square, few_ticks, nothing_yet, whole_ticks
-from .canvas import LIGHT, Picture, Theme, check_theme, new_picture, short_name
-from .canvas import task_colors, task_legend, trunk_legend
+from .axes import draw_dots, draw_square, end_at_one, few_ticks, nothing_yet
+from .axes import share_ticks, whole_ticks
+from .canvas import LIGHT, Picture, Theme, check_theme, counted, listed
+from .canvas import new_picture, short_name, task_colors, task_legend, tell
+from .canvas import trunk_legend
 from .history import SIZES, Past, arrivals_by_task, children_by_task, size_of
-from .history import state_of, trunk_tasks
+from .history import state_of, told_children, trunk_tasks
 from ..runs.system import sizes_of_system, sizes_table
 from ..search.journal import State, kept_models, with_chosen
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #f23cfe0de743f7482db1eab6dcaa8269
-def _draw_family(ax: Axes, children: Sequence, at: Mapping, color: str, theme: Theme, strong: bool):
+def _draw_family(
+    ax: Axes,
+    children: Sequence,
+    at: Mapping,  # child -> its place
+    told: Mapping,  # child -> what it tells
+    color: str,
+    theme: Theme,
+    strong: bool,
+):
     "Children and the lines to their parents."
-    edges = []
+    ways = []  # to parents, with a gap after each: one line is drawn faster than thousands
     points = []
     for child in children:
-        here = at[child['model']['id']]
-        points.append((*here, child['accepted']))
+        id = child['model']['id']
+        here = at[id]
+        points.append((*here, child['accepted'], told.get(id, '')))
         parent = child['model']['parent']
         if parent in at:  # a root has no place
-            edges.append([at[parent], here])
-    lines = LineCollection(
-        edges,
-        colors=color if strong else theme.faint,
-        linewidths=1.8 if strong else 0.4,
-        alpha=1 if strong else 0.5,
-        zorder=2 if strong else 1,
-    )
-    ax.add_collection(lines)
+            ways += [at[parent], here, (nan, nan)]
+    if ways:
+        ax.plot(
+            *zip(*ways),
+            color=color if strong else theme.faint,
+            linewidth=1.8 if strong else 0.4,
+            alpha=1 if strong else 0.5,
+            zorder=2 if strong else 1,
+        )
     draw_dots(ax, points, color, theme, 7 if strong else 3.4, strong)
 
 
@@ -64,23 +75,33 @@ def plot_lineage(
     colors = task_colors(list(state.tasks), state.trunks)
     wanted = [m for t, m in kept_models(state).items() if task in (None, t)]
     ancestors = {a.id for m in wanted for a in state.lineage(m)}
-    at = {c['model']['id']: (i, c['score']) for found in children.values() for i, c in found}
+    at = {c['model']['id']: (i + 1, c['score']) for found in children.values() for i, c in found}
     arrivals = [a for found in arrived.values() for a in found]
-    at |= {a.model.id: (a.generation - 0.5, a.score) for a in arrivals}
+    at |= {a.model.id: (a.generation + 0.5, a.score) for a in arrivals}
     shown = [t for t in state.tasks if t in children or t in arrived]
     handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
     fig, (ax,) = new_picture(8.2, 4, theme, handles=handles)
+    everyone = [c for found in children.values() for _, c in found]
+    told = told_children(everyone, state, first=ancestors)
     for t, found in children.items():
         for strong in (False, True):
             some = [c for _, c in found if (c['model']['id'] in ancestors) == strong]
-            _draw_family(ax, some, at, colors[t], theme, strong)
+            _draw_family(ax, some, at, told, colors[t], theme, strong)
     for a in arrivals:
-        draw_square(ax, at[a.model.id], colors[a.trunk], theme, a.model.id in ancestors)
+        place = at[a.model.id]
+        draw_square(ax, place, colors[a.trunk], theme, a.model.id in ancestors, a.told)
     ax.set(xlabel='generation of the run', ylabel='score')
+    end_at_one(ax)
+    ways = [f'{t}: {len(state.lineage(m)) - 1}' for t, m in kept_models(state).items()]
+    fig.alt = (
+        f"Lineage: {len(everyone)} children of {counted(len(children), 'task')} by generation and score, "
+        f"{sum(c['accepted'] for c in everyone)} of them accepted. Ancestors of the kept models: "
+        f"{listed(ways) or 'none yet'}."
+    )
     if not shown:
         nothing_yet(ax, theme)
     elif not children:
-        ax.set_xlim(-1, 1)
+        ax.set_xlim(0, 2)
     whole_ticks(ax.xaxis)
     return fig
 
@@ -107,27 +128,65 @@ def _best_scores(
     return scores, ends
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #4ab3f6c69b2f3eb58f1cf632f9cf13cc
+def _scale_changes(records: Sequence[Mapping], task: str) -> list[tuple[int, float]]:
+    "Generations of a task, from 1, after which the scale factor changed, and to what."
+    generation = 0
+    factor = None
+    found = []
+    for r in records:
+        if r.get('task') == task and r['kind'] == 'generation':
+            generation += 1
+        later = (r.get('config') or r.get('values') or {}).get('scale_factor', factor)
+        if later != factor and factor is not None and generation:
+            found.append((generation, later))
+        factor = later
+    return found
+
+
+def _draw_changes(ax: Axes, changes: Sequence[tuple[int, float]], theme: Theme):
+    "A dotted line where the scale factor changed: scores before it and after it do not compare."
+    for generation, factor in changes:
+        at = generation + 0.5
+        line = ax.axvline(at, color=theme.ink, linewidth=0.9, linestyle=':')
+        tell(line, f'the scale factor is {factor:g} from here on')
+        ax.annotate(
+            f'scale factor {factor:g}',
+            (at, 0),
+            (2, 2),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords='offset points',
+            fontsize=6.5,
+            color=theme.ink,
+        )
+
+
 def _draw_arrivals(ax: Axes, arrivals: Sequence, colors: Mapping, theme: Theme):
     "Models that came with a common trunk, between two generations of their task."
     for a in arrivals:
-        draw_square(ax, (a.own_generation + 0.5, a.score), colors[a.trunk], theme)
+        place = (a.own_generation + 0.5, a.score)
+        draw_square(ax, place, colors[a.trunk], theme, told=a.told)
     if arrivals:
         left, right = ax.get_xlim()
         ax.set_xlim(min(left, 0), max(right, 1.5))
 
 
-def _draw_progress(ax: Axes, records: Sequence, task: str, children: Sequence, color, theme):
-    "One task's children, its best scores, the ends of its iterations."
+def _draw_progress(
+    ax: Axes, records: Sequence, task: str, children: Sequence, told: Mapping, color, theme: Theme
+):
+    "One task's children, its best scores, the ends of its iterations, changes of the price of size."
     generations = dict.fromkeys(i for i, _ in children)  # of the run
     own = {i: n + 1 for n, i in enumerate(generations)}  # of the run -> of the task
-    dots = [(own[i], c['score'], c['accepted']) for i, c in children]
+    dots = [
+        (own[i], c['score'], c['accepted'], told.get(c['model']['id'], '')) for i, c in children
+    ]
     draw_dots(ax, dots, color, theme)
     scores, ends = _best_scores(records, task)
     for generation in ends:
-        ax.axvline(generation + 0.5, color='gray', linewidth=0.6, linestyle='--')
+        ax.axvline(generation + 0.5, color=theme.faint, linewidth=0.6, linestyle='--')
+    _draw_changes(ax, _scale_changes(records, task), theme)
     if scores:
         ax.step(*zip(*scores), where='mid', color=color, linewidth=1)
-    ax.set_ylabel(f'{short_name(task)}\nscore')
+    ax.set_ylabel('score')
 
 
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
@@ -141,11 +200,23 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     columns = 1 if n <= 6 else 2
     rows = max(1, -(-n // columns))
     width = 7 if columns == 1 else 9
-    height = max(2, 1.15 * rows + 0.8)
-    fig, axs = new_picture(width, height, theme, rows, columns, n, gaps=(0.75, 0.3))
+    height = max(2, 1.25 * rows + 0.9)
+    pads = (0.72, 0.5, 0.15, 0.56)
+    fig, axs = new_picture(width, height, theme, rows, columns, n, pads, gaps=(0.75, 0.46))
+    told = told_children([c for found in children.values() for _, c in found], state)
+    ends = []
     for ax, task in zip(axs, shown):
-        _draw_progress(ax, records, task, children.get(task, ()), colors[task], theme)
+        own = children.get(task, ())
+        _draw_progress(ax, records, task, own, told, colors[task], theme)
         _draw_arrivals(ax, arrived.get(task, ()), colors, theme)
+        name = ax.set_title(
+            short_name(task, 72 if columns == 1 else 46), fontsize=8, y=1, loc='left', pad=3
+        )
+        name.set_color(theme.ink)
+        tell(name, task)
+        best, _ = _best_scores(records, task)
+        ends.append(f'{task}: {best[-1][1]:.3f}' if best else f'{task}: none')
+        end_at_one(ax)
         few_ticks(ax.xaxis, whole=True)
         few_ticks(ax.yaxis)
     if not shown:
@@ -155,7 +226,8 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     title = 'every child (filled: accepted), and the best model at that time'
     if arrived:
         title = 'children (filled: accepted), squares from common trunks, and the best so far'
-    axs[0].set_title(title, fontsize=9, y=1, loc='left', color=theme.ink)
+    fig.text(0.15 / width, 1 - 0.22 / height, title, fontsize=9, color=theme.ink)
+    fig.alt = f"Progress of {counted(n, 'task')}. Best scores so far: {listed(ends) or 'none'}."
     return fig
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #051473abaf70f4865d107d5abf75643e
@@ -185,34 +257,60 @@ def plot_sizes(
     arrived = arrivals_by_task(records, state)
     colors = task_colors(list(state.tasks), state.trunks)
     kept = set(state.kept.values())
-    found = {}  # task -> (size in millions, quality, whether it is kept)
+    found = {}  # task -> (size in millions, quality, whether it is kept, child)
     for task, children in children_by_task(records, state).items():
         for _, child in children:
             if child['accepted']:
                 model = model_from_json(child['model'])
                 point = (millions(model, child['accounted']), model.quality, model.id in kept)
-                found.setdefault(task, []).append(point)
+                found.setdefault(task, []).append((*point, child))
+    told = told_children([p[3] for points in found.values() for p in points], state)
     shown = [t for t in state.tasks if t in found or t in arrived]
     handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
     fig, (ax,) = new_picture(7.4, 4, theme, handles=handles)
+    ends = []
     for task in shown:
         points = sorted(found.get(task, ()), key=lambda p: (p[0], -p[1]))
         arrivals = arrived.get(task, ())
         squares = [(millions(a.model, a.charged), a.model.quality) for a in arrivals]
         for a, place in zip(arrivals, squares):
-            draw_square(ax, place, colors[a.trunk], theme, a.model.id in kept)
-        front = _best_corners([*squares, *((x, y) for x, y, _ in points)])
-        ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
+            draw_square(ax, place, colors[a.trunk], theme, a.model.id in kept, a.told)
+        front = _best_corners([*squares, *((x, y) for x, y, _, _ in points)])
+        (line,) = ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
+        tell(line, f'{task}: its models that no smaller one equals')
+        ends.append(f'{task}: {front[-1][1]:.1%} with {front[-1][0]:.2f} M')
         for is_kept in (False, True):
-            some = [(x, y, True) for x, y, k in points if k == is_kept]
+            some = [
+                (x, y, True, told.get(c['model']['id'], ''))
+                for x, y, k, c in points
+                if k == is_kept
+            ]
             draw_dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
     ax.set(xlabel=f'{SIZES[size]} (millions)', ylabel='validation accuracy')
-    ax.grid(alpha=0.3)
+    ax.grid(color=theme.faint, alpha=0.3)
+    end_at_one(ax)
+    share_ticks(ax.yaxis)
+    fig.alt = (
+        f'Validation accuracy against {SIZES[size]} of every accepted model. The best of each '
+        f"task: {listed(ends) or 'none yet'}."
+    )
     if not shown:
         nothing_yet(ax, theme)
     return fig
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #ce59e029
+def _told_system(millions: float, accuracy: float, name: str) -> str:
+    return f'{millions:.2f} M per task, mean {name} accuracy {accuracy:.1%}'
+
+
+def _draw_systems(ax: Axes, points: Sequence[tuple[float, float]], name: str, color: str):
+    "A dot for each, and the line through them."
+    if points:
+        ax.plot(*zip(*points), color=color, linewidth=1)
+        (dots,) = ax.plot(*zip(*points), 'o', color=color, clip_on=False)
+        tell(dots, *(_told_system(*p, name) for p in points))
+
+
 def plot_front(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     "Mean accuracy against parameters per task of every system that is best for some scale factor."
     check_theme(theme)
@@ -222,15 +320,25 @@ def plot_front(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     handles = [Patch(facecolor=color, label=name) for name, color in colors.items()]
     fig, (ax,) = new_picture(6.4, 3.4, theme, handles=handles, title='mean accuracy')
     kept = list(kept_models(state).values())
+    ends = []
     for name, color in colors.items():
         found = table[['params_per_task', name]].dropna()
-        ax.plot(found.params_per_task / 1e6, found[name], 'o-', color=color, linewidth=1)
+        points = list(zip(found.params_per_task / 1e6, found[name]))
+        _draw_systems(ax, points, name, color)
         values = [m.quality if name == 'validation' else state.tests.get(m.task) for m in kept]
         if kept and None not in values:
             place = params_per_task(kept) / 1e6, sum(values) / len(values)
-            draw_square(ax, place, color, theme, strong=True)
+            told = f'the kept models: {_told_system(*place, name)}'
+            draw_square(ax, place, color, theme, strong=True, told=told)
+            ends.append(told)
     ax.set(xlabel='parameters per task (millions)', ylabel='mean accuracy')
-    ax.grid(alpha=0.3)
+    ax.grid(color=theme.faint, alpha=0.3)
+    end_at_one(ax)
+    share_ticks(ax.yaxis)
+    fig.alt = (
+        f"Mean accuracy against parameters per task, of {counted(len(table), 'system')} best for "
+        f"some scale factor; {listed(ends, joint='; ') or 'nothing yet'}."
+    )
     if not kept:
         nothing_yet(ax, theme)
     return fig
@@ -268,4 +376,5 @@ def plot_system(
     break_or_space = ':\n' if few else ': '
     title = f'system {number + 1} of {len(sizes)}{break_or_space}{_figures(state)}'
     fig.axes[0].set_title(title, fontsize=8 if few else 9, color=theme.ink)
+    fig.alt = f'System {number + 1} of {len(sizes)}, {_figures(state)}. {fig.alt}'
     return fig
