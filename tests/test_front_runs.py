@@ -11,7 +11,6 @@ from munet_nb.cli import main
 from munet_nb.engine.programs import shared_programs
 from munet_nb.engine.together import Forest, answers
 from munet_nb.models.accounting import prediction_flops
-from munet_nb.pictures.tabs import TABS
 from munet_nb.runs.files import StoredPool
 from munet_nb.runs.repair import check_run, describe
 from munet_nb.runs.rundir import RunDir
@@ -149,11 +148,11 @@ def test_report_and_predict_know_the_sizes(whole, tmp_path, capsys):
 
 def test_the_panel_slides_from_small_to_good(whole):
     panel = Dashboard.open(whole)
-    panel.tabs.selected_index = TABS.index('Size')
+    panel.look('Size')
     pictures = []
     for position in (0, 100):
-        panel.viewer.size.value = position
-        pictures.append(bytes(panel.views['Size'].value))
-    assert all(p.startswith(b'\x89PNG') for p in pictures) and pictures[0] != pictures[1]
+        panel.viewer.beside['Size'].value = position
+        pictures.append(panel.views['Size'].value)
+    assert all(p.startswith('<svg ') for p in pictures) and pictures[0] != pictures[1]
     panel.slider.value = 1  # nothing was kept yet
-    assert bytes(panel.views['Size'].value) not in pictures and not panel.notice.value
+    assert panel.views['Size'].value not in pictures and 'error' not in panel.notice.value

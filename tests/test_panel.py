@@ -15,7 +15,7 @@ from toy import ARCH, ToyRun, info
 
 from munet_nb.pictures import panel
 from munet_nb.pictures.panel import Dashboard
-from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, TABS, WORKERS
+from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, VIEWS, WORKERS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
 from munet_nb.runs.rundir import RunDir, write_run
@@ -71,13 +71,12 @@ def long_run(tmp_path_factory):
 
 
 def redraw(panel, name: str) -> float:
-    "What a tab takes to show another moment, at the end of the run: there is most to draw."
+    "What a view takes to show another moment, at the end of the run: there is most to draw."
     drawn = []
     for n in range(panel.slider.max - 3, panel.slider.max):
-        panel.views[name].value = b''
+        panel.views[name].value = ''
         drawn.append(in_empty_axes(lambda n=n: setattr(panel.slider, 'value', n)))
-        again = bytes(panel.views[name].value).startswith(b'\x89PNG')
-        assert again, f'{name} was not drawn again'
+        assert panel.views[name].value.startswith('<svg '), f'{name} was not drawn again'
     return median(drawn)
 
 
@@ -86,10 +85,10 @@ def test_a_journal_of_1000_generations_opens_at_once_and_its_slider_answers(long
     panel = Dashboard.open(long_run)
     first, second = {}, {}
     for name in PICTURES:
-        panel.tabs.selected_index = TABS.index(name)
+        panel.look(name)
         first[name] = redraw(panel, name)
     for name, (text, _) in OTHER_PICTURES.items():
-        panel.tabs.selected_index = TABS.index(name)
+        panel.look(name)
         panel.viewer.beside[name].value = True
         second[text] = redraw(panel, name)
     with capsys.disabled():
@@ -196,9 +195,9 @@ def test_the_panel_trains_common_trunks(tmp_path):
         titles, bar, pressable = zip(*watch.seen)
         assert titles[0].startswith('groups of tasks') and 'common trunk of' in titles[-1]
         assert max(bar) == 1 and pressable[0] == ['Pause', 'Stop']
-        assert controls.curves.value[:4] == b'\x89PNG'
-        for i, name in enumerate(TABS):
-            board.tabs.selected_index = i
+        assert controls.curves.value.startswith('<svg ')
+        for name in VIEWS:
+            board.look(name)
             assert board.views[name].value, name
         assert not board.notice.value  # nothing could not be drawn
 
@@ -256,7 +255,7 @@ class Elsewhere:
         return self.rows
 
 
-def test_the_tab_of_workers_tells_what_each_does_now_and_while_it_is_watched(
+def test_the_view_of_workers_tells_what_each_does_now_and_while_it_is_watched(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(panel, 'WATCH', 0.01)
@@ -264,7 +263,7 @@ def test_the_tab_of_workers_tells_what_each_does_now_and_while_it_is_watched(
         assert WORKERS not in Dashboard(evo).views
         evo.executor = Elsewhere()
         board = Dashboard(evo)
-        board.tabs.selected_index = board.viewer.names.index(WORKERS)
+        board.look(WORKERS)
         assert 'no worker has joined' in board.views[WORKERS].value
         idle = {'worker': '1', 'machine': 'a', 'does': '', 'segment': '', 'seconds': 0.0}
         evo.executor.rows = [idle, {**idle, 'worker': '2', 'does': '<cats>', 'seconds': 8.2}]
@@ -273,10 +272,10 @@ def test_the_tab_of_workers_tells_what_each_does_now_and_while_it_is_watched(
         assert '1 of 2 workers busy, on one machine' in told
         assert told.index('&lt;cats&gt;') < told.index('idle')
 
-        news = board.worker.listener
+        *_, news = board.worker.listeners  # the first panel is there as well
         news.starts()
         evo.executor.rows = [idle]
         while '0 of 1' not in board.views[WORKERS].value:
             sleep(0.01)
         news.rests()
-        assert board.tabs.selected_index == len(TABS)
+        assert board.viewer.group.value == 'Search' and board.viewer.name == WORKERS

@@ -19,12 +19,15 @@ from ..tasks.sources import SOURCES, forms
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #bd926988f863c854b8f3b02365d4cbbd
 STYLE = '''<style>
-.munet.jupyter-widgets .jupyter-widget-tab > .lm-TabBar > .lm-TabBar-content {
-  flex-wrap: wrap}
-.munet.jupyter-widgets .jupyter-widget-tab > .lm-TabBar .lm-TabBar-tab {
-  flex: 0 0 auto; min-width: 0; max-width: none; margin-left: -1px; left: 1px;
-  padding: 0 5px; font-size: 12px}
-.munet .widget-image {align-self: flex-start; height: auto; max-width: 100%}
+.munet {--munet-ink: var(--jp-ui-font-color1, currentColor);
+  --munet-faint: var(--jp-ui-font-color3, #888888); --munet-much: var(--jp-brand-color1, #3B8FD0)}
+.munet .munet-view, .munet .munet-curves {width: 100%}
+.munet .munet-picture {display: block; height: auto}
+.munet .munet-choice .jupyter-button, .munet .munet-choice button {
+  width: auto; padding: 0 10px; margin: 0 2px 2px 0}
+.munet .munet-group button {font-weight: 600}
+.munet .noUi-handle:focus-visible, .munet button:focus-visible, .munet a:focus-visible {
+  outline: 2px solid var(--munet-much) !important; outline-offset: 2px}
 .munet .widget-html-content {line-height: 1.5; overflow-wrap: anywhere}
 .munet table {border-collapse: collapse; font-size: 12px; overflow-wrap: normal}
 .munet th, .munet td {
@@ -67,12 +70,10 @@ def make_row(*parts: W.Widget) -> W.HBox:
     return W.HBox(parts, layout=W.Layout(flex_flow='row wrap', align_items='center'))
 
 
-def _make_number(value: float, low: float, name: str, width: str) -> W.BoundedFloatText:
-    "A field for a number from `low` to 1."
-    return W.BoundedFloatText(
+def _make_number(value: float, name: str, width: str) -> W.FloatText:
+    "A field for a number."
+    return W.FloatText(
         value,
-        min=low,
-        max=1,
         step=0.05,
         description=name,
         style={'description_width': 'initial'},
@@ -87,6 +88,12 @@ def _how_much_is_left(search: Evolution) -> str:
     return f'common trunks first, {left}' if groups_due(search.state, search.config) else left
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #2fa46cfafdd5693c872b1d3577709ba5
+_NO_CURVES = (
+    '<div style="color: var(--munet-faint); padding: 8px">'
+    'The accuracy of each child is drawn here while a generation trains.</div>'
+)
+
+
 class Controls:
     "What can be done with a search, and how far it is."
 
@@ -102,7 +109,7 @@ class Controls:
         self.bar = W.FloatProgress(0, min=0, max=1, layout=W.Layout(width='140px'))
         self.left = Line('left')  # what is left to train
         self._make_fields()
-        self.curves = W.Image(format='png', layout=W.Layout(display='none', max_width='46%'))
+        self.curves = W.HTML(_NO_CURVES)
         self.curves.add_class('munet-curves')
         self.show_config()
 
@@ -138,9 +145,9 @@ class Controls:
     def _make_fields(self):
         panel, search = self.panel, self.search
         config = search.config
-        self.scale = _make_number(config.scale_factor, 0.001, 'scale factor', '150px')
-        self.compute = _make_number(config.compute_factor, 0.001, 'compute factor', '165px')
-        self.mu = _make_number(config.mutation_prob, 0, 'mutation probability', '200px')
+        self.scale = _make_number(config.scale_factor, 'scale factor', '150px')
+        self.compute = _make_number(config.compute_factor, 'compute factor', '165px')
+        self.mu = _make_number(config.mutation_prob, 'mutation probability', '200px')
         self._fields = {
             'scale_factor': self.scale,
             'compute_factor': self.compute,
@@ -152,10 +159,8 @@ class Controls:
             'from the next generation on; the journal tells',
             self._change_what_differs,
         )
-        self.more = W.BoundedIntText(
+        self.more = W.IntText(
             1,
-            min=1,
-            max=999,
             description='task iterations more',
             style={'description_width': 'initial'},
             layout=W.Layout(width='190px'),
@@ -194,8 +199,10 @@ class Controls:
         changes = make_row(self.scale, self.compute, self.mu, self.change_button)
         extends = make_row(self.more, self.extend_button)
         joins = make_row(self.source, self.add_button)
-        wishes = W.VBox([changes, extends, joins, notice], layout=W.Layout(flex='1 1 300px'))
-        return [actions, message, W.HBox([wishes, self.curves])]
+        wishes = [actions, message, changes, extends, joins, notice]
+        left = W.VBox(wishes, layout=W.Layout(flex='1 1 440px'))
+        right = W.VBox([self.curves], layout=W.Layout(flex='0 1 420px', min_width='240px'))
+        return [W.HBox([left, right], layout=W.Layout(flex_flow='row wrap'))]
 
     def enable(self, worker: Worker):
         "Let those buttons be pressed that make sense now."
@@ -220,10 +227,9 @@ class Controls:
             self.bar.value = training.share
             self.left.show(f'{training.seconds_left():.0f} s left, {left}')
 
-    def show_curves(self, png: bytes):
+    def show_curves(self, svg: str):
         "The validation curves of a generation."
-        self.curves.value = png
-        self.curves.layout.display = ''
+        self.curves.value = svg
 
     def show_config(self):
         "The values in force, unless they are shown already: one that is being typed stays."

@@ -8,6 +8,7 @@ __all__ = ['COMMON_TRUNKS', 'Training', 'Listener', 'sentence_of', 'Worker']
 # %% ../../nbs/80_pictures/14_worker.ipynb #c2215cda39c70ac3cc9f68772381d36f
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,12 @@ def sentence_of(what: str, error: Exception) -> str:
 # %% ../../nbs/80_pictures/14_worker.ipynb #8d80c8cdd7587977a4b6779adf070c3b
 _GOALS = ('generation', 'task iteration', 'end')
 COMMON_TRUNKS = 'common trunks'  # the goal of a search for groups that a resting worker begins
+_WORKERS = weakref.WeakValueDictionary()  # id of a search -> its worker, while anybody has it
+_one_makes = threading.Lock()
+_WAITS = 'waiting: a cell or another thread trains this search'
+_THROWN_AWAY = (
+    'stopped; the running generation was thrown away, the run goes on from the one before it'
+)
 
 
 def _found(trunks: Sequence[str]) -> str:
@@ -99,15 +106,19 @@ def _found(trunks: Sequence[str]) -> str:
 
 
 class _StopNow(Exception):
-    "Leaves the training of a generation."
+    "Leaves the training of a generation, and says what became of it."
 
 
 class Worker:
-    "Steps a search in a thread of its own, and does what it is asked for between two generations."
+    """Steps a search in a thread of its own, and does what it is asked for between two generations.
 
-    def __init__(self, search: Evolution, listener: Listener | None = None):
+    A search has one, which `Worker.of` finds.
+    """
+
+    def __init__(self, search: Evolution):
         self.search = search
-        self.listener = listener or Listener()
+        self.listeners: tuple[Listener, ...] = ()
+        self.said = ''  # what the search does
         self.running = False
         self.goal: str | None = None  # until when it steps; None: it pauses
         self.stopping = False  # whether the running generation is to be thrown away
@@ -115,6 +126,32 @@ class Worker:
         self._asked: list[tuple[Callable[[], None], str]] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
+
+    @classmethod
+    def of(cls, search: Evolution) -> 'Worker':
+        "The worker of a search, the same one for everybody."
+        with _one_makes:
+            return _WORKERS.setdefault(id(search), cls(search))
+
+    def join(self, listener: Listener):
+        "Have somebody else hear all that happens from now on, and what was said last."
+        with self._lock:
+            self.listeners = (*self.listeners, listener)
+            listener.say(self.said)
+            listener.changed()
+
+    def _tell(self, what: str, *told):
+        for listener in self.listeners:
+            getattr(listener, what)(*told)
+
+    def say(self, text: str, error: bool = False):
+        "Tell everybody what the search does."
+        self.said = text
+        self._tell('say', text, error)
+
+    def answer(self, text: str, error: bool = False):
+        "Tell everybody what becomes of a wish."
+        self._tell('answer', text, error)
 
     def run(
         self,
@@ -124,14 +161,14 @@ class Worker:
         allowed = "'generation', 'task iteration' or 'end'"
         check('until', until, is_one_of(until, _GOALS), allowed)
         with self._lock:
-            self.listener.answer('')
+            self.answer('')
             if self.search.done and not self.running:
-                self.listener.say('This search is done. Extend it, or add a task, to go on.')
+                self.say('This search is done. Extend it, or add a task, to go on.')
                 return
             self.goal = until
             self.stopping = False
             trains = self.running and self.latest
-            self.listener.say(f'training {self.latest.title}' if trains else 'starting ...')
+            self.say(f'training {self.latest.title}' if trains else 'starting ...')
             self._start()
 
     def pause(self):
@@ -139,8 +176,8 @@ class Worker:
         with self._lock:
             self.goal = None
             if self.running:
-                self.listener.say('pausing after this generation ...')
-            self.listener.changed()
+                self.say('pausing after this generation ...')
+            self._tell('changed')
 
     def stop(self):
         "Rest at the next evaluation; the running generation is thrown away."
@@ -148,8 +185,8 @@ class Worker:
             self.goal = None
             self.stopping = True
             if self.running:
-                self.listener.say('stopping at the next evaluation ...')
-            self.listener.changed()
+                self.say('stopping at the next evaluation ...')
+            self._tell('changed')
 
     def request(
         self,
@@ -159,9 +196,7 @@ class Worker:
         "Have something done after the running generation, or at once if there is none."
         with self._lock:
             self._asked.append((act, what))
-            self.listener.answer(
-                f'{what} after this generation ...' if self.running else f'{what} ...'
-            )
+            self.answer(f'{what} after this generation ...' if self.running else f'{what} ...')
             self._start()
 
     def common_trunk(
@@ -179,15 +214,15 @@ class Worker:
         with self._lock:
             self.goal = self.goal or COMMON_TRUNKS
             self.stopping = False
-            self.listener.changed()
+            self._tell('changed')
         try:
             found = self.search.common_trunk(tasks, self._hear_groups())
-            self.listener.answer('')
-            self.listener.say(_found(found))
-            self.listener.ends()
+            self.answer('')
+            self.say(_found(found))
+            self._tell('ends')
         except _StopNow:
-            self.listener.answer('')
-            self.listener.say('the search for groups rests; Step and Run go on with it')
+            self.answer('')
+            self.say('the search for groups rests; Step and Run go on with it')
         finally:
             with self._lock:
                 if self.goal == COMMON_TRUNKS:
@@ -202,7 +237,7 @@ class Worker:
             search = self.search
             if len(search.records) != known:
                 if known is not None:
-                    self.listener.ends()
+                    self._tell('ends')
                     if not self.goal:  # a pause: the generation that it waited for has ended
                         raise _StopNow
                 known = len(search.records)
@@ -221,28 +256,25 @@ class Worker:
             self.running = True
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
-        self.listener.changed()
+        self._tell('changed')
 
     def _work(self):
         "Do what was asked for, and step until the goal is reached."
-        self.listener.starts()
+        self._tell('starts')
         while self._goes_on():
             try:
                 self._generation()
-            except _StopNow:
+            except _StopNow as e:
                 self.goal = None
-                self.listener.say(
-                    'stopped; the running generation was thrown away, '
-                    'the run goes on from the one before it'
-                )
+                self.say(str(e))
             except BaseException as e:  # the page must tell, whatever it is
                 self.goal = None
-                self.listener.say(
-                    f'{type(e).__name__}: {e}. The run is as it was before this generation, '
-                    'which Step or Run would try again.',
+                self.say(
+                    f'{sentence_of("Not trained", e)}. The run is as it was before this '
+                    'generation, which Step or Run would try again.',
                     error=True,
                 )
-        self.listener.rests()
+        self._tell('rests')
 
     def _goes_on(self) -> bool:
         "Do what was asked for; then whether to train another generation."
@@ -254,7 +286,7 @@ class Worker:
             try:
                 act()
             except Exception as e:  # the page must tell, whatever it is
-                self.listener.answer(sentence_of(f'{what} failed', e), error=True)
+                self.answer(sentence_of(f'{what} failed', e), error=True)
 
     def _is_to_train(self) -> bool:
         "Whether there is a goal that is not reached. If not, nothing is left to do."
@@ -262,30 +294,41 @@ class Worker:
         if not self.running:
             self.goal = None
             self.stopping = False
-        self.listener.changed()
+        self._tell('changed')
         return self.running
 
     def _begin(self, generation: Generation | GroupGeneration):
         self.latest = Training.of(generation)
-        self.listener.say(f'training {self.latest.title}')
-        self.listener.begins(self.latest)
+        self.say(f'training {self.latest.title}')
+        self._tell('begins', self.latest)
 
     def _evaluated(self, child: int, segment: int, accuracy: float):
         "Hears of every evaluation of the generation that trains."
         if self.stopping:
-            raise _StopNow
+            raise _StopNow(_THROWN_AWAY)
         training = self.latest
         training.evaluations.setdefault(child, []).append(accuracy)
         if training.evaluated % training.children == 0:  # those of a segment come together
-            self.listener.evaluated(training)
+            self._tell('evaluated', training)
+
+    def _waits(self):
+        "Another thread trains this search: a cell. It may reach the goal itself."
+        if not self.goal:
+            raise _StopNow('rests; the cell or the other thread goes on')
+        if self.said != _WAITS:
+            self.say(_WAITS)
 
     def _generation(self):
         "Train a generation and tell the search; then see whether that reached the goal."
         search = self.search
-        generation = search.ask()
-        iterations = sum(search.state.visits.values())  # that were finished before
-        self._begin(generation)
-        report = search.tell(generation, search.train(generation, self._evaluated))
+        with search.turn(self._waits):
+            if search.done:  # by the other thread
+                self.say('done, by a cell or another thread')
+                return
+            generation = search.ask()
+            iterations = sum(search.state.visits.values())  # that were finished before
+            self._begin(generation)
+            report = search.tell(generation, search.train(generation, self._evaluated))
         with self._lock:
             ended = sum(search.state.visits.values()) > iterations
             if self.goal == 'generation' or (self.goal == 'task iteration' and ended):
@@ -294,5 +337,5 @@ class Worker:
                 before = 'done after '
             else:
                 before = '' if self.goal else 'paused after '
-            self.listener.say(before + report.line())
-        self.listener.ends()
+            self.say(before + report.line())
+        self._tell('ends')

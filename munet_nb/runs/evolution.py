@@ -7,7 +7,8 @@ __all__ = ['Evolution']
 
 # %% ../../nbs/70_runs/09_evolution.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..checks import InputError, as_list, check, notice, unknown
@@ -45,6 +46,7 @@ from ..workers.jobs import group_jobs
 from ..workers.worker import Done
 
 # %% ../../nbs/70_runs/09_evolution.ipynb #97aa0cbb
+_ASK_AGAIN = 0.2  # seconds until a thread that waits for its turn asks again
 _NEW_PATHS = ('round', 'config_changed', 'extended')  # records after which tasks go other ways
 
 
@@ -76,6 +78,7 @@ class Evolution:
         self._ahead = Ahead(self.executor)
         # Threads share a search: two panels, or a panel and a cell. One at a time moves it on.
         self._moving = threading.RLock()
+        self._training = threading.RLock()  # held while a generation trains, see `turn`
 
     @classmethod
     def create(
@@ -257,16 +260,42 @@ class Evolution:
     ) -> list[TrainedChild] | list[TrainedGroup]:
         "Train a generation. Raises InputError for what is none, or if the search moved on."
         _check_generation(generation)
+        with self.turn():
+            jobs = self._jobs_of(generation)
+            results = self._do(*jobs, progress=progress)
+        return results if isinstance(generation, GroupGeneration) else results[0]
+
+    def _jobs_of(self, generation: Generation | GroupGeneration) -> list[Job]:
+        "What has to be trained. Raises InputError if the search moved on."
         with self._moving:
             self._refuse_if_moved_on(generation)
             told = self.arch, self.config
             if isinstance(generation, GroupGeneration):
                 searched = self.state.groups.tasks
-                jobs = group_jobs(*told, self.state.root, generation, searched)
-            else:
-                jobs = [children_job(*told, generation)]
-        results = self._do(*jobs, progress=progress)
-        return results if isinstance(generation, GroupGeneration) else results[0]
+                return group_jobs(*told, self.state.root, generation, searched)
+            return [children_job(*told, generation)]
+
+    @contextmanager
+    def turn(
+        self,
+        waits: Callable[[], None] | None = None,  # called now and then while another has it
+    ) -> Iterator[None]:
+        """A thread's turn to train. Another one waits, so that nothing is trained twice.
+
+        `waits` may raise, to wait no longer; None: a notice says what is waited for. Raises
+        InputError, before anything is trained, if the run's directory is not what it was.
+        """
+        if not self._training.acquire(blocking=False):
+            if waits is None:
+                notice('another thread trains this search, a panel for instance: waiting for it')
+            while not self._training.acquire(timeout=_ASK_AGAIN):
+                if waits:
+                    waits()
+        try:
+            self._run_dir.check_unchanged()
+            yield
+        finally:
+            self._training.release()
 
     def _refuse_if_moved_on(self, generation: Generation | GroupGeneration):
         if not is_next(generation, self.state):
@@ -331,14 +360,16 @@ class Evolution:
         self,
         progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
     ) -> GenerationReport | GroupReport:
-        "One generation: ask, train, tell. Raises InputError if the search is done."
-        generation = self.ask()
-        return self.tell(generation, self.train(generation, progress))
+        "One generation, after that of another thread: ask, train, tell. Raises InputError if done."
+        with self.turn():
+            generation = self.ask()
+            return self.tell(generation, self.train(generation, progress))
 
     def run(self) -> System:
         "To the end, with progress. Ctrl-C stops after the generation, which is saved."
-        self._ahead.stopped = False  # as an earlier Ctrl-C may have left it
-        run_to_end(self)
+        with self.turn():
+            self._ahead.stopped = False  # as an earlier Ctrl-C may have left it
+            run_to_end(self)
         return self.system
 
     # How a user intervenes

@@ -132,6 +132,18 @@ class RunDir:
             raise InputError(f'{self.path}: {e}') from None
         return records
 
+    def is_gone(self) -> bool:
+        "Whether the directory was deleted, or is somewhere else now."
+        return not self.journal.parent.is_dir()
+
+    def refuse_if_gone(self):
+        "Raise InputError if it `is_gone`."
+        if self.is_gone():
+            raise InputError(
+                f'{self.path}: this run directory was deleted or moved while it was in use; what '
+                'it held is not in memory, and nothing more can be saved there'
+            )
+
     def load(self, digests: Iterable[Digest]) -> list[Layer]:
         "The layers with these digests, each verified."
         return [load_layer(self.pool, digest) for digest in dict.fromkeys(digests)]
@@ -297,6 +309,7 @@ class RunWriter(RunDir):
         "Raise InputError if this is closed, or its lock or journal is not the one it opened."
         if not self._lock or not self._end:
             raise InputError(f'{self.path}: was closed; open it again with Evolution.resume')
+        self.refuse_if_gone()
         if _identity(self._lock_file) != self._locked:
             raise self._moved_on('.lock was removed, so that another process may write here')
         if _identity(self.journal) != self._end.journal:
