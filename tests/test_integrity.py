@@ -193,7 +193,7 @@ def test_an_end_that_failed_is_made_up_for_by_the_same_search(run, monkeypatch):
     "A generation is saved, the test of its task iteration is interrupted: stepping goes on."
     evo = resume(run)
     with monkeypatch.context() as m:
-        m.setattr('munet_nb.workers.worker.accuracy', interrupted)
+        m.setattr('munet_nb.workers.worker.examine', interrupted)
         with pytest.raises(KeyboardInterrupt):
             evo.step()
     assert not evo.done

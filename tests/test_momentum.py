@@ -87,7 +87,7 @@ def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path, monk
         raise KeyboardInterrupt
 
     with Evolution.resume(path, tasks=tasks()) as evo, monkeypatch.context() as m:
-        m.setattr('munet_nb.workers.worker.accuracy', die)
+        m.setattr('munet_nb.workers.worker.examine', die)
         with pytest.raises(KeyboardInterrupt):
             while True:
                 evo.step()

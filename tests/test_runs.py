@@ -52,7 +52,8 @@ def start(path, seed=0):
 
 
 def contents(path):
-    layers = {p.name: p.read_bytes() for p in sorted(Path(path, 'pool').iterdir())}
+    files = [*Path(path, 'pool').iterdir(), *Path(path, 'answers').glob('*/*')]
+    layers = {p.parent.name + p.name: p.read_bytes() for p in sorted(files)}
     return {**layers, 'journal': Path(path, 'journal.jsonl').read_bytes()}
 
 
@@ -152,7 +153,7 @@ def test_dying_before_the_end_of_a_task_iteration_or_in_a_commit(whole, tmp_path
     path = tmp_path / 'd'
     evo = start(path)
     with monkeypatch.context() as m:
-        m.setattr('munet_nb.workers.worker.accuracy', die)
+        m.setattr('munet_nb.workers.worker.examine', die)
         evo.step()
         with pytest.raises(Killed):
             evo.step()
@@ -177,7 +178,7 @@ def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
     for _ in range(3):
         evo.step()
     with monkeypatch.context() as m:
-        m.setattr('munet_nb.workers.worker.accuracy', die)
+        m.setattr('munet_nb.workers.worker.examine', die)
         with pytest.raises(Killed):
             evo.step()
     evo.close()

@@ -108,7 +108,7 @@ def contents(path) -> dict[str, bytes]:
     "Every file of a run but its lock, and but what can be made again from images."
     top = Path(path)
     files = (p for p in top.rglob('*') if p.is_file() and p.name != '.lock')
-    told = (p for p in files if p.relative_to(top).parts[0] != 'routing')
+    told = (p for p in files if p.relative_to(top).parts[0] not in ('routing', 'answers'))
     return {str(p.relative_to(top)): p.read_bytes() for p in told}
 
 
@@ -191,8 +191,8 @@ def flipped_bits(rng: random.Random, recorded: Recorded, folder: Path) -> Counte
             state = open_records(run.records())[0]
             if file.parent == run.pool:
                 run.load([file.stem])
-            if file.parent.parent == run.routing:
-                run.statistics(file.parent.name)
+            if file.parent.parent in (run.routing, run.answers):
+                run.noted(file.parent.parent, file.parent.name)
             assert state
             found['silent'] += 1
         except InputError:

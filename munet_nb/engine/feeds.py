@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'DECODED_BYTES', 'batch_indices', 'eval_indices', 'Chunk', 'padded_pixels', 'Feed', 'TaskFeed',
+    'DECODED_BYTES', 'batch_indices', 'eval_indices', 'Chunk', 'padded_pixels', 'Feed',
+    'validation_feed', 'TaskFeed',
 ]
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-002
@@ -223,6 +224,12 @@ class Feed:
             yield Chunk(first, n, place, labels, partial(jax.device_put, pixels))
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-027
+def validation_feed(task: Task, settings: TrainingSettings) -> Feed:
+    "The validation images by which children are judged: those of the split up to the cap."
+    n = min(len(task.validation), settings.validation_batches * settings.batch_size)
+    return Feed(part(task.validation, range(n)), settings.share(1 / 8), len(task.classes))
+
+
 class TaskFeed:
     """The images that training a task needs.
 
@@ -235,6 +242,4 @@ class TaskFeed:
         self.settings = settings
         self.classes = len(task.classes)
         self.train = Feed(task.train, settings.share(3 / 8), self.classes)
-        n = min(len(task.validation), settings.validation_batches * settings.batch_size)
-        validation = part(task.validation, range(n))
-        self.validation = Feed(validation, settings.share(1 / 8), self.classes)
+        self.validation = validation_feed(task, settings)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ..models.pool import Digest, Layer
 from ..network.arch import Arch
 from .advance import accepted_layers
-from .common import probe_record
+from .common import models_to_test, probe_record
 from ..search.ask import ask, probes_due, segments_left
 from ..search.journal import State, apply_record
 from ..search.tell import end_of_iteration, tell
@@ -44,13 +44,8 @@ def path_of(
         record = tell(view, config, arch, generation, trained)
         layers |= {layer.digest: layer for layer in accepted_layers(record, trained)}
         view = apply_record(view, record)
-    end = end_of_iteration(view, config, arch)
-    if end['kept']:
-        known = view.fronts.get(task.name, {})
-        kept = [end['kept'], *(m['id'] for m in end.get('front', ()))]
-        for id in kept:
-            if id not in known:
-                yield EvaluateJob(arch, config, view.models[id])
+    for model in models_to_test(view, end_of_iteration(view, config, arch)):
+        yield EvaluateJob(arch, config, model)
 
 # %% ../../nbs/70_runs/08_ahead.ipynb #4c95047d
 class Relay:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..checks import InputError, as_list, check, notice, unknown
+from ..engine.answers import ANSWERED
 from ..engine.programs import Programs, shared_programs
 from ..engine.training import Times, no_progress
 from ..models.model import Model, Root, cut_root
@@ -20,14 +21,15 @@ from ..models.soundness import check_layers
 from ..network.chain import local_devices
 from .advance import accepted_layers, run_to_end
 from .ahead import Ahead
-from .common import group_examples, probe_record
+from .common import group_examples, models_to_test, probe_record
 from .files import StoredPool
 from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
 from .rundir import RunWriter
 from .start import check_readable, check_root, first_record
 from .start import task_info, tasks_of_run
-from .system import System, layers_needed, routing_key
+from .system import System, ancestor_of, key_of_answers, layers_needed
+from .system import routing_key
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
 from ..search.ask import round_due, segments_left
 from ..search.config import Config, with_fields
@@ -74,6 +76,7 @@ class Evolution:
         self._run_dir = run
         self._system = None, None  # a state and what was made of it, see `system`
         self._described: set[str] = set()  # keys of tasks of which is kept where their images lie
+        self._answered: set[str] = set()  # keys of answers that are kept
         self.executor = executor or Inline()
         self._ahead = Ahead(self.executor)
         # Threads share a search: two panels, or a panel and a cell. One at a time moves it on.
@@ -467,20 +470,45 @@ class Evolution:
                 pass  # of a round, the next task's may be over as well
             self._end_groups()
             self._describe()
+            self._answer()
 
     def _describe(self):
         "Keep where the images of tasks lie that have a model. A disk that is full stops nothing."
         keys = {t: routing_key(self.state, self.config.training, t) for t in kept_models(self.state)}
         new = {task: key for task, key in keys.items() if key not in self._described}
-        lacking = [task for task, key in new.items() if not self._run_dir.has_statistics(key)]
+        run = self._run_dir
+        lacking = [task for task, key in new.items() if not run.is_noted(run.routing, key)]
         root = self.state.root
         jobs = [StatisticsJob(self.arch, self.config, task, root) for task in lacking]
         for task, layer in zip(lacking, self._do(*jobs) if jobs else ()):
             try:
-                self._run_dir.save_statistics(keys[task], layer)
+                run.note(run.routing, keys[task], layer)
             except OSError as e:
                 notice(f'where the images of {task!r} lie is not kept ({e})')
         self._described.update(new.values())
+
+    def _answer(self):
+        "Keep what kept models answer, and what they were made from did; no other answers."
+        tested = [choices_of(self.state)[task] for task in self.state.tests]
+        kept = [model for models in tested for model in models]
+        before = [m for m in (ancestor_of(model, self.state) for model in kept) if m]
+        needed = {key for model in [*before, *kept] for key in self._answer_keys(model).values()}
+        if needed == self._answered:
+            return
+        run = self._run_dir
+        for model in kept:
+            new = set(self._answer_keys(model).values()) - self._answered
+            if not all(run.is_noted(run.answers, key) for key in new):
+                self._test(model)  # they were lost; the layers of what it was made from are gone
+        try:
+            run.sweep_notes(run.answers, needed)
+        except OSError as e:
+            notice(f'answers that are not needed stay ({e})')
+        self._answered = needed
+
+    def _answer_keys(self, model: Model) -> dict[str, str]:  # split -> key
+        training = self.config.training
+        return {s: key_of_answers(model, self.state, training, s) for s in ANSWERED}
 
     def _end_iteration(self) -> bool:
         "End the task iteration, if what is left of it pays for no other child."
@@ -488,17 +516,25 @@ class Evolution:
         left = segments_left(view, self.config)
         if not view.task or left >= self.config.training.segments:
             return False
-        known = view.fronts.get(view.task, {})
-
-        def test(id):
-            return known[id] if id in known else self._test(view.models[id])
-
         record = end_of_iteration(view, self.config, self.arch)
-        self._commit(with_tests(record, test))
+        known = dict(view.fronts.get(view.task, {}))
+        for model in models_to_test(view, record):
+            known[model.id] = self._test(model)
+        self._commit(with_tests(record, known.__getitem__))
         self._run_dir.sweep(self.state.alive)
         return True
 
     def _test(self, model: Model) -> float:
-        "Accuracy of a kept model on its task's test split, by which nothing is selected."
+        """Accuracy of a model on its task's test split, by which nothing is selected.
+
+        What it answers is kept. A disk that is full stops nothing.
+        """
         (found,) = self._do(EvaluateJob(self.arch, self.config, model))
-        return found
+        run = self._run_dir
+        try:
+            for split, key in self._answer_keys(model).items():
+                if not run.is_noted(run.answers, key):
+                    run.note(run.answers, key, found.answers[split])
+        except OSError as e:
+            notice(f'what model {model.id!r} answers is not kept ({e})')
+        return found.accuracy

@@ -35,6 +35,7 @@ class Condition:
     mended: tuple[int, ...]  # numbers of the lines in which a bit turned, here turned back
     layers: Mapping[Digest, str | None]  # in the pool, by name: what is wrong, None if nothing
     sizes: Mapping[Digest, int]  # of their files, bytes
+    beside: tuple[str, ...] = ()  # what is wrong with what is kept beside the journal and the pool
 
     @property
     def damaged(self) -> dict[Digest, str]:
@@ -165,9 +166,11 @@ def check_run(path: str | Path) -> Condition:
     told = max(data.count(b'\n'), head.records if head else 0)
     paths = sorted(run.pool.glob('*.safetensors'))
     sizes = {path.stem: _size(path) for path in paths}
+    notes = (sorted(place.glob('*/*.safetensors')) for place in (run.routing, run.answers))
+    beside = tuple(f for found in notes for _, f in _layer_faults(found) if f)
     return Condition(
         run.path, lines, journal.links[:n], alive, state, told, tuple(faults), mended,
-        dict(_layer_faults(paths)), sizes,
+        dict(_layer_faults(paths)), sizes, beside,
     )
 
 # %% ../../nbs/70_runs/10_repair.ipynb #67bf8de3
@@ -208,9 +211,10 @@ def describe(condition: Condition) -> str:
         *([f'    beside them {_count(c, states, "optimiser states")}'] if states else []),
         *(f'    {digest[:12]}...: {fault}' for digest, fault in damaged.items()),
         *_front_told(c),
+        *(f'  {fault}; munet resume makes it again' for fault in c.beside),
     ]
     if c.whole:
-        return '\n'.join([*lines, '  everything is whole'])
+        return '\n'.join([*lines, f'  {"all else" if c.beside else "everything"} is whole'])
     lost = sorted(
         task
         for task, models in (choices_of(c.state) if c.state else {}).items()

@@ -26,6 +26,7 @@ from ..search.records import check_records
 # %% ../../nbs/70_runs/01_rundir.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 # Files of a pool, complete and half-written.
 _OWN = re.compile(r'[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.safetensors\.[0-9a-f]+')
+_KEY = re.compile('[0-9a-f]{64}')  # under which something is kept beside the journal
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -38,7 +39,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class RunDir:
-    """A run's directory: `journal.jsonl`, `journal.head`, `pool/` and `routing/`.
+    """A run's directory: `journal.jsonl`, `journal.head`, `pool/`, `routing/` and `answers/`.
 
     While it is open for writing, nobody else can open it so.
     """
@@ -49,6 +50,7 @@ class RunDir:
         self.journal = here / 'journal.jsonl'
         self.pool = here / 'pool'
         self.routing = here / 'routing'
+        self.answers = here / 'answers'
         self._lock_file = here / '.lock'
         self._lock = None
         self._locked = None  # what tells the lock file from another one
@@ -59,8 +61,8 @@ class RunDir:
             refuse_link(path)
             if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
                 raise InputError(f'{path}: is no file')
-        refuse_link(self.pool)
-        refuse_link(self.routing)
+        for folder in (self.pool, self.routing, self.answers):
+            refuse_link(folder)
 
     def is_run(self) -> bool:
         """Whether a run was started here: there is a first record, or the head tells of one.
@@ -148,16 +150,17 @@ class RunDir:
         "The layers with these digests, each verified."
         return [load_layer(self.pool, digest) for digest in dict.fromkeys(digests)]
 
-    def statistics(
+    def noted(
         self,
-        key: str,  # as `statistics_key` gives it
+        place: Path,  # `routing` or `answers`
+        key: str,  # 64 hexadecimal digits
     ) -> Layer | None:
-        """Where the images of a task lie, as it is kept under a key; None if nothing is.
+        """What is kept under a key, beside the journal; None if nothing is.
 
         Raises InputError if it was altered.
         """
-        folder = self.routing / key
-        refuse_link(self.routing)
+        folder = place / key
+        refuse_link(place)
         refuse_link(folder)
         found = [p.stem for p in folder.glob('*') if _OWN.fullmatch(p.name) and p.name[0] != '.']
         try:
@@ -165,10 +168,10 @@ class RunDir:
         except InputError as e:
             raise InputError(f'{e}; delete it, and munet resume makes it again') from None
 
-    def has_statistics(self, key: str) -> bool:
+    def is_noted(self, place: Path, key: str) -> bool:
         "Whether something whole is kept under a key."
         try:
-            return self.statistics(key) is not None
+            return self.noted(place, key) is not None
         except InputError:
             return False
 
@@ -289,14 +292,19 @@ class RunWriter(RunDir):
             add_line(self.journal, line, head)
         self._end = replace(self._end, head=head, length=self._end.length + len(line))
 
-    def save_statistics(self, key: str, layer: Layer):
-        """Keep where the images of a task lie under a key, in place of what is there.
+    def note(
+        self,
+        place: Path,  # `routing` or `answers`
+        key: str,  # 64 hexadecimal digits
+        layer: Layer,
+    ):
+        """Keep something under a key, in place of what is there.
 
         Raises OSError if the disk is full or gone.
         """
         self.check_unchanged()
-        folder = self.routing / key
-        refuse_link(self.routing)
+        folder = place / key
+        refuse_link(place)
         refuse_link(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
@@ -341,9 +349,26 @@ class RunWriter(RunDir):
             for path in self.journal.parent.iterdir():
                 if _HALF_WRITTEN.fullmatch(path.name):
                     path.unlink()
-            for path in self.routing.glob('*/.*'):
-                if _OWN.fullmatch(path.name):
-                    path.unlink()
+            for place in (self.routing, self.answers):
+                for path in place.glob('*/.*'):
+                    if _OWN.fullmatch(path.name):
+                        path.unlink()
+
+    def sweep_notes(
+        self,
+        place: Path,  # `routing` or `answers`
+        needed: Collection[str],  # keys
+    ):
+        "Delete what is kept under other keys. Raises OSError if the disk is gone."
+        self.check_unchanged()
+        refuse_link(place)
+        for path in place.glob('*/*'):
+            key = path.parent.name
+            if _OWN.fullmatch(path.name) and _KEY.fullmatch(key) and key not in needed:
+                refuse_link(path.parent)
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
 
 # %% ../../nbs/70_runs/01_rundir.ipynb #40b6f7e4
 def write_run(path: Path, records: Iterable[Mapping]):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'system_table', 'assembly_of', 'sizes_of_system', 'sizes_table', 'network_of', 'layers_needed',
-    'routing_key', 'checked_pairs', 'System',
+    'routing_key', 'ancestor_of', 'key_of_answers', 'checked_pairs', 'System',
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
@@ -19,6 +19,8 @@ import pandas as pd
 
 from ..checks import InputError, as_list, check, find_name, for_terminal, is_one_of, shown
 from ..checks import unknown
+from ..engine.answers import ANSWERED, Answers, answers_from_layer, answers_key
+from ..engine.attention import attention_over
 from ..engine.predict import Network, accuracy
 from ..engine.programs import shared_programs
 from ..engine.routing import Statistics, class_tokens_of, reduced, routing_trunk
@@ -42,6 +44,7 @@ from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
 from ..search.journal import State, choices_of, kept_models, open_records, with_chosen
 from ..tasks.images import as_images, stream_images
+from ..tasks.splits import ArraySplit, LazySplit
 from ..tasks.task import Task
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
@@ -180,7 +183,7 @@ def _read_router(
     tasks = kept_models(state)
     if not tasks or run is None:
         raise InputError('there is no run with a task that has a model, so there is nothing to choose from')
-    found = {task: run.statistics(routing_key(state, training, task)) for task in tasks}
+    found = {task: run.noted(run.routing, routing_key(state, training, task)) for task in tasks}
     lacking = [task for task, layer in found.items() if layer is None]
     if lacking:
         raise InputError(
@@ -193,6 +196,39 @@ def _read_router(
     check_layers(layers_needed(state, digests), arch, pool)
     layers = {ref.name: pool[ref.digest].params for ref in state.root.chain}
     return routing_trunk(arch, layers, state.root.hparams.image_size), known
+
+# %% ../../nbs/70_runs/05_system.ipynb #1fb76021
+def ancestor_of(model: Model, state: State) -> Model | None:
+    "The model of the same task that a model was made from; None if it began at another one."
+    parent = state.models.get(model.parent)
+    return parent if parent and parent.task == model.task else None
+
+
+def key_of_answers(
+    model: Model,
+    state: State,
+    training: TrainingSettings,
+    split: str,  # one of ANSWERED
+) -> str:
+    "Under which key a run keeps what a model answers."
+    layers = [(ref.name, ref.digest) for ref in model.chain]
+    told = (model.hparams.image_size, training.precision, state.tasks[model.task].fingerprint)
+    return answers_key(layers, *told, split)
+
+
+def _read_answers(
+    run: RunDir | None, model: Model, state: State, training: TrainingSettings, split: str
+) -> Answers:
+    "What a model answers. Raises InputError if that is not kept, or was altered."
+    if run is None:
+        raise InputError('there is no run that keeps what models answer')
+    layer = run.noted(run.answers, key_of_answers(model, state, training, split))
+    if layer is None:
+        raise InputError(
+            f'{run.path}: does not keep what model {model.id!r} answers; munet resume, or '
+            'Evolution.resume, finds it out for the models that tasks keep'
+        )
+    return answers_from_layer(layer, len(state.tasks[model.task].classes))
 
 # %% ../../nbs/70_runs/05_system.ipynb #0fd5943d
 def checked_pairs(
@@ -391,6 +427,62 @@ class System:
         found = task_probabilities(task_distances(x, known), known)
         return pd.DataFrame(found, columns=[*statistics, 'none'])
 
+    def ancestor(self, task: str) -> Model | None:
+        """The model of the same task that a task's model was made from; None if there is none.
+
+        Raises InputError for a task without a model.
+        """
+        return ancestor_of(self.models[self.named(task)], self._state)
+
+    def answers(
+        self,
+        task: str,
+        split: str = 'test',  # or 'validation': the images by which models are selected
+        ancestor: bool = False,  # whether those of the task's `ancestor`
+    ) -> Answers:
+        """What a task's model answers to the images of a split, as the run keeps it.
+
+        Raises InputError if the run does not keep it, or it was altered.
+        """
+        task = self.named(task)
+        check('split', split, is_one_of(split, ANSWERED), "'validation' or 'test'")
+        model = self.ancestor(task) if ancestor else self.models[task]
+        if model is None:
+            raise InputError(f'the model of task {task!r} was made from none of the same task')
+        return _read_answers(self._run, model, self._state, self._training, split)
+
+    def attention(
+        self,
+        task: str,
+        images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
+    ) -> np.ndarray:  # float32 (n, side, side)
+        """How much the class token of a task's model takes of each patch, see `attention_over`.
+
+        Raises InputError for a task without a model, or for what is not an image.
+        """
+        network = self._network(task)
+        given = stream_images(images)
+        return attention_over(given, network, self._training.precision, shared_programs())
+
+    def images(
+        self,
+        task: str,
+        split: str = 'test',  # or 'train', 'validation'
+    ) -> ArraySplit | LazySplit:
+        """The labelled images of a split of a task.
+
+        Raises InputError if the system was opened without its data.
+        """
+        task = self.named(task)
+        splits = ('train', 'validation', 'test')
+        check('split', split, is_one_of(split, splits), "'train', 'validation' or 'test'")
+        if task not in self._data:
+            raise InputError(
+                f'the images of task {task!r} are not loaded: '
+                'Evolution.resume(..., tasks=...) has them'
+            )
+        return getattr(self._data[task], split)
+
     def evaluate(
         self,
         task: str,
@@ -400,16 +492,7 @@ class System:
 
         Raises InputError if the system was opened without it.
         """
-        task = self.named(task)
-        network = self._network(task)
-        splits = ('train', 'validation', 'test')
-        check('split', split, is_one_of(split, splits), "'train', 'validation' or 'test'")
-        if task not in self._data:
-            raise InputError(
-                f'the images of task {task!r} are not loaded: '
-                'Evolution.resume(..., tasks=...) has them'
-            )
-        images = getattr(self._data[task], split)
+        images, network = self.images(task, split), self._network(task)
         return accuracy(images, network, self._training, shared_programs())
 
     def export(

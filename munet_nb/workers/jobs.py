@@ -246,7 +246,7 @@ class ProbeJob(Job):
 
 @dataclass(frozen=True)
 class EvaluateJob(Job):
-    "A model to test on its task's test split, by which nothing is selected."
+    "A model to test, and what it answers: nothing is selected by the test images."
 
     model: Model
 

@@ -15,9 +15,10 @@ from zlib import crc32
 import numpy as np
 
 from ..engine.common import CommonEngine, shared_settings, train_group
-from ..engine.feeds import TaskFeed
+from ..engine.answers import Tested, examine
+from ..engine.feeds import Feed, TaskFeed, validation_feed
 from ..engine.generation import Engine
-from ..engine.predict import Network, accuracy
+from ..engine.predict import Network
 from ..engine.probe import Probed, probe_trunks
 from ..engine.programs import Programs, shared_programs
 from ..engine.routing import learn_statistics, routing_trunk
@@ -51,6 +52,16 @@ class _Feeds:
             feed = TaskFeed(task, settings)
         try:
             yield feed
+        finally:
+            self._own = feed
+
+    @contextmanager
+    def validation(self, task: Task, settings: TrainingSettings) -> Iterator[Feed]:
+        "The validation images of a task: those that are held, or read for once."
+        feed, self._own = self._own, None
+        held = feed is not None and (feed.task, feed.settings) == (task, settings)
+        try:
+            yield feed.validation if held else validation_feed(task, settings)
         finally:
             self._own = feed
 
@@ -98,7 +109,7 @@ def with_probes(made: TrainedGroup, probes: Mapping[str, Probed]) -> TrainedGrou
 class Done:
     "What came of a job, and the seconds that it took."
 
-    result: list[TrainedChild] | TrainedGroup | list[Probed] | Layer | float
+    result: list[TrainedChild] | TrainedGroup | list[Probed] | Layer | Tested
     times: Times
 
 
@@ -161,8 +172,11 @@ def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
 def _test(worker, job: EvaluateJob, layers, programs, times, progress):
     started, compiled = time.perf_counter(), programs.seconds
     network = _network(job.model, job.model.chain, job.arch, layers)
-    test = worker.tasks[job.model.task].test
-    found = accuracy(test, network, job.config.training, programs)
+    task, settings = worker.tasks[job.model.task], job.config.training
+    test = Feed(task.test, settings.share(1 / 2), network.classes)
+    with worker._feeds.validation(task, settings) as validation:
+        feeds = {'validation': validation, 'test': test}
+        found = examine(network, feeds, settings, programs)
     times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
     return found
 
