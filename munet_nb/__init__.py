@@ -28,6 +28,7 @@ _HOMES = {
     'load_tfds': 'tasks.tfds',
     'processes': 'workers.processes',
     'ray_workers': 'workers.cluster',
+    'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
 }
 __all__ = sorted([*_HOMES, 'plots'])

@@ -220,14 +220,17 @@ def _extend(args: argparse.Namespace):
 
 # %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):
-    p = commands.add_parser('report', help='tables and pictures of a run')
+    p = commands.add_parser('report', help='tables and pictures of a run, and a page of all of it')
     p.set_defaults(do=_report)
     p.add_argument('run', metavar='DIR')
 
 
 def _report(args: argparse.Namespace):
+    from munet_nb.pictures.report import report
+
     run = RunDir(args.run)
     _show_run(run.path, run.records(), System.open(args.run))
+    say(f'saved {report(args.run).path}')
 
 # %% ../nbs/95_cli.ipynb #2c6627ab
 def _add_check(commands):

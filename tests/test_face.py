@@ -31,6 +31,7 @@ NAMES = [
     'plots',
     'processes',
     'ray_workers',
+    'report',
     'task_from_arrays',
 ]
 SEARCH = 'mu.Evolution, mu.Config, mu.load_root, mu.load_benchmark, mu.load_tfds, mu.System'

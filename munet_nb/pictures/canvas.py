@@ -90,7 +90,7 @@ def tell(
 _ABOUT = re.compile(r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>', re.S)
 _SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
 _TOLD = re.compile(r'<g id="munet-told:([^"]*)">')
-_NAME = re.compile(r'<g id="[^"]*">')
+_NAME = re.compile(r'<g id="[^"]*"(/?)>')
 _FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
 
 
@@ -108,7 +108,7 @@ def svg_of(
     for color, variable in _STANDS_FOR.items():
         text = text.replace(color, variable)
     text = _TOLD.sub(r'<g><title>\1</title>', text)
-    text = _NAME.sub('<g>', text)
+    text = _NAME.sub(r'<g\1>', text)
     text = _FONT.sub(r'font-size: \2', text)
     label = html.escape(for_terminal(alt))
     width = picture.get_figwidth()
