@@ -18,6 +18,7 @@ _HOMES = {
     'System': 'runs.system',
     'Task': 'tasks.task',
     'TrainingSettings': 'search.config',
+    'compare': 'pictures.compare',
     'example_run': 'runs.rundir',
     'load_benchmark': 'tasks.benchmarks',
     'load_folder': 'tasks.folders',

@@ -232,6 +232,38 @@ def _report(args: argparse.Namespace):
     _show_run(run.path, run.records(), System.open(args.run))
     say(f'saved {report(args.run).path}')
 
+# %% ../nbs/95_cli.ipynb #9772c4c3
+def _add_compare(commands):
+    p = commands.add_parser(
+        'compare',
+        help='a page that compares two runs, or a run and a baseline',
+        description='Writes compare_OTHER.html into the first run. Where both may look at the same '
+        'test images, they are asked again, and differences have their intervals.',
+    )
+    p.set_defaults(do=_compare)
+    p.add_argument('run', metavar='DIR')
+    p.add_argument('other', nargs='?', metavar='OTHER', help='the other run')
+    p.add_argument(
+        '--with',
+        dest='method',
+        metavar='METHOD',
+        help='train a baseline on the images of the run, with as many examples, once, and compare '
+        'with it: finetune_all, norm_head, freeze_bottom_K or adapters_D',
+    )
+    _add_trust(p)
+
+
+def _compare(args: argparse.Namespace):
+    from munet_nb.bench.beside import compare_with
+    from munet_nb.pictures.compare import compare
+
+    if (args.other is None) == (args.method is None):
+        raise InputError('munet compare: give another run, or --with and a method, and not both')
+    if args.method:
+        say(repr(compare_with(args.run, args.method, args.trust_sources, say)))
+    else:
+        say(repr(compare(args.run, args.other, trust_sources=args.trust_sources)))
+
 # %% ../nbs/95_cli.ipynb #2c6627ab
 def _add_check(commands):
     p = commands.add_parser('check', help='what is whole of a run, and what is not')
@@ -543,6 +575,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_resume(commands)
     _add_extend(commands)
     _add_report(commands)
+    _add_compare(commands)
     _add_check(commands)
     _add_repair(commands)
     bench = commands.add_parser('bench', help='measure')
@@ -568,6 +601,7 @@ def _show_warning(message, category, *where):
 _RESUMED = 'if a run had begun, munet resume goes on with its last saved generation'
 _WHEN_STOPPED = {
     'bench': 'the same command goes on with what is finished',
+    'compare': 'the same command goes on with the tasks that are finished',
     'predict': 'what was answered is written',
     'serve': 'requests in progress were cut off',
 }
