@@ -18,6 +18,7 @@ _HOMES = {
     'System': 'runs.system',
     'Task': 'tasks.task',
     'TrainingSettings': 'search.config',
+    'compare': 'pictures.compare',
     'example_run': 'runs.rundir',
     'load_benchmark': 'tasks.benchmarks',
     'load_folder': 'tasks.folders',
@@ -28,6 +29,7 @@ _HOMES = {
     'load_tfds': 'tasks.tfds',
     'processes': 'workers.processes',
     'ray_workers': 'workers.cluster',
+    'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
 }
 __all__ = sorted([*_HOMES, 'plots'])

@@ -252,7 +252,7 @@ def _add_task(args: argparse.Namespace):
 
 # %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):
-    p = commands.add_parser('report', help='tables and pictures of a run')
+    p = commands.add_parser('report', help='tables and pictures of a run, and a page of all of it')
     p.set_defaults(do=_report)
     p.add_argument('run', metavar='DIR', help='run directory')
 
@@ -260,9 +260,43 @@ def _add_report(commands):
 def _report(args: argparse.Namespace):
     from munet_nb.runs.rundir import RunDir
     from munet_nb.runs.system import System
+    from munet_nb.pictures.report import report
 
     run = RunDir(args.run)
     _show_run(run.path, run.records(), System.open(args.run))
+    say(f'saved {report(args.run).path}')
+
+# %% ../nbs/95_cli.ipynb #9772c4c3
+def _add_compare(commands):
+    p = commands.add_parser(
+        'compare',
+        help='a page that compares two runs, or a run and a baseline',
+        description='Writes compare_OTHER.html into the first run. Where both may look at the same '
+        'test images, they are asked again, and differences have their intervals.',
+    )
+    p.set_defaults(do=_compare)
+    p.add_argument('run', metavar='DIR')
+    p.add_argument('other', nargs='?', metavar='OTHER', help='the other run')
+    p.add_argument(
+        '--with',
+        dest='method',
+        metavar='METHOD',
+        help='train a baseline on the images of the run, with as many examples, once, and compare '
+        'with it: finetune_all, norm_head, freeze_bottom_K or adapters_D',
+    )
+    _add_trust(p)
+
+
+def _compare(args: argparse.Namespace):
+    from munet_nb.bench.beside import compare_with
+    from munet_nb.pictures.compare import compare
+
+    if (args.other is None) == (args.method is None):
+        raise InputError('munet compare: give another run, or --with and a method, and not both')
+    if args.method:
+        say(repr(compare_with(args.run, args.method, args.trust_sources, say)))
+    else:
+        say(repr(compare(args.run, args.other, trust_sources=args.trust_sources)))
 
 # %% ../nbs/95_cli.ipynb #2c6627ab
 def _add_check(commands):
@@ -699,6 +733,7 @@ def make_parser(
     _add_add_task(commands)
     _add_extend(commands, words)
     _add_report(commands)
+    _add_compare(commands)
     _add_check(commands)
     _add_repair(commands)
     _add_predict(commands)
@@ -726,6 +761,7 @@ def _show_warning(message, category, *where):
 _RESUMED = 'if a run had begun, munet resume goes on with its last saved generation'
 _WHEN_STOPPED = {
     'bench': 'the same command goes on with what is finished',
+    'compare': 'the same command goes on with the tasks that are finished',
     'predict': 'what was answered is written',
     'evaluate': 'nothing was written',
     'export': 'nothing was written',

@@ -20,6 +20,7 @@ NAMES = [
     'System',
     'Task',
     'TrainingSettings',
+    'compare',
     'example_run',
     'load_benchmark',
     'load_folder',
@@ -31,6 +32,7 @@ NAMES = [
     'plots',
     'processes',
     'ray_workers',
+    'report',
     'task_from_arrays',
 ]
 SEARCH = 'mu.Evolution, mu.Config, mu.load_root, mu.load_benchmark, mu.load_tfds, mu.System'

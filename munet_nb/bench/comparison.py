@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SCALE_FACTORS', 'Stopped', 'open_evolution', 'run_evolution', 'run_method', 'run_bench',
+    'SCALE_FACTORS', 'Stopped', 'open_evolution', 'common_examples', 'run_evolution', 'run_method',
+    'run_bench',
 ]
 
 # %% ../../nbs/90_bench/09_comparison.ipynb #cell-002
@@ -65,7 +66,7 @@ def _trained(record: dict) -> int:
     return record['segments'] * len(record['tasks']) if kind == 'common_trunk' else 0
 
 
-def _common_examples(record: dict) -> dict[str, int]:
+def common_examples(record: dict) -> dict[str, int]:
     "Training images of each task that groups, a common trunk or probes took."
     if record['kind'] in ('groups', 'common_trunk'):
         return record['examples']
@@ -96,7 +97,7 @@ def _evolved(bench, method, seed, evo) -> dict:
         for child in record['children'] if record['kind'] == 'generation' else ():
             model = model_from_json(child['model'])
             examples[model.task] += examples_of(model, config, bench.train)
-        for task, n in _common_examples(record).items():
+        for task, n in common_examples(record).items():
             examples[task] += n
         if record['kind'] == 'common_trunk' and record['trunk']:
             trunk_examples[record['trunk']['id']] = sum(record['examples'].values())

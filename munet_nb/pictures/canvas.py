@@ -173,6 +173,7 @@ _STANDS_FOR = {
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1a8b5a3c
 _NEXT = '\u2063'  # between the texts of an artist's points; nobody types it
+_QUOTE = '\u2062'  # for a double quote, which matplotlib would put into single ones
 _TELLS = 'munet-told:'
 
 
@@ -181,7 +182,8 @@ def tell(
     *texts: str,  # shown while the pointer is on it; of several, each for one of its points
 ):
     "Have an artist, or each of its points or lines, say more about itself in a page."
-    artist.set_gid(_TELLS + _NEXT.join(map(for_terminal, texts)))
+    told = _NEXT.join(map(for_terminal, texts)).replace('"', _QUOTE)
+    artist.set_gid(_TELLS + told)
 
 
 _THROUGH = 'munet-through'
@@ -212,7 +214,7 @@ def _with_titles(svg: str) -> str:
     begin, *told = _TOLD.split(svg)
     parts = [begin]
     for texts, rest in zip(told[::2], told[1::2]):
-        texts = texts.split(_NEXT)
+        texts = texts.replace(_QUOTE, '"').split(_NEXT)
         own, sign, after = rest.partition('<g id="')
         if len(texts) == 1:
             title = f'<title>{texts[0]}</title>' if texts[0] else ''
@@ -226,7 +228,7 @@ def _with_titles(svg: str) -> str:
 # %% ../../nbs/80_pictures/00_canvas.ipynb #caeb3a0f
 _ABOUT = re.compile(r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>', re.S)
 _SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
-_NAME = re.compile(r'<g id="[^"]*">')
+_NAME = re.compile(r'<g id="[^"]*"(/?)>')
 _FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
 _COLOR = re.compile(r'(fill: |stroke: |fill=")(#[0-9a-f]{6})')
 _ALIKE = re.compile(
@@ -267,7 +269,7 @@ def svg_of(
     text = _drawn(picture, hashlib.sha256(alt.encode()).hexdigest()[:8])
     text = _with_titles(_smaller(_ABOUT.sub('', text)))
     text = text.replace(f'<g id="{_THROUGH}">', '<g pointer-events="none">')
-    text = _NAME.sub('<g>', text)
+    text = _NAME.sub(r'<g\1>', text)
     text = _FONT.sub(r'font-size: \2', text)
     text = _COLOR.sub(lambda found: found[1] + _STANDS_FOR.get(found[2], found[2]), text)
     head = (

@@ -1,0 +1,81 @@
+"The page of a run, and that of two: whole by itself, readable, and safe whoever made the run."
+
+import json
+from html.parser import HTMLParser
+
+from munet_nb import example_run
+from munet_nb.pictures.report import report
+from munet_nb.runs.rundir import RunDir, write_run
+
+MARKUP = '<img src=x onerror=alert(1)>'
+
+
+class Seen(HTMLParser):
+    "The elements of a page with their attributes, and its text."
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.text = [], ''
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def of(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def check_page(text: str) -> Seen:
+    "What holds of every page."
+    seen = Seen(text)
+    for _, attrs in seen.elements:
+        for name in ('src', 'href', 'xlink:href'):
+            assert attrs.get(name, '#').startswith(('#', 'data:')), attrs
+        assert not [name for name in attrs if name.startswith('on')], attrs
+    assert 'url(http' not in text and '@import' not in text
+    pictures = seen.of('svg')
+    assert all(p['role'] == 'img' and p['aria-label'] for p in pictures)
+    ids = [attrs['id'] for _, attrs in seen.elements if 'id' in attrs]
+    assert len(ids) == len(set(ids))
+    assert {link['href'][1:] for link in seen.of('a')} <= set(ids)
+    assert 'viewport' in [meta.get('name') for meta in seen.of('meta')]
+    assert len(seen.of('script')) == 1 and 'aria-sort' in text
+    assert 'prefers-color-scheme: dark' in text and '@media print' in text
+    return seen
+
+
+def renamed(path, **names):
+    "The example run under other names of tasks and classes, in a directory of its own."
+    text = json.dumps(RunDir(example_run()).records(), ensure_ascii=False)
+    for old, new in names.items():
+        text = text.replace(old, json.dumps(new)[1:-1])
+    path.mkdir()
+    write_run(path, json.loads(text))
+    return path
+
+
+def test_a_report_is_whole_by_itself_and_tells_all(tmp_path):
+    page = report(example_run(), tmp_path / 'page.html')
+    seen = check_page(page.path.read_text())
+    assert len(seen.of('svg')) == 10 and len(seen.of('table')) == 5
+    for told in ('Ti3-glyphs', 'devanagari', 'scale factor', 'task iteration 2 ends', 'munet_nb'):
+        assert told in seen.text, told
+
+
+def test_names_of_a_stranger_are_text(tmp_path):
+    run = renamed(tmp_path / 'run', mnist5k=MARKUP, latin='한국어 ' + 'x' * 40, telugu='a"b&c$d_{e}$')
+    seen = check_page(report(run).path.read_text())
+    assert (run / 'report.html').exists()
+    assert not seen.of('img') and MARKUP in seen.text and 'a"b&c$d_{e}$' in seen.text
+
+
+def test_a_run_that_only_began_has_a_report(tmp_path):
+    path = tmp_path / 'begun'
+    path.mkdir()
+    write_run(path, RunDir(example_run()).records()[:1])
+    seen = check_page(report(path).path.read_text())
+    assert 'not finished' in seen.text and 'No task has a model yet' in seen.text
