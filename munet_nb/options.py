@@ -101,7 +101,10 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
         for text in getattr(args, f'from_{row.name}'):
             name, eq, folder = text.partition('=')
             if not eq:
-                raise InputError(f'--{row.name} {text!r}: must be NAME=DIR')
+                raise InputError(
+                    f'--{row.name} {text!r}: must be NAME=DIR, where the data of the task NAME is '
+                    'now; a new task joins by munet add-task'
+                )
             tasks.append(row.load(folder, name))
     return tasks
 
