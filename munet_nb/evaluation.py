@@ -41,7 +41,8 @@ def accuracy_interval(
     share, spread = correct / n, Z**2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = middle - half, middle + half
+    return low if correct else 0.0, high if correct < n else 1.0  # exactly
 
 # %% ../nbs/92_evaluation.ipynb #d6c71c1c
 @dataclass(frozen=True)

@@ -398,21 +398,25 @@ def export_system(
 # %% ../../nbs/60_roots/10_export.ipynb #1a41da17
 _HOW_TO_LOAD = {
     'huggingface': """from transformers import AutoImageProcessor, ViTForImageClassification
-model = ViTForImageClassification.from_pretrained(FOLDER)
-prepare = AutoImageProcessor.from_pretrained(FOLDER)
+model = ViTForImageClassification.from_pretrained('FOLDER')
+prepare = AutoImageProcessor.from_pretrained('FOLDER')
 logits = model(**prepare(images, return_tensors='pt')).logits""",
     'onnx': """import onnxruntime
-session = onnxruntime.InferenceSession(FOLDER + '/model.onnx')
+session = onnxruntime.InferenceSession('FOLDER/model.onnx')
 logits = session.run(None, {'images': images})  # uint8 (n, height, width, 3)""",
     'stablehlo': """import jax, jax.export, safetensors.numpy
-program = jax.export.deserialize(open(FOLDER + '/model.stablehlo', 'rb').read())
-params = safetensors.numpy.load_file(FOLDER + '/model.safetensors')
+program = jax.export.deserialize(open('FOLDER/model.stablehlo', 'rb').read())
+params = safetensors.numpy.load_file('FOLDER/model.safetensors')
 logits = program.call(params, images)  # uint8 (n, height, width, 3)""",
     'safetensors': """import safetensors.numpy
-params = safetensors.numpy.load_file(FOLDER + '/model.safetensors')""",
+params = safetensors.numpy.load_file('FOLDER/model.safetensors')""",
 }
 
 
 def how_to_load(folder: str | Path, format: str) -> str:
     "Lines of Python that use what was exported to a folder; of some, what they need is `images`."
-    return _HOW_TO_LOAD[format].replace('FOLDER', repr(str(folder)))
+
+    def place(found):  # quoted as the name of the folder takes it
+        return repr(f'{folder}{found[1]}')
+
+    return re.sub(r"'FOLDER([^']*)'", place, _HOW_TO_LOAD[format])
