@@ -118,9 +118,8 @@ class Picture(Figure):
         out = BytesIO()
         self.savefig(out, format='png', dpi=100)
         png = base64.b64encode(out.getvalue()).decode()
-        return {'image/png': png, 'text/plain': self.alt or repr(self)}, {
-            'image/png': {'alt': self.alt}
-        }
+        about = {'image/png': {'alt': self.alt}} if self.alt else {}
+        return {'image/png': png, 'text/plain': self.alt or repr(self)}, about
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #3a9e5c17
 def save_picture(
@@ -224,7 +223,9 @@ def _with_titles(svg: str) -> str:
     return ''.join(parts)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #caeb3a0f
-_ABOUT = re.compile(r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>', re.S)
+_ABOUT = re.compile(
+    r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<g id="[^"]*"/>', re.S
+)
 _SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
 _NAME = re.compile(r'<g id="[^"]*">')
 _FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
