@@ -1307,6 +1307,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                  'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas._style_axes': ( '80_pictures/canvas.html#_style_axes',
                                                                                     'munet_nb/pictures/canvas.py'),
+                                          'munet_nb.pictures.canvas._tell_of_missing_letters': ( '80_pictures/canvas.html#_tell_of_missing_letters',
+                                                                                                 'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas._with_titles': ( '80_pictures/canvas.html#_with_titles',
                                                                                      'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas.check_theme': ( '80_pictures/canvas.html#check_theme',

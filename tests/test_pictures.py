@@ -174,7 +174,7 @@ def test_names_in_any_script_are_text_in_a_page_and_at_most_one_notice_elsewhere
                 assert '2 日本語の手書き文字' in svg and FOREIGN[0] in svg
         assert not told
         pictures.plot_progress(run).savefig(tmp_path / 'progress.png')
-    assert len(told) == 1 and 'no installed font' in str(told[0].message)
+    assert len(told) <= 1 and all('no installed font' in str(w.message) for w in told)
 
 
 def test_names_are_whole_under_the_pointer_and_apart_in_the_picture():
