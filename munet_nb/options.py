@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'add_sources', 'read_tasks', 'add_workers', 'read_executor', 'preset_of', 'preset_on',
-    'add_config', 'read_values', 'read_config',
+    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_workers', 'read_executor',
+    'preset_of', 'preset_on', 'add_config', 'read_values', 'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
@@ -119,16 +119,11 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
         for text in getattr(args, f'from_{row.name}'):
             name, eq, folder = text.partition('=')
             if not eq:
-<<<<<<< /tmp/tmp3gezpr5q
-                raise InputError(f'--{row.name} {text!r}: must be NAME=DIR')
-            tasks.append(_load_of(row, args)(folder, name))
-=======
                 raise InputError(
                     f'--{row.name} {text!r}: must be NAME=DIR, where the data of the task NAME is '
                     'now; a new task joins by munet add-task'
                 )
-            tasks.append(row.load(folder, name))
->>>>>>> /tmp/tmp6qngw1nd
+            tasks.append(_load_of(row, args)(folder, name))
     return tasks
 
 # %% ../nbs/94_options.ipynb #e343cbdc

@@ -1,18 +1,26 @@
 "Every picture of every moment: of nothing yet, of many tasks, of long names, on a dark page."
 
+import re
+import warnings
+from threading import Thread
+from xml.etree import ElementTree
+
 import pytest
 from PIL import Image
+from toy import ARCH, ToyRun, info
 
 from munet_nb import pictures
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import LayerRef, Model, model_to_json
 from munet_nb.network.arch import get_arch
-from munet_nb.pictures.canvas import task_colors
+from munet_nb.pictures.canvas import PAGE, new_picture, svg_of, task_colors, tell
+from munet_nb.pictures.curves import changes_of, plot_running
 from munet_nb.pictures.film import save_film
 from munet_nb.pictures.history import History
 from munet_nb.pictures.tables import COLUMNS
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, view_of
 from munet_nb.runs.system import System, system_table
+from munet_nb.search.ask import ask
 from munet_nb.search.config import Config, config_to_json
 from munet_nb.search.journal import FORMAT, TaskInfo, info_to_json
 
@@ -89,13 +97,153 @@ RUNS = {
 
 
 @pytest.mark.parametrize('name', RUNS)
-@pytest.mark.parametrize('theme', [pictures.LIGHT, pictures.DARK], ids=['light', 'dark'])
-def test_a_picture_is_drawn_and_its_legend_fits(name, theme):
+def test_a_picture_is_drawn_and_its_legend_fits(name):
     for draw in DRAW:
-        fig = draw(RUNS[name], theme=theme)
+        fig = draw(RUNS[name], theme=pictures.DARK if name == 'fronts' else pictures.LIGHT)
         fig.draw_without_rendering()
         for legend in fig.legends:
             assert fig.bbox.y0 <= legend.get_window_extent().y0, draw
+
+
+SVG = '{http://www.w3.org/2000/svg}'
+
+
+def titles_of(svg: str) -> list[str]:
+    return [e.text for e in ElementTree.fromstring(_as_file(svg)).iter(f'{SVG}title')]
+
+
+def _as_file(svg: str) -> str:
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return svg.replace('<svg ', f'<svg {spaces} ', 1)
+
+
+@pytest.mark.parametrize('name', ['nothing yet', 'twenty tasks', 'fronts'])
+def test_a_picture_for_a_page_has_the_pages_colors_and_tells_what_it_shows(name):
+    for draw in DRAW:
+        picture = draw(RUNS[name], theme=PAGE)
+        svg = svg_of(picture)
+        assert picture.alt and len(picture.alt) < 2000, draw
+        said = ElementTree.fromstring(_as_file(svg)).get('aria-label')
+        assert said == picture.alt
+        assert not re.search('<(path|use|rect)[^>]*#(ffffff|000000)|<image|munet-t', svg), draw
+        assert len(svg) < 220_000, draw
+        if name != 'nothing yet' and draw is not pictures.plot_groups:
+            titles = titles_of(svg)
+            assert titles and None not in titles, draw
+
+
+def test_what_is_under_the_pointer():
+    "A layer: who trained it, from what, who uses it. A child: what it changed, its curve."
+    told = titles_of(svg_of(pictures.plot_architectures(SHARED, theme=PAGE)))
+    assert 'block_2: 400,000 parameters\ntrained by a: a:0.0.0\nused by a, b' in told
+    lineage = titles_of(svg_of(pictures.plot_lineage(SHARED, theme=PAGE)))
+    child = next(t for t in lineage if t.startswith('b:0.0.0, child of root'))
+    assert 'inserted adapter_2' in child and 'accuracy 90.0%' in child and 'accepted' in child
+    flow = titles_of(svg_of(pictures.plot_knowledge_flow(SHARED, theme=PAGE)))
+    assert 'c has >99% of its parameters from root' in flow
+
+
+def test_a_long_run_tells_of_some_of_its_children():
+    begin, generation, end = records_of(plain('a'))
+    (child,) = generation['children']
+
+    def children(g):
+        models = [{**child['model'], 'id': f'a:0.{g}.{i}', 'parent': 'root'} for i in range(8)]
+        return [{**child, 'model': m, 'accepted': not i} for i, m in enumerate(models)]
+
+    run = [begin]
+    for g in range(125):
+        best = {**generation['best'], 'id': f'a:0.{g}.0'}
+        run.append({**generation, 'generation': g, 'children': children(g), 'best': best})
+    for draw in (pictures.plot_lineage, pictures.plot_progress, pictures.plot_learning_curves):
+        svg = svg_of(draw(run, theme=PAGE))
+        assert svg.count('<title>') < 320 and len(svg) < 150_000, draw
+
+
+FOREIGN = ('मराठी अक्षरे', '日本語の手書き文字', 'emoji 😀🎉', 'اسم طويل', '\U000f0000', '<b>&"\'', r'\1 \d')
+
+
+def test_names_in_any_script_are_text_in_a_page_and_at_most_one_notice_elsewhere(tmp_path):
+    run = records_of(*(plain(name) for name in FOREIGN))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        warnings.filterwarnings('ignore', 'Glyph')  # as the canvas does when it is imported
+        for draw in DRAW:
+            svg = svg_of(draw(run, theme=PAGE))
+            if draw in (pictures.plot_architectures, pictures.plot_flow_graph):
+                assert '2 日本語の手書き文字' in svg and FOREIGN[0] in svg
+        assert not told
+        pictures.plot_progress(run).savefig(tmp_path / 'progress.png')
+    assert len(told) <= 1 and all('no installed font' in str(w.message) for w in told)
+
+
+def test_names_are_whole_under_the_pointer_and_apart_in_the_picture():
+    names = [f'{i} photographs of my garden in all seasons of the year' for i in range(5)]
+    run = records_of(*map(plain, names))
+    for draw in (pictures.plot_architectures, pictures.plot_graph, pictures.plot_flow_graph):
+        picture = draw(run, theme=PAGE)
+        assert set(names) <= set(titles_of(svg_of(picture))), draw
+        picture.draw_without_rendering()
+        ax = picture.axes[0]
+        texts = [t for t in [*ax.get_xticklabels(), *ax.texts] if '…' in t.get_text()]
+        boxes = [t.get_window_extent() for t in texts]
+        assert len(boxes) == 5, draw
+        for box in boxes:
+            assert 0 <= box.x0 and box.x1 <= picture.bbox.x1 + 1, draw
+        if not any(t.get_rotation() for t in texts):
+            crossing = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+            assert not crossing, draw
+
+
+def test_pictures_are_drawn_at_the_same_time_in_several_threads():
+    "Matplotlib's settings are the process's: text of one must not become outlines by another."
+    found = []
+
+    def draw():
+        for _ in range(3):
+            found.append(svg_of(pictures.plot_groups(SHARED[:1], theme=PAGE), 'a'))
+
+    threads = [Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12 and len(set(found)) == 1 and '>nothing yet</text>' in found[0]
+
+
+def test_no_point_has_the_title_of_another():
+    picture, (ax,) = new_picture(3, 2, PAGE)
+    (dots,) = ax.plot([0.1, 0.5, 0.7], [0.1, 0.5, 0.6], 'o')
+    tell(dots, 'first', '', 'third')
+    assert titles_of(svg_of(picture, 'dots')) == ['first', 'third']
+    dots.set_data([0.1, float('nan'), 0.7], [0.1, 0.5, 0.6])  # the second is not drawn
+    assert titles_of(svg_of(picture, 'dots')) == []
+
+
+def test_accuracies_end_at_all_and_a_change_of_the_scale_factor_is_marked(trunks):
+    past = trunks.at(len(trunks))
+    for draw in (pictures.plot_lineage, pictures.plot_progress, pictures.plot_sizes):
+        for ax in draw(past).axes:
+            low, high = ax.get_ylim()
+            assert 0 <= low < high <= 1, draw
+    of_a, of_b, _ = pictures.plot_progress(past).axes
+    assert [t.get_text() for t in of_a.texts] == ['scale factor 0.8']
+    assert not of_b.texts  # it had no generation before
+
+
+def test_curves_in_training_say_what_their_child_changed_and_equal_ones_are_seen():
+    toy = ToyRun(Config(task_iterations=1), [info('a')])
+    toy.step()
+    generation = ask(toy.state, toy.config, ARCH)
+    changes = changes_of(generation, toy.state)
+    assert list(changes) == list(range(len(generation.children))) and all(changes.values())
+    so_far = {0: [0.5, 0.6], 1: [0.5, 0.6], 2: [0.5, 1.0]}
+    picture = plot_running(so_far, 3, theme=PAGE, changes={0: 'moved lr from 0.1 to 0.2'})
+    first, second, third = picture.axes[0].lines
+    assert first.get_linestyle() == second.get_linestyle() == '--' != third.get_linestyle()
+    names = [t.get_text() for t in picture.legends[0].get_texts()]
+    assert names == ['child 1: moved lr from 0.1 to 0.2', 'child 2', 'child 3']
+    assert picture.axes[0].get_ylim()[1] == 1
 
 
 def together(number, *tasks) -> list[dict]:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'LIGHT', 'DARK', 'PAGE', 'find_letters', 'Picture', 'save_picture', 'Theme', 'check_theme',
-    'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'without_math',
-    'columns_of', 'shortened', 'counted', 'listed', 'short_name', 'task_legend', 'trunk_name',
+    'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'counted', 'listed',
+    'columns_of', 'shortened', 'without_math', 'short_name', 'task_legend', 'trunk_name',
     'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
 ]
 
@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from ..checks import check, for_terminal
+from ..checks import check, for_terminal, notice
 from ..runs.files import write_atomic
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #9c3c355f
@@ -84,8 +84,13 @@ _NO_FONT = (
 )
 
 
+@cache  # once is enough; the register of warnings forgets what it told whenever a filter changes
+def _tell_of_missing_letters():
+    notice(_NO_FONT)
+
+
 def find_letters(texts: Iterable[Text]):
-    "Give every text the fonts that its letters need. One warning tells if there are none."
+    "Give every text the fonts that its letters need. One notice tells if there are none."
     by_page = matplotlib.rcParams['svg.fonttype'] == 'none'  # a browser will draw them
     missing = False
     for text in texts:
@@ -98,7 +103,7 @@ def find_letters(texts: Iterable[Text]):
         if more:
             text.set_fontfamily([*dict.fromkeys([*text.get_fontfamily(), *more])])
     if missing:
-        warnings.warn(_NO_FONT, stacklevel=2)
+        _tell_of_missing_letters()
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #1437a8b4549e79e3c0e134d8f3c35155
 class Picture(Figure):
@@ -118,9 +123,8 @@ class Picture(Figure):
         out = BytesIO()
         self.savefig(out, format='png', dpi=100)
         png = base64.b64encode(out.getvalue()).decode()
-        return {'image/png': png, 'text/plain': self.alt or repr(self)}, {
-            'image/png': {'alt': self.alt}
-        }
+        about = {'image/png': {'alt': self.alt}} if self.alt else {}
+        return {'image/png': png, 'text/plain': self.alt or repr(self)}, about
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #3a9e5c17
 def save_picture(
@@ -182,8 +186,8 @@ def tell(
     *texts: str,  # shown while the pointer is on it; of several, each for one of its points
 ):
     "Have an artist, or each of its points or lines, say more about itself in a page."
-    told = _NEXT.join(map(for_terminal, texts)).replace('"', _QUOTE)
-    artist.set_gid(_TELLS + told)
+    told = _NEXT.join(for_terminal(text).replace(_NEXT, '') for text in texts)
+    artist.set_gid(_TELLS + told.replace('"', _QUOTE))
 
 
 _THROUGH = 'munet-through'
@@ -225,17 +229,7 @@ def _with_titles(svg: str) -> str:
             parts.append(f'<g>{rest}')
     return ''.join(parts)
 
-# %% ../../nbs/80_pictures/00_canvas.ipynb #caeb3a0f
-_ABOUT = re.compile(r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>', re.S)
-_SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
-_NAME = re.compile(r'<g id="[^"]*"(/?)>')
-_FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
-_COLOR = re.compile(r'(fill: |stroke: |fill=")(#[0-9a-f]{6})')
-_ALIKE = re.compile(
-    r'<g([^>]*)>\s*(<use [^>]*?style="([^"]*)"/>(?:\s*<use [^>]*?style="\3"/>)*)\s*</g>'
-)
-_NUMBERS = re.compile(r' (?:d|x|y)="[^"]*"')
-_DECIMALS = re.compile(r'(\.\d\d)\d+')
+# %% ../../nbs/80_pictures/00_canvas.ipynb #3065ded6
 _one_draws = threading.Lock()  # matplotlib's settings are the process's
 
 
@@ -246,6 +240,13 @@ def _drawn(picture: Figure, salt: str) -> str:
         picture.savefig(out, format='svg', transparent=True, metadata={'Date': None})
     text = out.getvalue()
     return text[text.index('<svg') :]
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #1cf49efe
+_ALIKE = re.compile(
+    r'<g([^>]*)>\s*(<use [^>]*?style="([^"]*)"/>(?:\s*<use [^>]*?style="\3"/>)*)\s*</g>'
+)
+_NUMBERS = re.compile(r' (?:d|x|y)="[^"]*"')
+_DECIMALS = re.compile(r'(\.\d\d)\d+')
 
 
 def _smaller(svg: str) -> str:
@@ -258,6 +259,15 @@ def _smaller(svg: str) -> str:
 
     svg = _ALIKE.sub(once, svg)
     return _NUMBERS.sub(lambda found: _DECIMALS.sub(r'\1', found[0]), svg)
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #caeb3a0f
+_ABOUT = re.compile(
+    r'<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<g id="[^"]*"/>', re.S
+)
+_SVG = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
+_NAME = re.compile(r'<g id="[^"]*"(/?)>')
+_FONT = re.compile(r'font(-size)?: ([0-9.]+px)[^"]*?(?=; text-anchor|; fill|")')
+_COLOR = re.compile(r'(fill: |stroke: |fill=")(#[0-9a-f]{6})')
 
 
 def svg_of(
@@ -313,12 +323,22 @@ def ink_on(color: str) -> str:
     r, g, b = matplotlib.colors.to_rgb(color)
     return 'black' if 0.299 * r + 0.587 * g + 0.114 * b > 0.45 else 'white'
 
-# %% ../../nbs/80_pictures/00_canvas.ipynb #493fb0f79bcc9037421c4f7f8a929431
-def without_math(text: str) -> str:
-    "A text to draw, in which a dollar is a dollar and no character is a command."
-    return for_terminal(text).replace('$', r'\$')
+# %% ../../nbs/80_pictures/00_canvas.ipynb #0658f183
+def counted(n: int, what: str) -> str:
+    "So many of something: '1 task', '2 tasks'."
+    return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
 
+def listed(
+    parts: Sequence[str],
+    most: int = 8,  # that are told
+    joint: str = ', ',
+) -> str:
+    "A list in a sentence."
+    more = f'{joint}and {len(parts) - most} more' if len(parts) > most else ''
+    return joint.join(parts[:most]) + more
+
+# %% ../../nbs/80_pictures/00_canvas.ipynb #462e94aa
 def columns_of(text: str) -> int:
     "The room that a text takes, in letters: a Chinese one takes two, an accent none."
 
@@ -343,20 +363,10 @@ def shortened(
         if room < 0:
             return text[:i] + '…'
 
-
-def counted(n: int, what: str) -> str:
-    "So many of something: '1 task', '2 tasks'."
-    return f'{n} {what}' if n == 1 else f'{n} {what}s'
-
-
-def listed(
-    parts: Sequence[str],
-    most: int = 8,  # that are told
-    joint: str = ', ',
-) -> str:
-    "A list in a sentence."
-    more = f'{joint}and {len(parts) - most} more' if len(parts) > most else ''
-    return joint.join(parts[:most]) + more
+# %% ../../nbs/80_pictures/00_canvas.ipynb #493fb0f79bcc9037421c4f7f8a929431
+def without_math(text: str) -> str:
+    "A text to draw, in which a dollar is a dollar and no character is a command."
+    return for_terminal(text).replace('$', r'\$')
 
 
 def short_name(

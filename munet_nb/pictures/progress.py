@@ -145,16 +145,19 @@ def _scale_changes(records: Sequence[Mapping], task: str) -> list[tuple[int, flo
 
 def _draw_changes(ax: Axes, changes: Sequence[tuple[int, float]], theme: Theme):
     "A dotted line where the scale factor changed: scores before it and after it do not compare."
+    middle = sum(ax.get_xlim()) / 2
     for generation, factor in changes:
         at = generation + 0.5
+        left = at > middle  # the text, of the line
         line = ax.axvline(at, color=theme.ink, linewidth=0.9, linestyle=':')
         tell(line, f'the scale factor is {factor:g} from here on')
         ax.annotate(
             f'scale factor {factor:g}',
             (at, 0),
-            (2, 2),
+            (-2 if left else 2, 2),
             xycoords=ax.get_xaxis_transform(),
             textcoords='offset points',
+            ha='right' if left else 'left',
             fontsize=6.5,
             color=theme.ink,
         )
@@ -278,7 +281,7 @@ def plot_sizes(
         front = _best_corners([*squares, *((x, y) for x, y, _, _ in points)])
         (line,) = ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
         tell(line, f'{task}: its models that no smaller one equals')
-        ends.append(f'{task}: {front[-1][1]:.1%} with {front[-1][0]:.2f} M')
+        ends.append(f'{task}: {front[-1][1]:.1%} with {front[-1][0]:.3g} M')
         for is_kept in (False, True):
             some = [
                 (x, y, True, told.get(c['model']['id'], ''))
