@@ -26,6 +26,7 @@ _HOMES = {
     'load_root': 'roots.load',
     'load_task': 'tasks.sources',
     'load_tfds': 'tasks.tfds',
+    'look': 'pictures.look',
     'processes': 'workers.processes',
     'ray_workers': 'workers.cluster',
     'task_from_arrays': 'tasks.task',
