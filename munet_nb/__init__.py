@@ -27,6 +27,7 @@ _HOMES = {
     'load_root': 'roots.load',
     'load_task': 'tasks.sources',
     'load_tfds': 'tasks.tfds',
+    'look': 'pictures.look',
     'processes': 'workers.processes',
     'ray_workers': 'workers.cluster',
     'report': 'pictures.report',

@@ -123,6 +123,44 @@ def _demo(args: argparse.Namespace):
     config = Config.preset('demo', seed=args.seed)
     _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), config))
 
+# %% ../nbs/95_cli.ipynb #b9b51e63
+def _add_look(commands):
+    p = commands.add_parser(
+        'look',
+        help='what your images are like: counts, sizes, copies, broken files',
+        description='Look at all images of one or more tasks, tell what should be looked at, and write '
+        'a page with pictures.',
+    )
+    p.set_defaults(do=_look)
+    p.add_argument(
+        'sources',
+        nargs='+',
+        metavar='FOLDER',
+        help='image folders, split/class/file or class/file; or tfds:NAME, hf:DATA, idx:DIR',
+    )
+    p.add_argument(
+        '--out',
+        default='look.html',
+        metavar='FILE',
+        help='page to write (default: look.html); only a page of munet look is replaced',
+    )
+    p.add_argument(
+        '--preset',
+        default='demo',
+        metavar='NAME',
+        help='configuration whose augmentation is shown (default: demo)',
+    )
+
+
+def _look(args: argparse.Namespace):
+    from munet_nb.pictures.look import check_place, look
+    from munet_nb.search.config import Config
+
+    out = check_place(args.out)
+    seen = look(*args.sources, config=Config.preset(args.preset))
+    say(seen)
+    say(f'saved {seen.save(out)}')
+
 # %% ../nbs/95_cli.ipynb #cell-009
 def _add_evolve(commands, words: Sequence[str]):
     p = commands.add_parser(
@@ -728,6 +766,7 @@ def make_parser(
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_demo(commands)
+    _add_look(commands)
     _add_evolve(commands, words)
     _add_resume(commands)
     _add_add_task(commands)
@@ -761,6 +800,7 @@ def _show_warning(message, category, *where):
 _RESUMED = 'if a run had begun, munet resume goes on with its last saved generation'
 _WHEN_STOPPED = {
     'bench': 'the same command goes on with what is finished',
+    'look': 'no page was written',
     'compare': 'the same command goes on with the tasks that are finished',
     'predict': 'what was answered is written',
     'evaluate': 'nothing was written',

@@ -29,6 +29,7 @@ NAMES = [
     'load_root',
     'load_task',
     'load_tfds',
+    'look',
     'plots',
     'processes',
     'ray_workers',

@@ -174,7 +174,7 @@ def _open_again(path: Path) -> np.ndarray:
         raise InputError(
             f'{e}; put a whole copy of it, or another image of its class, in its place: '
             'a run that stopped here goes on when it is resumed'
-        ) from None
+        ) from e
 
 
 Broken = dict[Path, str]  # a file -> what is wrong with it
