@@ -12,6 +12,9 @@ from browser import browser, lab, wait_for
 from PIL import Image
 from playwright.sync_api import expect
 
+from munet_nb import example_run
+from munet_nb.pictures.report import report
+
 QUICKSTART = Path(__file__).resolve().parents[1] / 'nbs/guides/00_quickstart.ipynb'
 # The cell that shows the panel.
 PANEL = [c.source for c in nbformat.read(QUICKSTART, 4).cells].index('board')
@@ -264,3 +267,29 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
             return len(found) == 3 and found == in_order
 
         wait_for(is_sorted, 30, lambda: f'{column}: {values()}')  # noqa: B023
+
+
+def test_a_report_is_read_on_a_phone(tmp_path):
+    "The page never scrolls sideways, though tables and pictures do; a click on a head sorts."
+    path = report(example_run(), tmp_path / 'report.html').path
+    with browser() as chromium:
+        page = chromium.new_page(viewport={'width': 390, 'height': 844}, color_scheme='dark')
+        asked = []
+        page.on('request', lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        assert asked == [path.as_uri()]
+        assert page.evaluate('document.documentElement.scrollWidth') == 390
+        lettering = page.locator('svg.munet-picture text').evaluate_all(
+            'texts => texts.map(text => text.getBoundingClientRect().height)'
+        )
+        assert statistics.median(lettering) > 7  # pixels: they can be read
+        assert page.evaluate('getComputedStyle(document.body).backgroundColor') == 'rgb(21, 23, 26)'
+
+        system = page.locator('table', has_text='charged')
+        head = system.get_by_role('button', name='charged')
+        cells = system.locator('tbody tr td:nth-child(4)')
+        for rising in (False, True):
+            head.click()
+            values = [int(text.replace(',', '')) for text in cells.all_inner_texts()]
+            assert len(values) == 8 and values == sorted(values, reverse=not rising)
+        assert head.locator('..').get_attribute('aria-sort') == 'ascending'

@@ -70,9 +70,34 @@ def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, cap
     assert main(['report', str(run)]) == 0
     out = capsys.readouterr().out
     assert 'odd' in out and 'size' in out and 'parameters per task' in out
+    assert f"saved {run / 'report.html'}" in out and (run / 'report.html').exists()
     for name in ('architectures', 'progress'):
         with Image.open(run / f'{name}.png') as im:
             assert im.size[0] > 300 and len(np.unique(np.asarray(im.convert('L')))) > 10
+
+
+def test_a_run_is_compared_with_a_copy_and_with_a_baseline_that_is_trained_once(
+    run, tmp_path, capsys
+):
+    pets = shutil.copytree(run, tmp_path / 'pets')
+    shutil.copytree(run, tmp_path / 'copy')
+    assert main(['compare', str(pets), str(tmp_path / 'copy'), '--trust-sources']) == 0
+    assert capsys.readouterr().out.count('paired not told apart') == 2
+    assert main(['compare', str(pets), str(tmp_path / 'copy')]) == 0
+    assert capsys.readouterr().out.count('not kept') == 2
+
+    with_baseline = ['compare', str(pets), '--with', 'norm_head']
+    assert main(with_baseline) == 2
+    assert '--trust-sources' in capsys.readouterr().err and not (pets / 'baselines').exists()
+    for trains in (2, 0):
+        assert main([*with_baseline, '--trust-sources']) == 0
+        out = capsys.readouterr().out
+        assert out.count('training norm_head') == trains and out.count('paired') == 2
+    assert (pets / 'compare_norm_head.html').exists()
+    for path in (pets / 'baselines').rglob('*.json'):
+        path.write_text('{}')
+    assert main([*with_baseline, '--trust-sources']) == 2
+    assert 'delete it to train again' in capsys.readouterr().err
 
 
 def test_a_private_task_is_marked_in_the_journal(run):

@@ -3,7 +3,12 @@
 import json
 from html.parser import HTMLParser
 
+import pytest
+
 from munet_nb import example_run
+from munet_nb.bench.beside import compare_with
+from munet_nb.checks import InputError
+from munet_nb.pictures.compare import compare
 from munet_nb.pictures.report import report
 from munet_nb.runs.rundir import RunDir, write_run
 
@@ -79,3 +84,29 @@ def test_a_run_that_only_began_has_a_report(tmp_path):
     write_run(path, RunDir(example_run()).records()[:1])
     seen = check_page(report(path).path.read_text())
     assert 'not finished' in seen.text and 'No task has a model yet' in seen.text
+
+
+def test_two_runs_are_compared_from_their_journals(tmp_path):
+    first = renamed(tmp_path / 'first', mnist5k=MARKUP)
+    second = renamed(tmp_path / 'second', mnist5k=MARKUP, telugu='another')
+    page = compare(first, second)
+    assert page.path == first / 'compare_second.html' and 'saved' in repr(page)
+    seen = check_page(page.path.read_text())
+    assert len(seen.of('svg')) == 7 and not seen.of('img')
+    assert 'only here: telugu' in seen.text and 'only here: another' in seen.text
+    assert 'not kept' in seen.text and 'the same configuration and the same root' in seen.text
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    run = renamed(tmp_path / 'run')
+    begun = tmp_path / 'begun'
+    begun.mkdir()
+    write_run(begun, RunDir(run).records()[:1])
+    for other, told in ((run, 'are the same run'), (begun, 'no task in common')):
+        with pytest.raises(InputError, match=told):
+            compare(run, other)
+    with pytest.raises(InputError, match='finetune_all'):
+        compare_with(run, 'finetune')
+    with pytest.raises(InputError, match='no task has a model'):
+        compare_with(begun, 'finetune_all')
+    assert not list(tmp_path.glob('*/*.html'))

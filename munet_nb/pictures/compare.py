@@ -248,14 +248,15 @@ def _in_short(first: Side, second: Side, table: pd.DataFrame) -> Section:
     for side in (first, second):
         alone = [task for task in side.tasks if task not in set(table.task)]
         only = f'; only here: {", ".join(alone)}' if alone else ''
-        mean = f'mean test accuracy {table[side.name].mean():.1%} of the tasks in common'
+        mean = f'mean test accuracy over the tasks in common {table[side.name].mean():.1%}'
         size = f'{side.params_per_task:,.0f} parameters per task'
         body += subheading(side.name) + paragraph(f'{side.told}: {mean}, {size}{only}.')
     wins = [f'{name} at {(table.better == name).sum()}' for name in (first.name, second.name)]
-    known = (table.answers != 'not kept').sum()
+    unknown = (table.answers == 'not kept').sum()
+    left = f' Of {unknown} tasks it cannot be told.' if unknown else ''
     body += paragraph(
-        f'Of {len(table)} tasks in common, {known} have an interval; beyond it is better: '
-        f'{", ".join(wins)}.'
+        f'Better by more than chance (95%), of {len(table)} tasks in common: {" and ".join(wins)}.'
+        f'{left}'
     )
     return Section('In short', body)
 
