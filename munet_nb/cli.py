@@ -39,6 +39,7 @@ from .predict_files import Form, csv_form, find_files, json_form, text_form, wri
 from .roots.load import PAPER_ROOTS, load_root
 from .runs.evolution import Evolution
 from .runs.files import write_atomic
+from .runs.report import table_text
 from .runs.repair import check_run, describe, repair_run
 from .runs.rundir import RunDir
 from .runs.system import System
@@ -46,6 +47,7 @@ from .search.config import Config
 from .search.extension import extended_config
 from .serving.deploy import TOKEN, read_token, serve_run
 from .tasks.benchmarks import load_benchmark
+from .words import count, operations, parameters, percent, seconds
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
 def say(text: str, file=None):
@@ -53,24 +55,18 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file)
 
 # %% ../nbs/95_cli.ipynb #cell-005
-_FORMATS = {
-    'params_per_task': '{:,.0f}'.format,
-    'validation': '{:.3f}'.format,
-    'test': '{:.3f}'.format,
-}  # how they are printed
-
-
 def _show_run(path: Path, records: Sequence, system: System):
     "Print the table and save the pictures beside the journal."
     say(f'\n{system}\n')
     if not system.models:
         return
     mean = system.table().MFLOPs.mean()
-    say(f'{system.params_per_task:,.0f} parameters per task, {mean:,.1f} MFLOPs per prediction')
+    per_task = parameters(system.params_per_task)
+    say(f'{per_task} parameters per task, {operations(1e6 * mean)} per prediction')
     pictures = {'architectures': plot_architectures, 'progress': plot_progress}
     sizes = system.sizes()
     if len(sizes) > 1:
-        table = sizes.to_string(index=False, formatters=_FORMATS)
+        table = table_text(sizes, index=False)
         say(f'\nSystems of other sizes, by System.at:\n{table}\n')
         pictures['front'] = plot_front
     for name, plot in pictures.items():
@@ -80,15 +76,16 @@ def _show_run(path: Path, records: Sequence, system: System):
 # %% ../nbs/95_cli.ipynb #cell-006
 def _print_times(
     total: float,  # seconds
-    seconds: dict[str, float],  # of which: what for -> how many
+    times: dict[str, float],  # of which: what for -> how many
     programs: int,  # compiled or read from the cache
     workers: int,  # side by side, whose seconds these are
 ):
     whole = total * workers
-    seconds = {**seconds, 'everything else': whole - sum(seconds.values())}
-    shares = ', '.join(f'{name} {s / whole:.1%}' for name, s in seconds.items())
-    many = f' on {workers} workers' if workers > 1 else ''
-    say(f'\n{total:.0f} s{many}: {shares}; {programs} programs compiled or read from the cache')
+    times = {**times, 'everything else': whole - sum(times.values())}
+    shares = ', '.join(f'{name} {percent(s / whole)}' for name, s in times.items())
+    many = f' on {count(workers, "worker")}' if workers > 1 else ''
+    made = count(programs, 'program')
+    say(f'\n{seconds(total)}{many}: {shares}; {made} compiled or read from the cache')
 
 
 def _print_next(evo: Evolution):
@@ -109,12 +106,12 @@ def _run(evo: Evolution):
         if evo.done and not evo.times.training:
             say('\nThis search was done already.')
         else:
-            seconds = dict(
+            times = dict(
                 compiling=evo.times.compiling,
                 training=evo.times.training,
                 evaluating=evo.times.evaluating,
             )
-            _print_times(total, seconds, evo.times.programs, evo.executor.workers)
+            _print_times(total, times, evo.times.programs, evo.executor.workers)
         if evo.done and evo.system.models:
             _print_next(evo)
 
