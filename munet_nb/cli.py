@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from .checks import InputError, Notice, as_path, for_terminal, is_count
 from .options import add_config, add_moved, add_sources, add_workers, preset_of
 from .options import read_config, read_executor, read_moved, read_tasks, read_values
+from .words import count, operations, parameters, percent, seconds
 
 if TYPE_CHECKING:
     from munet_nb.predict_files import Form
@@ -33,28 +34,23 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file)
 
 # %% ../nbs/95_cli.ipynb #cell-005
-_FORMATS = {
-    'params_per_task': '{:,.0f}'.format,
-    'validation': '{:.3f}'.format,
-    'test': '{:.3f}'.format,
-}  # how they are printed
-
-
 def _show_run(path: Path, records: Sequence, system: 'System'):
     "Print the table and save the pictures beside the journal."
     from munet_nb.pictures.architectures import plot_architectures
     from munet_nb.pictures.canvas import save_picture
     from munet_nb.pictures.progress import plot_front, plot_progress
+    from munet_nb.runs.report import table_text
 
     say(f'\n{system}\n')
     if not system.models:
         return
     mean = system.table().MFLOPs.mean()
-    say(f'{system.params_per_task:,.0f} parameters per task, {mean:,.1f} MFLOPs per prediction')
+    per_task = parameters(system.params_per_task)
+    say(f'{per_task} parameters per task, {operations(1e6 * mean)} per prediction')
     pictures = {'architectures': plot_architectures, 'progress': plot_progress}
     sizes = system.sizes()
     if len(sizes) > 1:
-        table = sizes.to_string(index=False, formatters=_FORMATS)
+        table = table_text(sizes, index=False)
         say(f'\nSystems of other sizes, by System.at:\n{table}\n')
         pictures['front'] = plot_front
     for name, plot in pictures.items():
@@ -64,15 +60,16 @@ def _show_run(path: Path, records: Sequence, system: 'System'):
 # %% ../nbs/95_cli.ipynb #cell-006
 def _print_times(
     total: float,  # seconds
-    seconds: dict[str, float],  # of which: what for -> how many
+    times: dict[str, float],  # of which: what for -> how many
     programs: int,  # compiled or read from the cache
     workers: int,  # side by side, whose seconds these are
 ):
     whole = total * workers
-    seconds = {**seconds, 'everything else': whole - sum(seconds.values())}
-    shares = ', '.join(f'{name} {s / whole:.1%}' for name, s in seconds.items())
-    many = f' on {workers} workers' if workers > 1 else ''
-    say(f'\n{total:.0f} s{many}: {shares}; {programs} programs compiled or read from the cache')
+    times = {**times, 'everything else': whole - sum(times.values())}
+    shares = ', '.join(f'{name} {percent(s / whole)}' for name, s in times.items())
+    many = f' on {count(workers, "worker")}' if workers > 1 else ''
+    made = count(programs, 'program')
+    say(f'\n{seconds(total)}{many}: {shares}; {made} compiled or read from the cache')
 
 
 def _print_next(evo: 'Evolution'):
@@ -93,12 +90,12 @@ def _run(evo: 'Evolution'):
         if evo.done and not evo.times.training:
             say('\nThis search was done already.')
         else:
-            seconds = dict(
+            times = dict(
                 compiling=evo.times.compiling,
                 training=evo.times.training,
                 evaluating=evo.times.evaluating,
             )
-            _print_times(total, seconds, evo.times.programs, evo.executor.workers)
+            _print_times(total, times, evo.times.programs, evo.executor.workers)
         if evo.done and evo.system.models:
             _print_next(evo)
 
@@ -313,7 +310,7 @@ def _add_compare(commands):
         'test images, they are asked again, and differences have their intervals.',
     )
     p.set_defaults(do=_compare)
-    p.add_argument('run', metavar='DIR')
+    p.add_argument('run', metavar='DIR', help='run directory')
     p.add_argument('other', nargs='?', metavar='OTHER', help='the other run')
     p.add_argument(
         '--with',

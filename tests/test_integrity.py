@@ -36,8 +36,9 @@ def start(path, **changes):
 
 
 def contents(path):
-    "Every file of a run but its lock."
-    files = (p for p in Path(path).rglob('*') if p.is_file() and p.name != '.lock')
+    "Every file of a run but its lock, and but what is only to look at."
+    apart = ('.lock', 'costs.jsonl')
+    files = (p for p in Path(path).rglob('*') if p.is_file() and p.name not in apart)
     return {str(p.relative_to(path)): p.read_bytes() for p in files}
 
 

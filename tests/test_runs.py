@@ -15,6 +15,10 @@ import pytest
 
 from munet_nb import Config, Evolution, InputError, System
 from munet_nb import load_benchmark, load_root, task_from_arrays
+from munet_nb.runs.advance import Watch
+from munet_nb.runs.repair import check_run
+from munet_nb.runs.rundir import RunDir
+from munet_nb.words import heard_by
 
 CONFIG = dict(
     children_per_task=4,
@@ -73,9 +77,11 @@ def whole(tmp_path_factory):
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_path):
     with start(tmp_path / 'again') as evo:
-        compiled = evo.programs.compilations.total()
-        while not evo.done:
-            evo.step()
+        compiled, heard = evo.programs.compilations.total(), []
+        with heard_by(heard.append):
+            while not evo.done:
+                evo.step()
+        assert 'testing mnist' in heard and heard[-1] == ''
         now = evo.programs.compilations.total()
         assert now == compiled > 0, 'programs of the first run serve the second'
     assert contents(tmp_path / 'again') == contents(whole)
@@ -95,6 +101,34 @@ def test_resumed_after_every_generation_it_is_the_same_run(whole, tmp_path):
                 break
             evo.step()
     assert contents(tmp_path / 'r') == contents(whole)
+
+
+def test_what_a_task_cost_is_told_beside_the_journal_and_stops_nothing(whole, tmp_path, capsys):
+    table = System.open(whole).table()
+    assert (table.examples > 0).all() and (table.seconds > 0).all()
+    assert table.compiling.between(0, 1).all() and 'examples' in repr(table)
+    tasks = small_tasks()
+    told = RunDir(whole).told_beside().images
+    assert {t.name: (told[t.name].validation, told[t.name].test) for t in tasks} == {
+        t.name: (len(t.validation), len(t.test)) for t in tasks
+    }
+    run, victim = tmp_path / 'r', tmp_path / 'victim'
+    shutil.copytree(whole, run)
+    costs = run / 'costs.jsonl'
+    costs.write_bytes(b'\xff{"record": 1}\n')
+    assert 'seconds' not in System.open(run).table()
+    costs.unlink()
+    victim.write_bytes(b'')
+    costs.symlink_to(victim)
+    with Evolution.resume(run, tasks) as evo:
+        evo.run()
+        assert 'done: 100%' in capsys.readouterr().err  # a bar that is full
+        assert Watch(evo).share == 1.0
+        evo.change(scale_factor=0.5)
+        costs.unlink()
+        costs.mkdir()
+        evo.change(scale_factor=0.6)
+    assert check_run(run).whole and not victim.read_bytes()
 
 
 SCRIPT = '''

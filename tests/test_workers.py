@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -332,7 +333,8 @@ def test_a_worker_that_owes_an_answer_for_a_minute_is_replaced_and_a_slow_driver
         {'NodeID': 'its name', 'Alive': True, 'Resources': {'CPU': 2.0}}
     ]
     now = [0.0]
-    monkeypatch.setattr(on_ray.time, 'monotonic', lambda: now[0])
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep)
+    monkeypatch.setattr(on_ray, 'time', clock)  # its own alone: others wait by the real one
     crew = RayCrew()
     assert [event.kind for event in crew.poll(0)] == ['joined']
     pretended_ray.wait.side_effect = lambda results, **_: ([], results)

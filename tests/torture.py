@@ -105,9 +105,10 @@ def record(path: Path) -> Recorded:
 
 
 def contents(path) -> dict[str, bytes]:
-    "Every file of a run but its lock, and but what can be made again from images."
+    "Every file of a run but its lock, and but what can be made again or is only to look at."
     top = Path(path)
-    files = (p for p in top.rglob('*') if p.is_file() and p.name != '.lock')
+    apart = ('.lock', 'costs.jsonl')
+    files = (p for p in top.rglob('*') if p.is_file() and p.name not in apart)
     told = (p for p in files if p.relative_to(top).parts[0] not in ('routing', 'answers'))
     return {str(p.relative_to(top)): p.read_bytes() for p in told}
 

@@ -31,6 +31,7 @@ from ..runs.rundir import RunDir
 from ..runs.system import System
 from ..search.config import config_to_json
 from ..search.journal import kept_models
+from ..words import heard_by
 
 # %% ../../nbs/90_bench/09_comparison.ipynb #cell-005
 class Stopped(Exception):
@@ -73,6 +74,17 @@ def common_examples(record: dict) -> dict[str, int]:
     return {record['task']: record['examples']} if record['kind'] == 'probes' else {}
 
 
+def _generation(bench: Bench, evo: Evolution):
+    "One generation; its segments are counted as they come, those of a group once for each task."
+    generation = evo.ask()
+    tasks = [len(getattr(child, 'tasks', (child,))) for child in generation.children]
+
+    def evaluated(child, segment, accuracy):
+        bench.count(tasks[child])
+
+    evo.tell(generation, evo.train(generation, evaluated))
+
+
 def run_evolution(bench: Bench, method: str, seed: int) -> dict:
     """What an evolution fills in of a record.
 
@@ -82,8 +94,8 @@ def run_evolution(bench: Bench, method: str, seed: int) -> dict:
         bench.done_before(sum(map(_trained, evo.records)))
         while not evo.done:
             with bench.clock(method, seed):
-                report = evo.step()
-            bench.progress(_trained(report.record))
+                _generation(bench, evo)
+            bench.progress(0)
         return _evolved(bench, method, seed, evo)
 
 
@@ -198,9 +210,12 @@ def _progress_bar(bench: Bench, methods: Sequence[str]) -> tqdm:
     shown = {'unit': 'segment', 'smoothing': 0.02, 'dynamic_ncols': True, 'disable': not methods}
     bar = tqdm(total=total, **shown)
 
-    def progress(n=1):
+    def count(n=1):
         with lock:
             bar.update(min(n, bar.total - bar.n))
+
+    def progress(n=1):
+        count(n)
         if bench.stop:
             raise Stopped
 
@@ -208,7 +223,7 @@ def _progress_bar(bench: Bench, methods: Sequence[str]) -> tqdm:
         with lock:
             _skip(bar, n)
 
-    bench.progress, bench.done_before = progress, done_before
+    bench.count, bench.progress, bench.done_before = count, progress, done_before
     return bar
 
 # %% ../../nbs/90_bench/09_comparison.ipynb #cell-011
@@ -239,7 +254,8 @@ def run_bench(bench: Bench, methods: Sequence[str], seeds: Sequence[int]) -> lis
         done = 0
         for m, s in todo:
             bar.set_description(f'{m} seed {s}')
-            record = run_method(bench, m, s)
+            with heard_by(bar.set_postfix_str):
+                record = run_method(bench, m, s)
             done += segments_of(bench, m)
             bench.done_before(done - bar.n)
             tqdm.write(record_line(record))

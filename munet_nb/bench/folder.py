@@ -50,7 +50,8 @@ class Bench:
     """A comparison in a folder, with its data and its root.
 
     Whoever runs it may set `progress`, called with the number of segments of one child that were
-    trained, and `done_before`, called with those that need not be trained again.
+    trained, and `done_before`, called with those that need not be trained again. `count` is called
+    as `progress` where nothing may be stopped, in the middle of a generation.
 
     Raises InputError if the folder belongs to another comparison.
     """
@@ -69,7 +70,7 @@ class Bench:
         self.tasks = {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
         self.train = {n: len(t.train) for n, t in self.tasks.items()}  # training examples
         self.root = self._load_root()
-        self.progress = self.done_before = _count
+        self.progress = self.done_before = self.count = _count
         self.stop = False  # whether it was asked to
         self.setting = setting_digest(comparison, self.tasks)
         kept = self.work / 'setting.json'

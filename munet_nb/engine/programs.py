@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 
 import jax
@@ -22,6 +22,7 @@ import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ..network.chain import local_devices
+from ..words import count, doing
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-005
 CACHE_BYTES = 2 * 2**30
@@ -72,6 +73,13 @@ def _struct(leaf, on):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-010
+def _compiling(number: int, programs: int) -> str:
+    "What is said while one of some programs is waited for; the number is from 1."
+    if programs == 1:
+        return 'compiling a program (once per machine)'
+    return f'compiling {number} of {count(programs, "program")} (once per machine)'
+
+
 class _Store:
     """What is compiled or being compiled. Threads share it.
 
@@ -109,8 +117,11 @@ class _Store:
                 self.made[key] = (planned[key].out_info, future)
             while len(self.made) > max(self.limit, len(new)):
                 self.made.popitem(last=False)
+        ended = as_completed(new.values())
         try:
-            wait(new.values())
+            for number in range(1, len(new) + 1):
+                with doing(_compiling(number, len(new))):
+                    next(ended)
         finally:
             pool.shutdown(cancel_futures=True)
             self._forget_failed(new)
@@ -165,7 +176,7 @@ class Programs:
         if key not in planned:
             started = time.perf_counter()
             structs = jax.tree.map(lambda leaf: _struct(leaf, on), args)
-            with jax.disable_jit(False):
+            with doing('preparing programs'), jax.disable_jit(False):
                 planned[key] = jax.jit(partial(fn, *static)).trace(*structs)
             with self._lock:
                 self.seconds += time.perf_counter() - started

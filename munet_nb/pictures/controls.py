@@ -11,11 +11,13 @@ from collections.abc import Callable
 import ipywidgets as W
 
 from ..checks import for_html
-from .worker import COMMON_TRUNKS, Training, Worker
+from .worker import COMMON_TRUNKS, Worker
+from ..runs.advance import Watch
 from ..runs.evolution import Evolution
 from ..search.ask import generations_left
 from ..search.groups import groups_due, public_tasks
 from ..tasks.sources import SOURCES, forms
+from ..words import count
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #bd926988f863c854b8f3b02365d4cbbd
 STYLE = '''<style>
@@ -84,7 +86,7 @@ def _make_number(value: float, name: str, width: str) -> W.FloatText:
 def _how_much_is_left(search: Evolution) -> str:
     "Generations that are still to be trained, in words."
     n = generations_left(search.state, search.config)
-    left = f"{n} generation{'s' * (n != 1)} to go" if n else 'every generation is trained'
+    left = f'{count(n, "generation")} to go' if n else 'every generation is trained'
     return f'common trunks first, {left}' if groups_due(search.state, search.config) else left
 
 # %% ../../nbs/80_pictures/15_controls.ipynb #2fa46cfafdd5693c872b1d3577709ba5
@@ -217,15 +219,15 @@ class Controls:
         if not running:
             self.show_progress()
 
-    def show_progress(self, training: Training | None = None):
-        "How far the generation is that trains, and how many are left."
+    def show_progress(self, watch: Watch | None = None):
+        "How far the search is that trains, and how many generations are left."
         left = _how_much_is_left(self.search)
-        if training is None:
-            self.bar.value = 0
+        if watch is None:
+            self.bar.value = float(self.search.done)
             self.left.show(left)
         else:
-            self.bar.value = training.share
-            self.left.show(f'{training.seconds_left():.0f} s left, {left}')
+            self.bar.value = watch.share
+            self.left.show(f'{watch.words()}, {left}')
 
     def show_curves(self, svg: str):
         "The validation curves of a generation."

@@ -59,10 +59,13 @@ class _Shows(Listener):
             self.panel.viewer.draw_workers()
 
     def begins(self, training: Training):
-        self.controls.show_progress()
+        self.hears()
+
+    def hears(self):
+        self.controls.show_progress(self.panel.worker.watch)
 
     def evaluated(self, training: Training):
-        self.controls.show_progress(training)
+        self.hears()
         self._if_time(self.draw_curves)
 
     def ends(self):

@@ -14,11 +14,13 @@ from statistics import fmean
 import pandas as pd
 
 from ..checks import check, is_count, is_one_of, unknown
-from .canvas import trunk_name
 from .history import check_told, config_after, state_of
+from ..runs.report import Table
 from ..runs.system import system_table
 from ..search.config import config_changes
+from ..search.costs import Beside
 from ..search.journal import open_first
+from ..words import count, name_of, percent
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #d21cc0a9e956ebe2b11a3e0f24bd29e2
 COLUMNS = ('test', 'validation', 'charged', 'MFLOPs', 'layers', 'reused', 'task')
@@ -28,14 +30,16 @@ _SMALL_FIRST = ('charged', 'MFLOPs', 'layers', 'task')
 def leaderboard(
     records: Sequence[Mapping],
     by: str = 'test',  # one of COLUMNS
-) -> pd.DataFrame:
+    beside: Beside = Beside(),  # what is told beside the journal, as `RunDir.told_beside` has it
+) -> Table:
     """The kept models, sorted by a column of `system_table`, best first.
 
     Raises InputError for another column.
     """
     if not is_one_of(by, COLUMNS):
         raise unknown('column', by, COLUMNS)
-    table = system_table(state_of(records), open_first(records[0])[0])
+    arch, _ = open_first(records[0])
+    table = system_table(state_of(records), arch, beside, len(records))
     if not len(table):
         return table
     return table.sort_values(by, ascending=by in _SMALL_FIRST)
@@ -70,15 +74,16 @@ def _changed(r):
 
 
 def _task_end(r):
-    test = f", test {r['test']:.1%}" if r['kept'] else ''
+    test = f", test {percent(r['test'])}" if r['kept'] else ''
     beside = f", {len(r['front'])} beside it" if r.get('front') else ''
-    return f"task iteration {r['iteration'] + 1} ends", r['task'], f"kept {r['kept']}{test}{beside}"
+    kept = name_of(r['kept']) if r['kept'] else 'none'
+    return f"task iteration {r['iteration'] + 1} ends", r['task'], f'kept {kept}{test}{beside}'
 
 
 def _generation(r):
     accepted = sum(c['accepted'] for c in r['children'])
     best = f", best score {r['best']['score']:.4f}" if r['best'] else ''
-    tells = f"{len(r['children'])} children, {accepted} accepted{best}"
+    tells = f"{count(len(r['children']), 'child', 'children')}, {accepted} accepted{best}"
     return f"generation {r['generation'] + 1}", r['task'], tells
 
 
@@ -90,7 +95,7 @@ def _groups(r):
     trials = [t for t in r['trials'] if t['tasks']]
     tells = [
         f"{', '.join(t['tasks'])} at rate {t['lr']:g}"
-        f" {fmean(t['probes'][task] for task in t['tasks']):.1%}"
+        f" {percent(fmean(t['probes'][task] for task in t['tasks']))}"
         for t in trials
     ]
     return f"groups, generation {r['generation'] + 1}", '', _with_examples(tells, r)
@@ -100,8 +105,8 @@ def _common_trunk(r):
     tasks = ', '.join(r['tasks'])
     if not r['trunk']:
         return 'common trunk', '', f'{tasks}: diverged'
-    tells = [f"{m['task']} {max(m['evaluations']):.1%}" for m in r['models']]
-    return f"common {trunk_name(r['trunk']['id'])}", '', _with_examples(tells, r)
+    tells = [f"{m['task']} {percent(max(m['evaluations']))}" for m in r['models']]
+    return f"common {name_of(r['trunk']['id'])}", '', _with_examples(tells, r)
 
 
 def _groups_end(r):
@@ -113,7 +118,7 @@ def _round(r):
 
 
 def _probes(r):
-    tells = [f"{p['seed']} {p['accuracy']:.1%}" for p in r['probes']]
+    tells = [f"{name_of(p['seed'])} {percent(p['accuracy'])}" for p in r['probes']]
     return 'probes of seed models', r['task'], _with_examples(tells, r)
 
 
@@ -121,7 +126,7 @@ def _with_examples(tells: Sequence[str], r: Mapping) -> str:
     "What a record tells, and how many images were trained on, over all tasks."
     examples = r['examples']
     n = sum(examples.values()) if isinstance(examples, Mapping) else examples
-    return '; '.join([*tells, f'{n:,} examples'])
+    return '; '.join([*tells, count(n, 'example')])
 
 
 _LINES = {

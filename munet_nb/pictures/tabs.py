@@ -83,14 +83,7 @@ def _table_html(frame: pd.DataFrame) -> str:
     "A table for a page; it scrolls sideways where it is wider than the page."
     if not len(frame):
         return 'nothing yet'
-    table = table_html(
-        frame,
-        index=False,
-        float_format='{:.3f}'.format,
-        formatters={'charged': '{:,}'.format},
-        na_rep='',
-        border=0,
-    )
+    table = table_html(frame, index=False, border=0)
     return f'<div style="overflow-x:auto">{table}</div>'
 
 # %% ../../nbs/80_pictures/13_tabs.ipynb #970a812d74b700814a8e07be1008f702

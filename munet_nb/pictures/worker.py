@@ -7,15 +7,16 @@ __all__ = ['COMMON_TRUNKS', 'Training', 'Listener', 'sentence_of', 'Worker']
 
 # %% ../../nbs/80_pictures/14_worker.ipynb #c2215cda39c70ac3cc9f68772381d36f
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..checks import InputError, check, is_one_of
+from ..runs.advance import Watch
 from ..runs.evolution import Evolution
 from ..search.ask import Generation
 from ..search.groups import GroupGeneration, ask_groups
+from ..words import heard_by
 
 # %% ../../nbs/80_pictures/14_worker.ipynb #f97acf017ebddcb999f76b507ba803aa
 @dataclass
@@ -27,7 +28,6 @@ class Training:
     segments: int  # that each child is trained
     # child -> its validation accuracy after each segment so far
     evaluations: dict[int, list[float]] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)  # seconds of the clock
     what: str = 'child'  # trains: 'group', where tasks train together
 
     @classmethod
@@ -46,11 +46,6 @@ class Training:
     def share(self) -> float:
         "Of its training, from 0 to 1."
         return self.evaluated / (self.children * self.segments)
-
-    def seconds_left(self) -> float:
-        "If the rest takes as long as what is done; asked after the first evaluation."
-        passed = time.perf_counter() - self.began
-        return passed * (1 - self.share) / self.share
 
 # %% ../../nbs/80_pictures/14_worker.ipynb #5526e62c8d50ae511bb78ca656e877d1
 class Listener:
@@ -73,6 +68,9 @@ class Listener:
 
     def evaluated(self, training: Training):
         "All children were evaluated after another segment."
+
+    def hears(self):
+        "Something takes time beside training, or does not any more; the worker's watch tells what."
 
     def ends(self):
         "A generation is in the journal."
@@ -123,6 +121,7 @@ class Worker:
         self.goal: str | None = None  # until when it steps; None: it pauses
         self.stopping = False  # whether the running generation is to be thrown away
         self.latest: Training | None = None  # the generation that trains, or trained last
+        self.watch: Watch | None = None  # how far the search is, since it was started last
         self._asked: list[tuple[Callable[[], None], str]] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
@@ -260,6 +259,15 @@ class Worker:
 
     def _work(self):
         "Do what was asked for, and step until the goal is reached."
+        self.watch = Watch(self.search)
+        with heard_by(self._hear):
+            self._work_on()
+
+    def _hear(self, text: str):
+        self.watch.hear(text)
+        self._tell('hears')
+
+    def _work_on(self):
         self._tell('starts')
         while self._goes_on():
             try:
@@ -299,6 +307,7 @@ class Worker:
 
     def _begin(self, generation: Generation | GroupGeneration):
         self.latest = Training.of(generation)
+        self.watch.begins(generation)
         self.say(f'training {self.latest.title}')
         self._tell('begins', self.latest)
 
@@ -306,6 +315,7 @@ class Worker:
         "Hears of every evaluation of the generation that trains."
         if self.stopping:
             raise _StopNow(_THROWN_AWAY)
+        self.watch.evaluated(child)
         training = self.latest
         training.evaluations.setdefault(child, []).append(accuracy)
         if training.evaluated % training.children == 0:  # those of a segment come together
@@ -329,6 +339,7 @@ class Worker:
             iterations = sum(search.state.visits.values())  # that were finished before
             self._begin(generation)
             report = search.tell(generation, search.train(generation, self._evaluated))
+            self.watch.ends()
         with self._lock:
             ended = sum(search.state.visits.values()) > iterations
             if self.goal == 'generation' or (self.goal == 'task iteration' and ended):

@@ -21,7 +21,7 @@ from ..models.soundness import check_layers
 from ..network.chain import local_devices
 from .advance import accepted_layers, run_to_end
 from .ahead import Ahead
-from .common import group_examples, models_to_test, probe_record
+from .common import Costs, group_examples, images_of, models_to_test, probe_record
 from .files import StoredPool
 from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
@@ -75,6 +75,7 @@ class Evolution:
         self.times = Times()
         self._run_dir = run
         self._system = None, None  # a state and what was made of it, see `system`
+        self._costs = Costs(run, self.times)
         self._described: set[str] = set()  # keys of tasks of which is kept where their images lie
         self._answered: set[str] = set()  # keys of answers that are kept
         self.executor = executor or Inline()
@@ -352,7 +353,8 @@ class Evolution:
             record = tell(before, self.config, self.arch, generation, trained)
             self._commit(record, accepted_layers(record, trained))
             self.settle()
-            return GenerationReport(record, before, self.arch)
+            images = images_of(self.tasks[generation.task])
+            return GenerationReport(record, before, self.arch, images)
 
     def wind_down(self) -> bool:
         "Begin nothing more ahead. Whether what comes next was begun, and should be waited for."
@@ -462,6 +464,7 @@ class Evolution:
             self.records.append(record)
             self.state = state
             self.pool = self.pool.add(layers).keep(state.alive)
+            self._costs.tell(record, len(self.records) - 1, self.tasks, self.config.training)
 
     def settle(self):
         "End a task iteration, or a search for groups, whose last generation is saved."
@@ -486,6 +489,7 @@ class Evolution:
             except OSError as e:
                 notice(f'where the images of {task!r} lie is not kept ({e})')
         self._described.update(new.values())
+        self._costs.forget()
 
     def _answer(self):
         "Keep what kept models answer, and what they were made from did; no other answers."

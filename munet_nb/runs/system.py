@@ -9,6 +9,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, as_list, check, find_name, for_terminal, is_one_of, shown
+from ..checks import InputError, as_list, check, find_name, is_one_of, shown
 from ..checks import unknown
 from ..engine.answers import ANSWERED, Answers, answers_from_layer, answers_key
 from ..engine.attention import attention_over
@@ -39,26 +40,60 @@ from ..network.arch import Arch
 from ..network.chain import reference_params
 from ..network.kinds import Sizes
 from ..roots.export import Output, export_model, export_system
-from .report import mega_flops, table_html
+from .report import Table, mega_flops, table_html, table_text
 from .rundir import RunDir
 from ..search.config import Config, TrainingSettings
+from ..search.costs import Beside, Cost, Images
 from ..search.journal import State, choices_of, kept_models, open_records, with_chosen
 from ..tasks.images import as_images, stream_images
 from ..tasks.splits import ArraySplit, LazySplit
 from ..tasks.task import Task
+from ..words import NEAR_CHANCE, name_of
+
+# %% ../../nbs/70_runs/05_system.ipynb #7f3ad2c9
+def _cost_columns(table: pd.DataFrame, beside: Beside, records: int) -> pd.DataFrame:
+    "The table with what each task cost, if that was told."
+    costs = beside.of_tasks(records)
+    if not costs:
+        return table
+    own = [costs.get(task, Cost(np.nan, np.nan, np.nan)) for task in table.index]
+    shares = [cost.compiling / cost.seconds if cost.seconds else np.nan for cost in own]
+    at = table.columns.get_loc('from')
+    table.insert(at, 'examples', [cost.examples for cost in own])
+    table.insert(at + 1, 'seconds', [cost.seconds for cost in own])
+    table.insert(at + 2, 'compiling', shares)
+    return table
+
+
+def _remarks(table: pd.DataFrame, state: State, beside: Beside) -> pd.DataFrame:
+    "The table with a mark at results that are near chance, if there is one."
+    marks = []
+    for task, row in table.iterrows():
+        images, classes = beside.images.get(task, Images()), len(state.tasks[task].classes)
+        split = 'validation' if np.isnan(row['test']) else 'test'
+        near = images.near_chance(row[split], classes, split)
+        marks.append(NEAR_CHANCE if near else '')
+    return table.assign(remark=marks) if any(marks) else table
 
 # %% ../../nbs/70_runs/05_system.ipynb #e4da3b7fbbce2345d7772b0674a318d5
-def system_table(state: State, arch: Arch) -> pd.DataFrame:
+def system_table(
+    state: State,
+    arch: Arch,
+    beside: Beside = Beside(),  # what is told beside the journal
+    records: int = sys.maxsize,  # of the journal: so many have happened
+) -> Table:
     """One row per task: accuracies, parameters charged, share of layers reused and whose they are.
 
-    Also the millions of operations of one prediction. The test accuracy is nan until a task
-    iteration ended.
+    Also the millions of operations of one prediction, what the task cost as far as it is known, and
+    a remark where there is a result near chance. The test accuracy is nan until a task iteration
+    ended.
     """
     models = kept_models(state)
     users = users_of_models(models.values())
     rows = {}
     for task, model in models.items():
-        reused = [ref.trained_by or 'root' for ref in model.chain if ref.trained_by != task]
+        makers = [ref.trained_by or 'root' for ref in model.chain if ref.trained_by != task]
+        reused = [name_of(maker) if maker in state.trunks else maker for maker in makers]
         whose = ', '.join(f'{name} ({reused.count(name)})' for name in dict.fromkeys(reused))
         rows[task] = {
             'validation': model.quality,
@@ -69,7 +104,10 @@ def system_table(state: State, arch: Arch) -> pd.DataFrame:
             'reused': len(reused) / len(model.chain),
             'from': whose or '-',
         }
-    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('task')
+    table = Table.from_dict(rows, orient='index').rename_axis('task')
+    if not rows:
+        return table
+    return _remarks(_cost_columns(table, beside, records), state, beside)
 
 # %% ../../nbs/70_runs/05_system.ipynb #c9d1c565
 def assembly_of(
@@ -107,7 +145,7 @@ def sizes_of_system(state: State) -> list[Assembly]:
     return _sizes(tuple((t, tuple(models)) for t, models in choices_of(state).items()))
 
 
-def sizes_table(state: State) -> pd.DataFrame:
+def sizes_table(state: State) -> Table:
     "One row per system that is best for some scale factor, the smallest first: size, mean accuracies."
     tests = {i: state.tests[t] for t, i in state.kept.items() if t in state.tests}
     for front in state.fronts.values():
@@ -120,7 +158,7 @@ def sizes_table(state: State) -> pd.DataFrame:
         }
         for a in sizes_of_system(state)
     ]
-    return pd.DataFrame(rows, columns=['params_per_task', 'validation', 'test'])
+    return Table(rows, columns=['params_per_task', 'validation', 'test'])
 
 # %% ../../nbs/70_runs/05_system.ipynb #6512bd43d9caa6e02c990b0a82652dca
 def network_of(
@@ -302,7 +340,7 @@ class System:
         told = self._arch, self._training, self._data
         return System(state, self._pool, *told, found.gap, self._run)
 
-    def sizes(self) -> pd.DataFrame:
+    def sizes(self) -> Table:
         "As `sizes_table`."
         return sizes_table(self._state)
 
@@ -535,14 +573,15 @@ class System:
         "Distinct parameters needed to serve all tasks, over the number of tasks."
         return params_per_task(self.models.values())
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Table:
         "As `system_table`."
-        return system_table(self._state, self._arch)
+        beside = self._run.told_beside() if self._run else Beside()
+        return system_table(self._state, self._arch, beside)
 
     def _repr_html_(self):
-        return table_html(self.table(), float_format='{:.3f}'.format, na_rep='-')
+        return table_html(self.table())
 
     def __repr__(self):
         if not self.models:
             return 'System without a kept model yet'
-        return for_terminal(self.table().to_string(float_format='{:.3f}'.format, na_rep='-'))
+        return table_text(self.table())

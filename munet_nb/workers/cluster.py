@@ -31,6 +31,7 @@ from .crews import worker_environment
 from .jobs import Job
 from .stations import Station, TaskAddress, address_of, layer_bytes
 from .worker import Done
+from ..words import heard_by
 
 # %% ../../nbs/65_workers/07_ray.ipynb #e56b3d5a
 _PACKAGES = ('munet_nb', 'jax', 'numpy')  # of which the driver and its workers need the same
@@ -87,11 +88,16 @@ class RayWorker:
 
         def progress(*told):
             with self._lock:
-                self._told.append((number, *told))
+                self._told.append(('progress', (number, *told)))
 
-        return station.do(job, addresses, progress)
+        def hear(text):
+            with self._lock:
+                self._told.append(('doing', text))
 
-    def news(self) -> list[tuple[int, int, int, float]]:
+        with heard_by(hear):
+            return station.do(job, addresses, progress)
+
+    def news(self) -> list[tuple[str, object]]:  # kinds of events, and what they tell
         "What it told of its progress since it was asked last."
         with self._lock:
             told, self._told = self._told, []
@@ -369,7 +375,7 @@ class RayCrew:
         actor = self._actors[worker]
         actor.answered = time.monotonic()
         if what == 'news':
-            return [Event('progress', worker, step) for step in told]
+            return [Event(kind, worker, step) for kind, step in told]
         if what == 'hello':
             _check_versions(told.machine, told.versions)
             _check_platform(told.machine, told.computes_on, actor.accelerated)

@@ -23,7 +23,8 @@ from ..checks import InputError, notice
 from ..engine.training import no_progress
 from ..models.pool import Digest, Layer
 from ..tasks.task import Task
-from .board import Board, Piece
+from ..words import Hear, listener
+from .board import Board, Hand, Piece
 from .jobs import ChildrenJob, Job
 from .worker import Done
 
@@ -86,6 +87,7 @@ class _Wanted:
     pool: Mapping[Digest, Layer]
     tasks: Mapping[str, Task]
     progress: Callable[[int, int, float], None]
+    hear: Hear  # of who waits
     told: set = field(default_factory=set)  # children and segments: a piece may be done twice
 
 
@@ -104,6 +106,7 @@ class Dispatcher:
         self.board = Board()
         self._wanted: dict[int, _Wanted] = {}  # order number -> who waits for it
         self._segments: dict[str, str] = {}  # worker -> how far it is
+        self._doing: dict[str, str] = {}  # worker -> what it does beside training
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name='dispatcher', daemon=True)
@@ -127,7 +130,7 @@ class Dispatcher:
             if self._closed.is_set():
                 raise InputError('the workers of this search were let go')
             order = self.board.order(job)
-            self._wanted[order.number] = _Wanted(future, pool, tasks, progress)
+            self._wanted[order.number] = _Wanted(future, pool, tasks, progress, listener())
         return future
 
     def status(self) -> list[dict]:
@@ -138,12 +141,19 @@ class Dispatcher:
                 {
                     'worker': hand.id,
                     'machine': hand.place,
-                    'does': hand.piece.job.title if hand.piece else '',
+                    'does': self._does(hand),
                     'segment': self._segments.get(hand.id, '') if hand.piece else '',
                     'seconds': now - hand.piece.since[hand.id] if hand.piece else 0.0,
                 }
                 for hand in self.board.hands.values()
             ]
+
+    def _does(self, hand: Hand) -> str:
+        "What a worker does, in words; '': nothing."
+        if not hand.piece:
+            return ''
+        beside = self._doing.get(hand.id)
+        return f'{hand.piece.job.title}, {beside}' if beside else hand.piece.job.title
 
     def close(self):
         "End all workers; what they are doing is lost."
@@ -185,6 +195,7 @@ class Dispatcher:
                 self._take_back(worker)
                 continue
             self._segments.pop(worker, None)
+            self._doing.pop(worker, None)
             try:
                 self.crew.begin(worker, piece, wanted.pool, wanted.tasks)
             except Exception as e:  # whoever waits for it is told, and the others go on
@@ -238,6 +249,18 @@ def _progress(d: Dispatcher, event: Event):
         wanted.future.set_exception(e)
 
 
+def _doing(d: Dispatcher, event: Event):
+    with d._lock:
+        hand = d.board.hands.get(event.worker)
+        wanted = hand and hand.piece and d._wanted.get(hand.piece.order.number)
+        if not wanted:
+            return  # told late
+        d._doing[event.worker] = event.told
+        busy = [h.id for h in d.board.hands.values() if h.piece]
+        trains = any(not d._doing.get(id) for id in busy)
+    wanted.hear('' if trains else event.told)
+
+
 def _number_in_order(piece: Piece, child: int) -> int:
     "A piece's child, as the whole generation counts."
     if not isinstance(piece.job, ChildrenJob):
@@ -280,6 +303,7 @@ def _removed(d: Dispatcher, event: Event):
 _HOW = {
     'joined': _joined,
     'progress': _progress,
+    'doing': _doing,
     'done': _done,
     'failed': _failed,
     'refused': _refused,

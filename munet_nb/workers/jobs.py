@@ -26,6 +26,7 @@ from ..search.ask import Generation, rng_for
 from ..search.config import Config
 from ..search.groups import Group, GroupGeneration
 from ..search.plans import ChildPlan, TrainedChild
+from ..words import count, name_of
 
 # %% ../../nbs/65_workers/00_jobs.ipynb #81321534
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Job:
     def title(self) -> str:
         "In a few words; people count from 1."
         raise NotImplementedError
+
+    @property
+    def doing(self) -> str:
+        "What it does, for who waits for it; '': it trains, which segments tell."
+        return ''
 
     @property
     def trains(self) -> bool:
@@ -90,7 +96,7 @@ class ChildrenJob(Job):
     def title(self) -> str:
         n = len(self.children)
         where = f'iteration {self.iteration + 1}, generation {self.number + 1}'
-        return f"{self.task}, {where}: {n} {'child' if n == 1 else 'children'}"
+        return f"{self.task}, {where}: {count(n, 'child', 'children')}"
 
     @property
     def trains(self) -> bool:
@@ -177,6 +183,10 @@ class GroupJob(Job):
     probed: tuple[str, ...]  # those of them that the trunk is probed for
 
     @property
+    def doing(self) -> str:
+        return '' if self.group.tasks else 'measuring the root'
+
+    @property
     def title(self) -> str:
         if not self.group.tasks:
             return 'probes of the root'
@@ -229,7 +239,11 @@ class ProbeJob(Job):
 
     @property
     def title(self) -> str:
-        return f'{self.task}: probes of {len(self.seeds)} seed models'
+        return f'{self.task}: probes of {count(len(self.seeds), "seed model")}'
+
+    @property
+    def doing(self) -> str:
+        return f'measuring {count(len(self.seeds), "seed model")}'
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -252,7 +266,11 @@ class EvaluateJob(Job):
 
     @property
     def title(self) -> str:
-        return f'{self.model.task}: test of {self.model.id}'
+        return f'{self.model.task}: test of {name_of(self.model.id)}'
+
+    @property
+    def doing(self) -> str:
+        return f'testing {self.model.task}'
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -277,6 +295,10 @@ class StatisticsJob(Job):
     @property
     def title(self) -> str:
         return f'{self.task}: where its images lie'
+
+    @property
+    def doing(self) -> str:
+        return f'describing the images of {self.task}'
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from ..checks import InputError, check, is_count
 from ..models.pool import Digest
 from ..tasks.task import Task
+from ..words import heard_by
 from .board import Piece
 from .crews import Dispatcher, Event, jax_settings, use_settings
 from .crews import worker_environment
@@ -75,7 +76,9 @@ def _do(
     def progress(*told):
         connection.send(('progress', (number, *told)))
 
-    connection.send(('done', station.do(job, addresses, progress)))
+    with heard_by(lambda text: connection.send(('doing', text))):
+        done = station.do(job, addresses, progress)
+    connection.send(('done', done))
 
 
 def serve(connection: Connection):

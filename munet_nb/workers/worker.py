@@ -31,6 +31,7 @@ from ..search.config import Config, TrainingSettings
 from ..search.groups import TrainedGroup
 from ..search.plans import TrainedChild
 from ..tasks.task import Task
+from ..words import count, doing
 from .jobs import ChildrenJob, EvaluateJob, GroupJob, Job, ProbeJob
 from .jobs import StatisticsJob
 
@@ -49,7 +50,8 @@ class _Feeds:
         self._common = {}
         feed, self._own = self._own, None
         if feed is None or (feed.task, feed.settings) != (task, settings):
-            feed = TaskFeed(task, settings)
+            with doing(f'loading the images of {task.name}'):
+                feed = TaskFeed(task, settings)
         try:
             yield feed
         finally:
@@ -70,7 +72,8 @@ class _Feeds:
         shared = shared_settings(settings, len(tasks))
         feeds = self._common
         if [(f.task, f.settings) for f in feeds.values()] != [(t, shared) for t in tasks.values()]:
-            feeds = {name: TaskFeed(task, shared) for name, task in tasks.items()}
+            with doing(f'loading the images of {count(len(tasks), "task")}'):
+                feeds = {name: TaskFeed(task, shared) for name, task in tasks.items()}
         self._own, self._common = None, feeds
         return feeds
 
@@ -132,7 +135,8 @@ class Worker:
         "Do a job. Raises InputError if its images cannot be read."
         times, programs = Times(), shared_programs()
         seconds, compiled = programs.seconds, programs.compilations.total()
-        result = _HOW[type(job)](self, job, layers, programs, times, progress)
+        with doing(job.doing):
+            result = _HOW[type(job)](self, job, layers, programs, times, progress)
         times.compiling += programs.seconds - seconds
         times.programs += programs.compilations.total() - compiled
         return Done(result, times)
@@ -214,11 +218,12 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
     params = [layer.params for layer in made.layers.values()]
     network = Network(job.arch, tuple(made.layers), params, config.defaults.image_size)
     source = tuple(layer.digest for layer in made.layers.values())
-    probes = {
-        name: _probe(feed, [network], [source], config, programs)[0]
-        for name, feed in feeds.items()
-        if name in job.probed
-    }
+    with doing(f'measuring what the trunk is worth to {count(len(job.probed), "task")}'):
+        probes = {
+            name: _probe(feed, [network], [source], config, programs)[0]
+            for name, feed in feeds.items()
+            if name in job.probed
+        }
     return with_probes(made, probes)
 
 
