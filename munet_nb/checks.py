@@ -182,7 +182,7 @@ class Notice(UserWarning):
 
 def notice(message: str):
     "Tell the user, and go on."
-    warnings.warn(message, Notice, stacklevel=2)
+    warnings.warn(for_terminal(message), Notice, stacklevel=2)
 
 # %% ../nbs/00_checks.ipynb #4d1d90c2
 def version_of(package: str) -> str | None:

@@ -414,7 +414,8 @@ def facts_of(survey: Survey) -> list[str]:
     told = [
         f"{task.name}: {len(task.classes):,} classes, {' + '.join(sizes)} images",
         f'a class has {train.min():,} to {train.max():,} images to train on, the median '
-        f'{np.median(train):,.0f}; always answering the most frequent one is right on {chance:.1%}',
+        f'{np.median(train):,.0f}; always answering the most frequent one is right on {chance:.1%} '
+        'of validation',
         _sizes_in_words(survey.images),
         f'{n:,} images to validate on: near 90%, models that differ by less than '
         f'{points(smallest_difference(n, 0.9))} cannot be told apart',

@@ -340,9 +340,12 @@ def _refuse_broken(listing: _Listing, folder: Path, broken: Broken, skip_broken:
             'load_folder(..., skip_broken=True). A run that has begun goes on when whole images '
             'of their classes are in their places'
         )
-    notice(f'{told}. They are left out')
     whole = {path: i for path, i in listing.images['train'].items() if path not in broken}
-    _check_classes(listing.train, listing.classes, whole)
+    try:
+        _check_classes(listing.train, listing.classes, whole)
+    except InputError as e:
+        raise InputError(f'{told}. Without them: {e}') from None
+    notice(f'{told}. They are left out')
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #8406397f
 def read_folder(
