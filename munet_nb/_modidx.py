@@ -1398,6 +1398,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                   'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas._family_with': ( '80_pictures/canvas.html#_family_with',
                                                                                      'munet_nb/pictures/canvas.py'),
+                                          'munet_nb.pictures.canvas._group': ( '80_pictures/canvas.html#_group',
+                                                                               'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas._smaller': ( '80_pictures/canvas.html#_smaller',
                                                                                  'munet_nb/pictures/canvas.py'),
                                           'munet_nb.pictures.canvas._style_axes': ( '80_pictures/canvas.html#_style_axes',

@@ -199,7 +199,15 @@ def let_through(text: Text):
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #adb8bfe6
 _TOLD = re.compile(rf'<g id="{_TELLS}([^"]*)">')
-_MARK = re.compile(r'<(?:use|path d=)[^>]*?/>')
+_MARK = re.compile(r'<(?:use|path d="([^"]*)")[^>]*?/>')
+
+
+def _group(text: str, svg: str) -> str:
+    "The begin of a group with a title, for elements. If all are closed, hollow ones tell as well."
+    shapes = [found[1] for found in _MARK.finditer(svg)]
+    closed = shapes and all(d is None or d.rstrip().endswith('z') for d in shapes)
+    hollow = ' pointer-events="all"' if closed else ''
+    return f'<g{hollow}><title>{text}</title>' if text else '<g>'
 
 
 def _each_with_title(svg: str, texts: Sequence[str]) -> str:
@@ -208,7 +216,7 @@ def _each_with_title(svg: str, texts: Sequence[str]) -> str:
 
     def with_title(mark):
         text = next(each)
-        return f'<g><title>{text}</title>{mark[0]}</g>' if text else mark[0]
+        return f'{_group(text, mark[0])}{mark[0]}</g>' if text else mark[0]
 
     return _MARK.sub(with_title, svg)
 
@@ -221,8 +229,7 @@ def _with_titles(svg: str) -> str:
         texts = texts.replace(_QUOTE, '"').split(_NEXT)
         own, sign, after = rest.partition('<g id="')
         if len(texts) == 1:
-            title = f'<title>{texts[0]}</title>' if texts[0] else ''
-            parts.append(f'<g>{title}{rest}')
+            parts.append(_group(texts[0], own) + rest)
         elif len(_MARK.findall(own)) == len(texts):
             parts.append(f'<g>{_each_with_title(own, texts)}{sign}{after}')
         else:  # a point is out of sight: better none than another's
