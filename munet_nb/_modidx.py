@@ -1401,6 +1401,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                      'munet_nb/pictures/curves.py')},
             'munet_nb.pictures.errors': { 'munet_nb.pictures.errors._cell': ( '80_pictures/errors.html#_cell',
                                                                               'munet_nb/pictures/errors.py'),
+                                          'munet_nb.pictures.errors._name': ( '80_pictures/errors.html#_name',
+                                                                              'munet_nb/pictures/errors.py'),
                                           'munet_nb.pictures.errors.plot_calibration': ( '80_pictures/errors.html#plot_calibration',
                                                                                          'munet_nb/pictures/errors.py'),
                                           'munet_nb.pictures.errors.plot_classes': ( '80_pictures/errors.html#plot_classes',

@@ -16,12 +16,18 @@ from matplotlib.patches import Rectangle
 
 from ..engine.answers import Answers
 from .axes import no_frame
-from .canvas import LIGHT, Picture, Theme, label_width, new_picture
-from .canvas import short_name, tell
+from .canvas import LIGHT, Picture, Theme, label_width, new_picture, tell
+from .canvas import without_math
 from ..runs.answers import calibration, class_table, confusion_matrix, most_confused
 
 # %% ../../nbs/80_pictures/19_errors.ipynb #26aa45a2
 MOST_CONFUSED = 20  # classes that are shown
+_LONGEST = 24  # letters of a name
+
+
+def _name(name: str) -> str:
+    "The name of a class to draw, cut where it is long."
+    return without_math(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + '…')
 
 
 def _cell(ax: Axes, row: int, column: int, n: int, images: int, worst: float, theme: Theme):
@@ -44,7 +50,7 @@ def plot_confusion(
     "Which classes are taken for which: a row per class, a column per answer."
     matrix = confusion_matrix(answers)
     shown = most_confused(matrix, MOST_CONFUSED)
-    names = [short_name(classes[i]) for i in shown]
+    names = [_name(classes[i]) for i in shown]
     images = np.bincount(answers.labels, minlength=len(classes))
     shares = (matrix - np.diag(np.diag(matrix))) / np.maximum(images, 1)[:, None]
     worst = shares.max() or 1.0
@@ -80,7 +86,7 @@ def plot_classes(
     table = class_table(answers, classes)
     there = table[table.images > 0].sort_values(['accuracy', 'low'], kind='stable')
     shown = there.head(MOST_CLASSES)
-    names = [short_name(name) for name in shown['class']]
+    names = [_name(name) for name in shown['class']]
     pads = (label_width(names) + 0.3, 0.5, 0.25, 0.35)
     fig, (ax,) = new_picture(5.5, 0.2 * len(shown) + 1.1, theme, pads=pads)
     ax.axvline(100 * answers.accuracy, color=theme.faint, linewidth=1, linestyle='--', zorder=1)

@@ -79,10 +79,10 @@ def told_of(
     classes: Sequence[str],
     image: UInt8[np.ndarray, 'height width channels'],
 ) -> Shown:
-    "An image with its class, and what a model answered."
+    "An image with its class, and what a model answered; its number is where the split has it."
     label, given = classes[answers.labels[number]], classes[answers.given[number]]
     sure, own = answers.confidence[number], answers.of_label[number]
-    told = f'image {number}: {label}, answered {given} at {sure:.1%}; {label} had {own:.1%}'
+    told = f'[{number}]: is {label}, answered {given} at {sure:.1%}; {label} had {own:.1%}'
     return Shown(image, (f'is {label}', f'answered {given}', f'at {sure:.1%}'), told)
 
 
@@ -96,16 +96,21 @@ def plain_gallery(
     return gallery(told_of(answers, i, classes, images[i][0]) for i in numbers)
 
 # %% ../../nbs/80_pictures/20_mistakes.ipynb #bec44300
+_ORANGE = (230, 159, 0)
+_MOST_ORANGE = 0.6  # of what is seen where the class token looks most
+
+
 def with_attention(
     image: UInt8[np.ndarray, 'height width channels'],  # gray or color
     attention: Float[np.ndarray, 'side side'],  # as `System.attention` gives it of an image
 ) -> UInt8[np.ndarray, 'height width 3']:
-    "An image that is bright where the class token looks."
+    "An image with orange where the class token looks."
     height, width = image.shape[:2]
     share = attention / max(float(attention.max()), 1e-12)
     large = Image.fromarray(share.astype(np.float32)).resize((width, height), Image.BILINEAR)
-    color = np.broadcast_to(image.reshape(height, width, -1), (height, width, 3))
-    return (color * (0.25 + 0.75 * np.asarray(large)[..., None])).astype(np.uint8)
+    orange = _MOST_ORANGE * np.asarray(large)[..., None]
+    mixed = image.reshape(height, width, -1) * (1 - orange) + np.array(_ORANGE) * orange
+    return np.rint(mixed).astype(np.uint8)
 
 
 def plot_attention(
@@ -116,9 +121,9 @@ def plot_attention(
     "An image, and where the class token looks."
     pads = (0.1, 0.1, 0.1, 0.3)
     fig, axs = new_picture(5.2, 2.9, theme, 1, 2, pads=pads, gaps=(0.15, 0))
-    bright = with_attention(image, attention)
-    plain = np.broadcast_to(image.reshape(*image.shape[:2], -1), bright.shape)
-    for ax, shown, title in zip(axs, (plain, bright), ('image', 'where the class token looks')):
+    marked = with_attention(image, attention)
+    plain = np.broadcast_to(image.reshape(*image.shape[:2], -1), marked.shape)
+    for ax, shown, title in zip(axs, (plain, marked), ('image', 'where the class token looks')):
         ax.imshow(shown)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -137,11 +142,12 @@ def told_change(
 ) -> str:
     "A comparison in a sentence."
     gained, lost = len(change.gained), len(change.lost)
+    chance = 'less than 0.1%' if change.chance < 0.001 else f'{change.chance:.1%}'
     return (
         f'{after} gets {gained:,} images right that {before} gets wrong, and {lost:,} wrong that '
         f'{before} gets right; both are right about {change.right:,} and wrong about '
         f'{change.wrong:,}. Two equally good models would differ as much with a probability of '
-        f'{change.chance:.1%}.'
+        f'{chance}.'
     )
 
 
@@ -219,7 +225,7 @@ def _attention(system: System, task: str, split: str) -> str:
         for i, image, seen in zip(numbers, pictures, looks)
     ]
     told = (
-        'Bright is where the class token looks in the last block, as a mean over its heads. '
+        'Orange is where the class token looks in the last block, as a mean over its heads. '
         'It tells what is read, not why it was decided so.'
     )
     return paragraph(told, note=True) + gallery(shown)
