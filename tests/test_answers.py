@@ -11,6 +11,7 @@ import pytest
 from munet_nb.checks import InputError, Notice
 from munet_nb.engine.answers import answers_to_layer
 from munet_nb.models.pool import make_layer
+from munet_nb.pictures.mistakes import ERROR_VIEWS, error_view
 from munet_nb.roots.load import load_root
 from munet_nb.runs import rundir
 from munet_nb.runs.evolution import Evolution
@@ -41,6 +42,7 @@ CONFIG = Config.preset(
 def few(task):
     return replace(
         task,
+        classes=('<i>none</i>', *task.classes[1:]),
         train=part(task.train, range(400)),
         validation=part(task.validation, range(100)),
         test=part(task.test, range(40)),
@@ -189,3 +191,25 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(run, tmp_path):
     (run / 'answers').symlink_to(tmp_path / 'elsewhere')
     with pytest.raises(InputError, match='is a link'):
         System.open(run)
+
+
+def test_the_views_of_a_task_with_its_images_and_without(run, tasks):
+    with Evolution.resume(run, tasks) as evo:
+        system = evo.system
+        made = {name: error_view(name, system, 'mnist') for name in ERROR_VIEWS}
+        looks = system.attention('mnist', [tasks[0].test[0][0], np.zeros((9, 30, 3), np.uint8)])
+    assert looks.shape == (2, 2, 2) and (looks.sum((1, 2)) < 1).all() and looks.min() >= 0
+    wrong = int((~system.answers('mnist').right).sum())
+    assert made['Mistakes'].count('<img') == min(wrong, 24)
+    assert made['Attention'].count('<img') == min(wrong, 12)
+    assert all('<svg' in made[name] for name in ('Confusion', 'Classes', 'Calibration'))
+    assert not any('<i>' in html or 'src="http' in html for html in made.values())
+    assert any('&lt;i&gt;none' in html for html in made.values())
+    alone = System.open(run)  # without the images
+    assert 'not loaded' in error_view('Mistakes', alone, 'mnist')
+    kin = error_view('Gained and lost', alone, 'mnist')
+    assert ('gets' if alone.ancestor('mnist') else 'made from none') in kin and '<img' not in kin
+    shutil.rmtree(run / 'answers')
+    assert 'munet resume' in error_view('Confusion', alone, 'mnist')
+    with pytest.raises(InputError, match='unknown view'):
+        error_view('confusion', alone, 'mnist')

@@ -78,6 +78,7 @@ class Evolution:
         self._costs = Costs(run, self.times)
         self._described: set[str] = set()  # keys of tasks of which is kept where their images lie
         self._answered: set[str] = set()  # keys of answers that are kept
+        self._tests = None  # of the state to which these belong
         self.executor = executor or Inline()
         self._ahead = Ahead(self.executor)
         # Threads share a search: two panels, or a panel and a cell. One at a time moves it on.
@@ -493,12 +494,12 @@ class Evolution:
 
     def _answer(self):
         "Keep what kept models answer, and what they were made from did; no other answers."
+        if self._tests is self.state.tests:
+            return
         tested = [choices_of(self.state)[task] for task in self.state.tests]
         kept = [model for models in tested for model in models]
         before = [m for m in (ancestor_of(model, self.state) for model in kept) if m]
         needed = {key for model in [*before, *kept] for key in self._answer_keys(model).values()}
-        if needed == self._answered:
-            return
         run = self._run_dir
         for model in kept:
             new = set(self._answer_keys(model).values()) - self._answered
@@ -508,7 +509,7 @@ class Evolution:
             run.sweep_notes(run.answers, needed)
         except OSError as e:
             notice(f'answers that are not needed stay ({e})')
-        self._answered = needed
+        self._answered, self._tests = needed, self.state.tests
 
     def _answer_keys(self, model: Model) -> dict[str, str]:  # split -> key
         training = self.config.training
