@@ -280,7 +280,7 @@ def _settings(first: Side, second: Side) -> list[Section]:
     if roots[0] != roots[1]:
         table.loc[len(table)] = ['root', *roots]
     told = paragraph('Both have the same configuration and the same root.')
-    return [Section('Settings that differ', sorting_table(table, texts=names) if len(table) else told)]
+    return [Section('Settings that differ', sorting_table(table) if len(table) else told)]
 
 
 _BESIDE = {
@@ -313,11 +313,11 @@ def compare_sides(first: Side, second: Side, path: Path) -> Page:
     caption = 'Differences of the test accuracies with their 95% intervals.'
     drawn = svg_of(plot_differences(first, second, PAGE), caption)
     common = sorting_table(table, formats) + paragraph(_MEANS, note=True) + figure(drawn, caption)
-    texts = [f'shares with, {side.name}' for side in (first, second)]
+    shared = [f'shares with, {side.name}' for side in (first, second)]
     sections = [
         _in_short(first, second, table),
         Section('Tasks in common', common),
-        Section('Size and computation', sorting_table(costs(first, second), formats, texts=texts)),
+        Section('Size and computation', sorting_table(costs(first, second), formats, long=shared)),
         *_settings(first, second),
         *_beside(first, second),
     ]

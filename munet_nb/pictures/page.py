@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from ..checks import InputError, for_html, for_terminal
 from ..runs.files import write_atomic
@@ -33,17 +34,18 @@ h1 {font-size: 1.5rem} h2 {font-size: 1.15rem; margin-top: 2.2rem}
 .scrolls {overflow-x: auto}
 table {border-collapse: collapse; font-variant-numeric: tabular-nums}
 th, td {padding: 3px 16px 3px 0; text-align: right; white-space: nowrap}
-th:first-child, td:first-child {text-align: left}
+th:first-child, td:first-child, .text {text-align: left}
+td:first-child {white-space: normal; overflow-wrap: anywhere; min-width: 7em; max-width: 20em}
 tr {border-bottom: 1px solid rgba(128, 128, 128, .3)}
 th button {all: unset; cursor: pointer; font-weight: 600}
 th button:focus-visible {outline: 2px solid var(--munet-much)}
 th[aria-sort=ascending] button::after {content: ' \\25b2'}
 th[aria-sort=descending] button::after {content: ' \\25bc'}
 th[title] button {text-decoration: underline dotted}
-td.text, th.text {text-align: left} td.text {white-space: normal; min-width: 12em}
+td.long {white-space: normal; min-width: 12em}
 figure {margin: 12px 0} figcaption, .note {color: var(--munet-quiet); font-size: .9rem}
 img, svg {max-width: 100%}
-.scrolls > svg {display: block; min-width: var(--least, 0)}
+.scrolls > svg {display: block; min-width: var(--least, 0)} .scrolls {max-width: var(--most, none)}
 '''
 
 # %% ../../nbs/80_pictures/18_page.ipynb #7773d53c
@@ -87,21 +89,22 @@ def sorting_table(
     table: pd.DataFrame,  # without its index
     formats: Mapping[str, Callable[[object], str]] = {},  # column -> how a value is shown
     told: Mapping[str, str] = {},  # column -> what it means, shown under the pointer
-    texts: Collection[str] = (),  # columns of sentences, which may take several lines
+    long: Collection[str] = (),  # columns of sentences, which may take several lines
 ) -> str:
     "A table whose columns sort when their heads are clicked."
 
+    kinds = {name: '' if is_numeric_dtype(table[name]) else 'text' for name in table.columns}
+    kinds |= {name: 'text long' for name in long}
+
     def head(name):
         title = f' title="{for_html(told[name])}"' if name in told else ''
-        text = ' class="text"' if name in texts else ''
-        return f'<th scope="col"{text}{title}><button>{for_html(name)}</button></th>'
+        return f'<th scope="col" class="{kinds[name]}"{title}><button>{for_html(name)}</button></th>'
 
     def cell(name, value):
         missing = pd.isna(value)
         key = '' if missing else for_html(value)
         shown = '' if missing else for_html(formats.get(name, str)(value))
-        text = ' class="text"' if name in texts else ''
-        return f'<td{text} data-key="{key}">{shown}</td>'
+        return f'<td class="{kinds[name]}" data-key="{key}">{shown}</td>'
 
     heads = ''.join(map(head, table.columns))
     rows = (
@@ -145,9 +148,12 @@ def figure(
     caption: str,
 ) -> str:
     "A picture with a line below it."
-    width = _WIDTH.search(picture)  # points, of which letters take 8
-    least = f' style="--least: {float(width[1]):.0f}px"' if width else ''
-    inside = f'<div class="scrolls" tabindex="0"{least}>{picture}</div>'
+    found = _WIDTH.search(picture)  # points, of which letters take 8
+    style = ''
+    if found:
+        width = float(found[1])
+        style = f' style="--least: {width:.0f}px; --most: {1.7 * width:.0f}px"'
+    inside = f'<div class="scrolls" tabindex="0"{style}>{picture}</div>'
     return f'<figure>{inside}<figcaption>{for_html(caption)}</figcaption></figure>'
 
 

@@ -157,12 +157,12 @@ def _what_it_is(past: Past) -> Section:
     config = past.state.config
     preset = nearest_preset(config)
     differs = settings_that_differ(PRESETS[preset], config, [f'preset {preset}', 'this run'])
-    body = pairs_list(_facts(past)) + sorting_table(_tasks(past), texts=['names'])
+    body = pairs_list(_facts(past)) + sorting_table(_tasks(past), long=['names'])
     body += subheading('Configuration')
     body += paragraph(_training_in_words(config)) + paragraph(_rules_in_words(config))
     if len(differs):
         body += paragraph(f'Nearest preset: {preset}. What differs from it:')
-        body += sorting_table(differs, texts=differs.columns[1:])
+        body += sorting_table(differs)
     else:
         body += paragraph(f'This is the preset {preset}.')
     return Section('What it is', body)
@@ -182,7 +182,7 @@ def _system(past: Past) -> Section:
     table = system_rows(past)
     if not len(table):
         return Section('System', paragraph('No task has a model yet.'))
-    body = sorting_table(table, FORMATS, TOLD, ['from']) + _in_words(TOLD, table.columns)
+    body = sorting_table(table, FORMATS, TOLD, long=['from']) + _in_words(TOLD, table.columns)
     sizes = sizes_table(past.state).rename(columns={'params_per_task': 'parameters per task'})
     if len(sizes) > 1:
         body += subheading('Systems of other sizes')
@@ -257,7 +257,7 @@ def _journal(past: Past) -> Section:
     table.insert(0, 'record', range(len(past), len(past) - len(table), -1))
     left = len(past) - len(table)
     told = f'The newest first; {left:,} older ones are left out.' if left else 'The newest first.'
-    return Section('Journal', paragraph(told) + sorting_table(table, texts=['tells']))
+    return Section('Journal', paragraph(told) + sorting_table(table, long=['tells']))
 
 
 _PACKAGES = ('munet_nb', 'jax', 'flax', 'numpy', 'matplotlib')
