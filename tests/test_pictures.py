@@ -388,7 +388,7 @@ def test_a_system_that_only_common_trunks_made_shows_itself(trunks):
     state = trunks.at(7).state
     arch = get_arch('Ti1')
     table = system_table(state, arch)
-    assert table.test.isna().all() and set(table['from']) == {'trunk:1 (5)'}
+    assert table.test.isna().all() and set(table['from']) == {'trunk 1 (5)'}
     system = System(state, {}, arch, None)
     for shown in (repr(system), system._repr_html_()):
-        assert 'trunk:1 (5)' in shown and 'None' not in shown and 'NaN' not in shown
+        assert 'trunk 1 (5)' in shown and 'None' not in shown and 'NaN' not in shown

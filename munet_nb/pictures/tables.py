@@ -38,8 +38,10 @@ def leaderboard(
     """
     if not is_one_of(by, COLUMNS):
         raise unknown('column', by, COLUMNS)
+    check('beside', beside, isinstance(beside, Beside), 'what RunDir.told_beside gives')
+    state = state_of(records)
     arch, _ = open_first(records[0])
-    table = system_table(state_of(records), arch, beside, len(records))
+    table = system_table(state, arch, beside, len(records))
     if not len(table):
         return table
     return table.sort_values(by, ascending=by in _SMALL_FIRST)
