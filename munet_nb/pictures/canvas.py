@@ -91,11 +91,10 @@ def _tell_of_missing_letters():
 
 def find_letters(texts: Iterable[Text]):
     "Give every text the fonts that its letters need. One notice tells if there are none."
-    by_page = matplotlib.rcParams['svg.fonttype'] == 'none'  # a browser will draw them
     missing = False
     for text in texts:
         said = text.get_text()
-        if said.isascii() or by_page:
+        if said.isascii():
             continue
         found = {_family_with(letter) for letter in said if not letter.isspace()}
         missing = missing or None in found
@@ -113,10 +112,12 @@ class Picture(Figure):
     """
 
     alt: str = ''
+    by_page: bool = False  # whether a page draws its text, with its own fonts
 
     def draw(self, renderer):
         "As every figure, with letters of any script that a font on this machine has."
-        find_letters(self.findobj(Text))
+        if not self.by_page:
+            find_letters(self.findobj(Text))
         super().draw(renderer)
 
     def _repr_mimebundle_(self, **options):
@@ -244,7 +245,11 @@ def _drawn(picture: Figure, salt: str) -> str:
     "An SVG file, in which two pictures share no ids."
     out = StringIO()
     with _one_draws, matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': salt}):
-        picture.savefig(out, format='svg', transparent=True, metadata={'Date': None})
+        picture.by_page = True
+        try:
+            picture.savefig(out, format='svg', transparent=True, metadata={'Date': None})
+        finally:
+            picture.by_page = False
     text = out.getvalue()
     return text[text.index('<svg') :]
 
