@@ -200,8 +200,8 @@ class Controls:
         extends = make_row(self.more, self.extend_button)
         joins = make_row(self.source, self.add_button)
         wishes = [actions, message, changes, extends, joins, notice]
-        left = W.VBox(wishes, layout=W.Layout(flex='1 1 440px'))
-        right = W.VBox([self.curves], layout=W.Layout(flex='0 1 420px', min_width='240px'))
+        left = W.VBox(wishes, layout=W.Layout(flex='1 1 380px', min_width='0'))
+        right = W.VBox([self.curves], layout=W.Layout(flex='0 1 400px', min_width='240px'))
         return [W.HBox([left, right], layout=W.Layout(flex_flow='row wrap'))]
 
     def enable(self, worker: Worker):

@@ -17,6 +17,7 @@ from .controls import Line, make_row
 from .history import History
 from .tables import journal_table
 from .tabs import GROUPS, VIEWS, WORKERS, Choice, Run, view_of, workers_html
+from ..search.journal import State
 
 # %% ../../nbs/80_pictures/16_viewer.ipynb #e73f43e0360ed2b2be5940cf4731d9bf
 _INITIAL = {'description_width': 'initial'}
@@ -30,12 +31,13 @@ def _make_toggles(names: Sequence[str], *classes: str) -> W.ToggleButtons:
     return toggles
 
 
-def _make_choice(choice: Choice) -> W.Widget:
+def _make_choice(choice: Choice, state: State) -> W.Widget:
     "What a view is told by."
     if choice.kind == 'box':
         return W.Checkbox(description=choice.text, indent=False)
     if choice.kind == 'list':
-        return W.Dropdown(description=choice.text, style=_INITIAL)
+        options = list(choice.options(state))
+        return W.Dropdown(options=options, description=choice.text, style=_INITIAL)
     return W.IntSlider(
         100,
         0,
@@ -108,7 +110,8 @@ class Viewer:
         for view in self.views.values():
             view.add_class('munet-view')
         told = {name: view.choice for name, view in VIEWS.items() if view.choice}
-        self._choices = {choice: _make_choice(choice) for choice in told.values()}
+        state = self.history.at(len(self.history)).state
+        self._choices = {choice: _make_choice(choice, state) for choice in told.values()}
         # How a view is to be drawn, where that can be chosen:
         self.beside = {name: self._choices[choice] for name, choice in told.items()}
         self._page = W.VBox()
