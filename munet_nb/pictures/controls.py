@@ -208,14 +208,14 @@ class Controls:
         "Let those buttons be pressed that make sense now."
         running, goal, done = worker.running, worker.goal, self.search.done
         state = self.search.state
+        if not running:
+            self.show_progress()
         self.step_button.disabled = done or running
         self.iteration_button.disabled = done or (running and goal == 'task iteration')
         self.run_button.disabled = done or (running and goal == 'end')
         self.pause_button.disabled = not running or not goal
         self.stop_button.disabled = not running or worker.stopping
         self.trunk_button.disabled = goal == COMMON_TRUNKS or len(public_tasks(state)) < 2
-        if not running:
-            self.show_progress()
 
     def show_progress(self, training: Training | None = None):
         "How far the generation is that trains, and how many are left."
