@@ -175,7 +175,7 @@ class Controls:
         self.source = W.Text(
             placeholder=', '.join(['image folder', *prefixed]),
             tooltip=forms(),
-            layout=W.Layout(width='420px', max_width='100%'),
+            layout=W.Layout(flex='1 1 200px', max_width='420px'),
         )
         self.add_button = make_button(
             'Add task',
