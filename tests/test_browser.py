@@ -29,6 +29,13 @@ ACKNOWLEDGED = '''async ([button, watched, disabled]) => {
   await until(() => find(watched).disabled == disabled);
   return performance.now() - start }'''
 
+# What is told while the pointer is in the middle of the first part that tells something.
+TOLD = '''panel => {
+  const part = panel.querySelector('.munet-page svg :has(> title)');
+  part.scrollIntoView({block: 'center'});
+  const box = part.getBoundingClientRect();
+  const under = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  return under.closest(':has(> title)')?.querySelector('title').textContent }'''
 # A picture, its name, and whether it fits into the panel.
 SHOWN = '''(panel, of) => {
   const svg = panel.querySelector(of + ' svg');
@@ -162,6 +169,7 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     panel.step()
     panel.new_picture(curves, '.munet-curves')
     panel.new_picture(before)
+    assert panel.root.evaluate(TOLD)
 
     # A second panel of the search follows the first one, and says so; each does what both show.
     run_cells(page, PANEL + 1, PANEL + 2)
