@@ -51,7 +51,7 @@ def _make_choice(choice: Choice, state: State) -> W.Widget:
     )
 
 # %% ../../nbs/80_pictures/16_viewer.ipynb #145144c3
-RECENT = 2.0  # seconds: who moves the slider to where its end was so short ago means the end
+RECENT = 1.0  # seconds: who moves the slider to where its end was so short ago means the end
 PLAY = 0.6  # seconds that a moment is shown
 
 
@@ -72,7 +72,7 @@ class Viewer:
         self._failed = failed
         self._drawn = {}  # view -> the moment it shows, and how
         self._taking_in = False
-        self._ends = []  # of the slider until a moment ago, with when it went on
+        self._last_end = 0, 0.0  # where the slider ended before it grew, and when it did
         self._make_slider()
         self._make_views()
         self._turn_page()
@@ -167,7 +167,7 @@ class Viewer:
                 self.slider.value = end
             self._taking_in = False
             if end > before:
-                self._ends.append((before, time.monotonic()))
+                self._last_end = before, time.monotonic()
             self._name_moment()
 
     def _look(self):
@@ -175,10 +175,10 @@ class Viewer:
         with self.lock:
             if self._taking_in:
                 return  # only the thread that takes in sees this
-            since = time.monotonic() - RECENT
-            self._ends = [(end, at) for end, at in self._ends if at > since]
-            if self.slider.value in (end for end, _ in self._ends) and not self.play.value:
-                self._ends = []
+            end, grew = self._last_end
+            moved_to_end = 1 < end == self.slider.value and time.monotonic() - grew < RECENT
+            if moved_to_end and not self.play.value:
+                self._last_end = 0, 0.0
                 self.slider.value = self.slider.max
             self._name_moment()
         self.draw()
