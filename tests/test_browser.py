@@ -1,6 +1,5 @@
 "The quickstart and its panel in a real browser, on a real JupyterLab: what a newcomer clicks."
 
-import base64
 import re
 import statistics
 from pathlib import Path
@@ -32,20 +31,26 @@ ACKNOWLEDGED = '''async ([button, watched, disabled]) => {
   find(button).click();
   await until(() => find(watched).disabled == disabled);
   return performance.now() - start }'''
-# The bytes of a picture as the page has them, once it is shown.
-PICTURE = '''async image => {
-  await image.decode();
-  const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
-  let text = '';
-  for (const b of bytes) text += String.fromCharCode(b);
-  return btoa(text) }'''
+
+# What is told while the pointer is in the middle of the first part that tells something.
+TOLD = '''panel => {
+  const part = panel.querySelector('.munet-page svg :has(> title)');
+  part.scrollIntoView({block: 'center'});
+  const box = part.getBoundingClientRect();
+  const under = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  return under.closest(':has(> title)')?.querySelector('title').textContent }'''
+# A picture, its name, and whether it fits into the panel.
+SHOWN = '''(panel, of) => {
+  const svg = panel.querySelector(of + ' svg');
+  return svg && [svg.outerHTML, svg.getAttribute('aria-label'),
+    svg.clientWidth <= panel.clientWidth] }'''
 
 
 class Panel:
     "What is on the page, in the words of a user."
 
-    def __init__(self, page):
-        self.page, self.root = page, page.locator('.munet').first
+    def __init__(self, page, number=0):
+        self.page, self.root = page, page.locator('.munet').nth(number)
 
     def button(self, name):
         return self.root.locator(f'button:text-is("{name}")')
@@ -79,22 +84,19 @@ class Panel:
             for row in self.root.locator('tbody tr:visible').all()
         ]
 
-    def tab(self, name):
-        "Click a tab; again, if the page moved under the pointer."
-        whole = re.compile(rf'^\s*{name}\s*$')  # 'Size' is not 'Quality and size'
-        tab = self.root.locator('.lm-TabBar-tab', has_text=whole)
-        wait_for(lambda: 'lm-mod-current' in tab.get_attribute('class') or tab.click(), 30)
+    def look(self, group, view=None):
+        "Click a group of views, and one of its views."
+        self.root.locator(f'.munet-group button:text-is("{group}")').click()
+        if view:
+            self.root.locator(f'.munet-choice button:text-is("{view}"):visible').click()
 
-    def picture(self, of='.widget-tab-contents') -> bytes:
-        "The picture of the tab that is looked at, or the curves. It fits into the panel."
-        where = f'img{of}:visible' if of == '.munet-curves' else f'{of} img:visible'
-        image = self.root.locator(where).first
-        found = base64.b64decode(image.evaluate(PICTURE))
-        assert found[:4] == b'\x89PNG'
-        assert image.bounding_box()['width'] <= self.root.bounding_box()['width']
-        return found
+    def picture(self, of='.munet-page') -> str:
+        "The picture that is looked at, or the curves. It fits into the panel, and has a name."
+        html, name, inside = wait_for(lambda: self.root.evaluate(SHOWN, of), 30)
+        assert name and inside
+        return html
 
-    def new_picture(self, old, of='.widget-tab-contents') -> bytes:
+    def new_picture(self, old, of='.munet-page') -> str:
         "Another picture than the old one, as soon as it is there."
 
         def another():
@@ -127,13 +129,18 @@ def write_images(folder: Path):
                 Image.fromarray(pixels).save(own / f'{split}{i}.png')
 
 
-TELL = 'print(f"drawing takes {board.budget.drawing / board.budget.training:.3f} of training")'
+SECOND = 'mu.Dashboard(evo)'  # a cell below the first panel's
+TELL = '''
+print(f"drawing takes {board.budget.drawing / board.budget.training:.3f} of training")
+import re
+print('drawn last:', *re.findall('>([^<]*)</text>', board.views['Architectures'].value))'''
 
 
 @pytest.fixture
 def page(tmp_path):
     (tmp_path / 'work').mkdir()
     notebook = nbformat.read(QUICKSTART, 4)
+    notebook.cells.insert(PANEL + 1, nbformat.v4.new_code_cell(SECOND))
     notebook.cells.append(nbformat.v4.new_code_cell(TELL))
     nbformat.write(notebook, tmp_path / 'work/quickstart.ipynb')
     write_images(tmp_path / 'work/brightness')
@@ -152,8 +159,10 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     run_cells(page, 0, PANEL + 1)
     panel = Panel(page)
     panel.ready()
-    tabs = panel.root.locator('.lm-TabBar-tab').all()
-    assert tabs[-1].inner_text() == 'Journal'
+    for row in ('.munet-group', '.munet-choice:visible:not(.munet-group)'):
+        buttons = panel.root.locator(f'{row} button').all()
+        assert len(buttons) > 2 and len({b.bounding_box()['y'] for b in buttons}) == 1, row
+    assert panel.root.get_by_role('button', name='Play').get_attribute('title')
     assert re.search('trains on .*(CPU|x[0-9])', panel.root.inner_text())
 
     # Two steps: the count falls, the curves and the architectures change.
@@ -163,6 +172,20 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     panel.step()
     panel.new_picture(curves, '.munet-curves')
     panel.new_picture(before)
+    assert panel.root.evaluate(TOLD)
+
+    # A second panel of the search follows the first one, and says so; each does what both show.
+    run_cells(page, PANEL + 1, PANEL + 2)
+    second = Panel(page, 1)
+    expect(second.root.locator('.munet-notice')).to_contain_text('follows')
+    assert second.to_go() == panel.to_go()
+    second.step()
+    assert second.to_go() == panel.to_go() and second.text('message') == panel.text('message')
+    wait_for(
+        lambda: second.picture('.munet-curves') == panel.picture('.munet-curves'),
+        30,
+        lambda: 'both show the same curves',
+    )
 
     # While a generation trains, a click shows what it does within 300 ms: a pause, taken back,
     # and again.
@@ -176,32 +199,43 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     print('acknowledged after (ms):', *map(round, times))
     assert statistics.median(times) < 300, times
     panel.ready()
-    assert 0 < panel.to_go() < left - 2 and 'paused' in panel.text('message')
+    wait_for(lambda: 0 < panel.to_go() < left - 3, 30, lambda: panel.root.inner_text())
+    assert 'paused' in panel.text('message')
 
     # Back to the start and forth again.
     now = panel.text('moment')
     moment = panel.root.locator('.munet-moment')
     slider = panel.root.locator('.slider-container').first  # another one chooses the size
 
-    def height() -> int:
-        return int.from_bytes(panel.picture()[20:24])  # of a PNG; what has no columns yet is low
+    def height() -> float:
+        size = re.search('viewBox="0 0 [0-9.]+ ([0-9.]+)', panel.picture())
+        return float(size[1])  # what has no columns yet is low
 
     tall = height()
     panel.root.locator('.noUi-handle').first.press('Home')
     expect(moment).to_have_text('start')
+    outline = page.evaluate('getComputedStyle(document.activeElement).outlineStyle')
+    assert outline == 'solid', 'what has the focus shows it'
     wait_for(lambda: height() < tall, 30, lambda: 'at the start there is nothing to see')
     box = slider.bounding_box()
     slider.click(position={'x': box['width'] - 2, 'y': box['height'] / 2})
     expect(moment).to_have_text(now)
     wait_for(lambda: height() >= tall, 30, lambda: 'the system is back')
 
-    # Change the scale factor: the journal tells.
+    # A value out of range is answered, and stays to be mended.
     scale = panel.root.locator('input[type=number]').first
+    scale.fill('2')
+    scale.press('Enter')
+    panel.click('Change')
+    expect(panel.root.locator('.munet-notice')).to_contain_text('scale_factor = 2.0: must be')
+    expect(scale).to_have_value('2')
+
+    # Change the scale factor: the journal tells.
     scale.fill('0.9')
     scale.press('Enter')
     panel.click('Change')
     expect(panel.root.locator('.munet-notice')).to_contain_text('changed: scale_factor = 0.9')
-    panel.tab('Journal')
+    panel.look('Journal')
     expect(panel.root.locator('tbody:visible tr').first).to_contain_text('scale_factor = 0.9')
 
     # A task that is not there is refused, and what was typed stays; one that is there joins.
@@ -225,7 +259,7 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     page.reload()
     shown = page.locator('.jp-Notebook .jp-Cell').nth(PANEL)
     shown.scroll_into_view_if_needed()  # what is out of sight is not rendered
-    gone = page.get_by_text('run this cell to see it')
+    gone = shown.get_by_text('run this cell to see it')
     expect(panel.button('Step').or_(gone)).to_be_visible()
     if gone.is_visible():
         # JupyterLab does not always find the panel again by itself.
@@ -235,26 +269,30 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     panel.step()
 
     # The rest of the notebook: to the end, predict, save, reopen.
-    run_cells(page, PANEL + 1, page.locator('.jp-Notebook .jp-Cell').count())
+    panel.look('System', 'Architectures')
+    run_cells(page, PANEL + 2, page.locator('.jp-Notebook .jp-Cell').count())
     said = page.get_by_text(re.compile(r'^drawing takes [\d.]+ of training')).last
     said.wait_for()
     print(said.inner_text())
     # 0.05 is the aim; a drawing may cost more than the one before it told.
     assert float(said.inner_text().split()[2]) < 0.08
+    told = said.inner_text()
+    last = told.partition('drawn last: ')[2].split()
+    texts = panel.root.locator('.munet-page svg text')
+    wait_for(lambda: ' '.join(texts.all_text_contents()).split() == last, 30, lambda: told)
     bad = ':is([data-mime-type*="error"], [data-mime-type*="stderr"])'
     assert page.locator(f'.jp-OutputArea-output{bad}').count() == 0
     # The architectures; the images with their answers.
     assert page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2
 
     # From small to good: this run keeps the best models alone, so there is one system.
-    panel.tab('Size')
-    panel.root.locator('.noUi-handle:visible').last.press('Home')
-    size = panel.root.locator('.widget-tab-contents img:visible').first
-    wait_for(lambda: size.evaluate('image => image.naturalWidth'), 30, lambda: 'no size is drawn')
+    panel.look('System', 'Size')
+    panel.root.locator('.munet-page .noUi-handle').press('Home')
+    expect(panel.root.locator('.munet-page svg')).to_be_visible()
     expect(panel.root.get_by_text('from small to good')).to_be_visible()
 
     # The leaderboard of three tasks, sorted.
-    panel.tab('Leaderboard')
+    panel.look('System', 'Leaderboard')
     for column, place, rising in (('task', 0, True), ('test', 2, False), ('charged', 3, True)):
         panel.choose('sort by', column)
 

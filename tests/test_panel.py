@@ -2,23 +2,27 @@
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from statistics import median
+from threading import Event, Thread
 from time import perf_counter, sleep
 
 import pytest
 from matplotlib.figure import Figure
 from toy import ARCH, ToyRun, info
 
-from munet_nb.pictures import panel
+from munet_nb.pictures import panel, tabs
 from munet_nb.pictures.panel import Dashboard
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, VIEWS, WORKERS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
-from munet_nb.runs.rundir import RunDir, write_run
+from munet_nb.runs.rundir import RunDir, example_run, write_run
 from munet_nb.search.config import Config, config_to_json
 from munet_nb.search.groups import GroupGeneration
 from munet_nb.search.journal import FORMAT, open_records
@@ -123,7 +127,7 @@ def test_pictures_do_not_load_the_panel():
     assert found.stdout.strip() == '[]', found.stderr
 
 
-def small_search(folder) -> Evolution:
+def small_search(folder, **values) -> Evolution:
     "Two tasks of a few real digits; training a generation takes a moment."
     tasks = [
         replace(
@@ -145,6 +149,7 @@ def small_search(folder) -> Evolution:
         batches=1,
         segments=2,
         task_iterations=1,
+        **values,
     )
     return Evolution.create(folder / 'run', load_root('random:Ti1'), tasks, config)
 
@@ -241,6 +246,109 @@ def test_a_search_for_groups_can_be_stopped_or_paused_and_steps_go_on_with_it(tm
         controls.run_button.click()
         board.wait()
         assert evo.done and len(evo.state.trunks) == 2
+
+
+def watched_training(evo) -> list[str]:
+    "The titles of the generations that are trained from now on."
+    titles = []
+    train = evo.train
+
+    def watch(generation, *progress):
+        titles.append(generation.title)
+        return train(generation, *progress)
+
+    evo.train = watch
+    return titles
+
+
+def test_two_panels_of_a_search_and_a_cell_train_nothing_twice_and_show_the_same(tmp_path):
+    with small_search(tmp_path, common_trunks=False, probed_seeds=0) as evo:
+        first = Dashboard(evo)
+        second = Dashboard(evo)
+        assert 'follows' in second.notice.value and not first.notice.value
+        titles = watched_training(evo)
+        begun, go_on = Event(), Event()
+
+        def hold(training):
+            begun.set()
+            go_on.wait(60)
+
+        first.worker.listeners[0].begins = hold
+        first.run('end')
+        begun.wait(60)
+        second.run('end')  # the first does already
+        assert second.running and second.controls.step_button.disabled
+        steps = ThreadPoolExecutor(1).submit(evo.step)  # a cell beside them: has its turn after
+        second.pause()
+        go_on.set()
+        second.wait()
+        report = steps.result(60)
+        assert len(titles) == len(set(titles)) == 2 and report.record is evo.records[-1]
+        first.refresh()
+        second.refresh()
+        first.change(scale_factor=0.5)
+        first.wait()
+        for panel in (first, second):
+            assert panel.slider.value == len(evo.records) and panel.controls.scale.value == 0.5
+            assert 'changed: scale_factor = 0.5' in panel.notice.value
+            assert panel.message.value == first.message.value
+            assert panel.views['Architectures'].value == first.views['Architectures'].value
+
+
+def test_the_last_picture_is_the_last_though_another_thread_fails_to_draw_an_earlier_one():
+    panel = Dashboard.open(example_run())
+    last = panel.slider.max
+    shown = panel.views['Graph']
+    panel.look('Graph')
+    right = shown.value
+    slow, done, draw = Event(), Event(), PICTURES['Graph']
+
+    def late(records, theme):
+        if len(records) == last:
+            done.set()
+            page.join()
+            return draw(records, theme)
+        slow.set()
+        done.wait(60)
+        raise RuntimeError('late and broken')
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(tabs, '_one_draws', nullcontext())
+        m.setitem(PICTURES, 'Graph', late)
+        page = Thread(target=lambda: setattr(panel.slider, 'value', 3))
+        page.start()
+        slow.wait(60)
+        shown.value = ''
+        panel.slider.value = last
+    assert shown.value == right
+
+
+@pytest.mark.parametrize('look', [True, False], ids=['only looks', 'trains'])
+def test_a_run_directory_that_was_deleted_is_told_as_such(tmp_path, look):
+    with small_search(tmp_path) as evo:
+        panel = Dashboard.open(evo.path) if look else Dashboard(evo)
+        titles = watched_training(evo)
+        shutil.rmtree(evo.path)
+        if look:
+            panel.refresh()
+        else:
+            panel.controls.step_button.click()
+            panel.wait()
+        told = panel.notice.value if look else panel.message.value
+        assert 'deleted or moved' in told and 'error-color' in told
+        assert not titles and panel.views['Architectures'].value
+
+
+def test_a_value_out_of_range_is_answered_not_changed(tmp_path):
+    with small_search(tmp_path) as evo:
+        panel = Dashboard(evo)
+        panel.controls.scale.value = 2
+        panel.controls.change_button.click()
+        assert 'must be a number in (0, 1]' in panel.notice.value and panel.controls.scale.value == 2
+        panel.controls.more.value = -1
+        panel.controls.extend_button.click()
+        panel.wait()
+        assert 'error-color' in panel.notice.value and len(evo.records) == 1
 
 
 class Elsewhere:

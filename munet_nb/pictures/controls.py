@@ -177,7 +177,7 @@ class Controls:
         self.source = W.Text(
             placeholder=', '.join(['image folder', *prefixed]),
             tooltip=forms(),
-            layout=W.Layout(width='420px', max_width='100%'),
+            layout=W.Layout(flex='1 1 200px', max_width='420px'),
         )
         self.add_button = make_button(
             'Add task',
@@ -202,22 +202,22 @@ class Controls:
         extends = make_row(self.more, self.extend_button)
         joins = make_row(self.source, self.add_button)
         wishes = [actions, message, changes, extends, joins, notice]
-        left = W.VBox(wishes, layout=W.Layout(flex='1 1 440px'))
-        right = W.VBox([self.curves], layout=W.Layout(flex='0 1 420px', min_width='240px'))
+        left = W.VBox(wishes, layout=W.Layout(flex='1 1 380px', min_width='0'))
+        right = W.VBox([self.curves], layout=W.Layout(flex='0 1 400px', min_width='240px'))
         return [W.HBox([left, right], layout=W.Layout(flex_flow='row wrap'))]
 
     def enable(self, worker: Worker):
         "Let those buttons be pressed that make sense now."
         running, goal, done = worker.running, worker.goal, self.search.done
         state = self.search.state
+        if not running:
+            self.show_progress()
         self.step_button.disabled = done or running
         self.iteration_button.disabled = done or (running and goal == 'task iteration')
         self.run_button.disabled = done or (running and goal == 'end')
         self.pause_button.disabled = not running or not goal
         self.stop_button.disabled = not running or worker.stopping
         self.trunk_button.disabled = goal == COMMON_TRUNKS or len(public_tasks(state)) < 2
-        if not running:
-            self.show_progress()
 
     def show_progress(self, watch: Watch | None = None):
         "How far the search is that trains, and how many generations are left."

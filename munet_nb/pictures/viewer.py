@@ -17,6 +17,7 @@ from .controls import Line, make_row
 from .history import History
 from .tables import journal_table
 from .tabs import GROUPS, VIEWS, WORKERS, Choice, Run, view_of, workers_html
+from ..search.journal import State
 
 # %% ../../nbs/80_pictures/16_viewer.ipynb #e73f43e0360ed2b2be5940cf4731d9bf
 _INITIAL = {'description_width': 'initial'}
@@ -30,12 +31,13 @@ def _make_toggles(names: Sequence[str], *classes: str) -> W.ToggleButtons:
     return toggles
 
 
-def _make_choice(choice: Choice) -> W.Widget:
+def _make_choice(choice: Choice, state: State) -> W.Widget:
     "What a view is told by."
     if choice.kind == 'box':
         return W.Checkbox(description=choice.text, indent=False)
     if choice.kind == 'list':
-        return W.Dropdown(description=choice.text, style=_INITIAL)
+        options = list(choice.options(state))
+        return W.Dropdown(options=options, description=choice.text, style=_INITIAL)
     return W.IntSlider(
         100,
         0,
@@ -49,7 +51,7 @@ def _make_choice(choice: Choice) -> W.Widget:
     )
 
 # %% ../../nbs/80_pictures/16_viewer.ipynb #145144c3
-RECENT = 2.0  # seconds: who moves the slider to where its end was so short ago means the end
+RECENT = 1.0  # seconds: who moves the slider to where its end was so short ago means the end
 PLAY = 0.6  # seconds that a moment is shown
 
 
@@ -70,7 +72,7 @@ class Viewer:
         self._failed = failed
         self._drawn = {}  # view -> the moment it shows, and how
         self._taking_in = False
-        self._ends = []  # of the slider until a moment ago, with when it went on
+        self._last_end = 0, 0.0  # where the slider ended before it grew, and when it did
         self._make_slider()
         self._make_views()
         self._turn_page()
@@ -108,7 +110,8 @@ class Viewer:
         for view in self.views.values():
             view.add_class('munet-view')
         told = {name: view.choice for name, view in VIEWS.items() if view.choice}
-        self._choices = {choice: _make_choice(choice) for choice in told.values()}
+        state = self.history.at(len(self.history)).state
+        self._choices = {choice: _make_choice(choice, state) for choice in told.values()}
         # How a view is to be drawn, where that can be chosen:
         self.beside = {name: self._choices[choice] for name, choice in told.items()}
         self._page = W.VBox()
@@ -164,7 +167,7 @@ class Viewer:
                 self.slider.value = end
             self._taking_in = False
             if end > before:
-                self._ends.append((before, time.monotonic()))
+                self._last_end = before, time.monotonic()
             self._name_moment()
 
     def _look(self):
@@ -172,10 +175,10 @@ class Viewer:
         with self.lock:
             if self._taking_in:
                 return  # only the thread that takes in sees this
-            since = time.monotonic() - RECENT
-            self._ends = [(end, at) for end, at in self._ends if at > since]
-            if self.slider.value in (end for end, _ in self._ends) and not self.play.value:
-                self._ends = []
+            end, grew = self._last_end
+            moved_to_end = 1 < end == self.slider.value and time.monotonic() - grew < RECENT
+            if moved_to_end and not self.play.value:
+                self._last_end = 0, 0.0
                 self.slider.value = self.slider.max
             self._name_moment()
         self.draw()

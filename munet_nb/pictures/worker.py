@@ -133,11 +133,15 @@ class Worker:
             return _WORKERS.setdefault(id(search), cls(search))
 
     def join(self, listener: Listener):
-        "Have somebody else hear all that happens from now on, and what was said last."
+        "Have somebody else hear all that happens from now on, and how things stand."
         with self._lock:
             self.listeners = (*self.listeners, listener)
             listener.say(self.said)
             listener.changed()
+            if self.running:
+                listener.starts()
+                if self.latest:
+                    listener.begins(self.latest)
 
     def _tell(self, what: str, *told):
         for listener in self.listeners:
