@@ -2509,6 +2509,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                        'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution.tell': ( '70_runs/evolution.html#evolution.tell',
                                                                                      'munet_nb/runs/evolution.py'),
+                                         'munet_nb.runs.evolution.Evolution.told_beside': ( '70_runs/evolution.html#evolution.told_beside',
+                                                                                            'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution.train': ( '70_runs/evolution.html#evolution.train',
                                                                                       'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution.turn': ( '70_runs/evolution.html#evolution.turn',

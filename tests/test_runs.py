@@ -121,6 +121,7 @@ def test_what_a_task_cost_is_told_beside_the_journal_and_stops_nothing(whole, tm
     victim.write_bytes(b'')
     costs.symlink_to(victim)
     with Evolution.resume(run, tasks) as evo:
+        assert not evo.told_beside().costs
         evo.run()
         assert 'done: 100%' in capsys.readouterr().err  # a bar that is full
         assert Watch(evo).share == 1.0

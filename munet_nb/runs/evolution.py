@@ -33,6 +33,7 @@ from .system import routing_key
 from ..search.ask import Generation, ask, generations_left, next_task, probes_due
 from ..search.ask import round_due, segments_left
 from ..search.config import Config, with_fields
+from ..search.costs import Beside
 from ..search.extension import extended_config, extension
 from ..search.groups import GroupGeneration, TrainedGroup, ask_groups, begin_groups
 from ..search.groups import groups_due, is_next, tell_groups, tell_trunk
@@ -175,6 +176,10 @@ class Evolution:
             system = System(state, pool, *told, run=self._run_dir)
             self._system = state, system
         return system
+
+    def told_beside(self) -> Beside:
+        "What is told beside the journal, see `RunDir.told_beside`."
+        return self._run_dir.told_beside()
 
     @property
     def _root(self) -> Root:
