@@ -21,7 +21,8 @@ from PIL import Image
 
 from ..checks import InputError, as_path, notice, same_name
 from .images import open_image, picture_formats, read_file
-from .splits import SPLIT_NAMES, ArraySplit, LazySplit, fill_splits
+from .splits import SPLIT_NAMES, ArraySplit, LazySplit
+from .splits import fill_own_splits, tell_few
 from .task import Task, name_or
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-005
@@ -188,7 +189,7 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     for name in sorted(n for n in others if n.lower() in SPLIT_NAMES):
         raise InputError(
             f'image folder {folder}: {name} has no class folders, so nobody knows the classes of '
-            'its images; move it away, and a twentieth of train is taken in its place '
+            'its images; move it away, and a part of train is taken in its place '
             '(munet predict says what its images are)'
         )
     if 'train' not in splits or others:
@@ -215,7 +216,7 @@ def load_folder(
     name: str | None = None,  # missing: the folder's name
     private: bool = False,  # its model is never a seed for another task
 ) -> Task:
-    """A task from an image folder: split/class/file, or class/file with the 5% rule.
+    """A task from an image folder: split/class/file, or class/file.
 
     Raises InputError if it is neither, or if a file is no image.
     """
@@ -248,7 +249,8 @@ def load_folder(
     if all(images.values()):  # a split without images is what a Task refuses
         _check_classes(found['train'], classes, images['train'])
     splits = {s: _folder_split(images[s], f'{s} of task {name!r}') for s in found}
-    filled = fill_splits(splits)
+    filled = fill_own_splits(splits)
+    tell_few(filled, name)
     return Task(name, tuple(classes), **filled, private=private, source=f'folder:{folder}')
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #d512cc6b
@@ -328,5 +330,6 @@ def load_idx(
             raise InputError(f'{folder}: has no pair of files {pair}')
     top = max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
     classes = tuple(str(i) for i in range(top + 1))
-    filled = fill_splits(splits)
+    filled = fill_own_splits(splits)
+    tell_few(filled, name)
     return Task(name, classes, **filled, private=private, source=f'idx:{folder}')
