@@ -250,8 +250,9 @@ def load_folder(
         _check_classes(found['train'], classes, images['train'])
     splits = {s: _folder_split(images[s], f'{s} of task {name!r}') for s in found}
     filled = fill_own_splits(splits)
+    task = Task(name, tuple(classes), **filled, private=private, source=f'folder:{folder}')
     tell_few(filled, name)
-    return Task(name, tuple(classes), **filled, private=private, source=f'folder:{folder}')
+    return task
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #d512cc6b
 def images_below(
@@ -331,5 +332,6 @@ def load_idx(
     top = max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
     classes = tuple(str(i) for i in range(top + 1))
     filled = fill_own_splits(splits)
+    task = Task(name, classes, **filled, private=private, source=f'idx:{folder}')
     tell_few(filled, name)
-    return Task(name, classes, **filled, private=private, source=f'idx:{folder}')
+    return task
