@@ -18,6 +18,7 @@ _HOMES = {
     'System': 'runs.system',
     'Task': 'tasks.task',
     'TrainingSettings': 'search.config',
+    'choose': 'choices',
     'example_run': 'runs.rundir',
     'load_benchmark': 'tasks.benchmarks',
     'load_folder': 'tasks.folders',

@@ -36,7 +36,7 @@ from .pictures.canvas import save_picture
 from .pictures.progress import plot_front, plot_progress
 from .pictures.tables import journal_table
 from .predict_files import Form, csv_form, find_files, json_form, text_form, write_answers
-from .roots.load import PAPER_ROOTS, load_root
+from .roots.load import load_root
 from .runs.evolution import Evolution
 from .runs.files import write_atomic
 from .runs.repair import check_run, describe, repair_run
@@ -141,8 +141,9 @@ def _add_evolve(commands):
     p.add_argument('--run', required=True, metavar='DIR', help='new run directory')
     p.add_argument(
         '--root',
-        help="root model, as load_root takes it (default: the paper's for its presets, "
-        'downloaded once; else Ti3-glyphs, which is packaged)',
+        help="root model, as load_root takes it (default: the paper's for its presets, downloaded "
+        'once; else chosen from the images: for photographs a downloaded one, for small gray '
+        'ones Ti3-glyphs, which is packaged)',
     )
     p.add_argument(
         '--layers',
@@ -151,22 +152,30 @@ def _add_evolve(commands):
         help="how many of the root's blocks to take, from the bottom (default: all; "
         '3 for the preset characters)',
     )
+    p.add_argument(
+        '--minutes',
+        type=float,
+        metavar='M',
+        help='have the search take about so long: how many children there are, and how long they '
+        'are trained, follows from a short measurement',
+    )
     add_sources(p)
     add_config(p)
     add_workers(p)
 
 
 def _evolve(args: argparse.Namespace):
-    config = read_config(args)
+    from munet_nb.choices import choose, preset_for
+
+    preset = preset_of(args) if args.preset or args.benchmark else None
+    if preset:
+        read_config(args)  # which tells of a mistake before any image is read
     tasks = read_tasks(args)
-    spec, layers = PAPER_ROOTS.get(preset_of(args), ('Ti3-glyphs', None))
-    if args.root is not None:
-        spec, layers = args.root, None
-    size = config.defaults.image_size
-    layers = layers if args.layers is None else args.layers
-    root = load_root(spec, layers=layers, image_size=size)
     with closing(read_executor(args)) as executor:
-        _run(Evolution.create(args.run, root, tasks, config, executor))
+        values = read_values(args, Config.preset(preset or preset_for(tasks)))
+        choice = choose(tasks, args.root, args.layers, preset, args.minutes, **values)
+        say(f'{choice}\n')
+        _run(Evolution.create(args.run, choice.load_root(), tasks, choice.config, executor))
 
 # %% ../nbs/95_cli.ipynb #cell-010
 def _add_trust(parser: argparse.ArgumentParser):

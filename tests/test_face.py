@@ -20,6 +20,7 @@ NAMES = [
     'System',
     'Task',
     'TrainingSettings',
+    'choose',
     'example_run',
     'load_benchmark',
     'load_folder',

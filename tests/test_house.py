@@ -13,7 +13,7 @@ TOP = Path(__file__).resolve().parents[1]
 PACKAGE = 'munet_nb'
 CHAPTERS = (
     'checks', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'workers', 'runs', 'pictures',
-    'serving', 'bench', 'predict_files', 'options', 'cli',
+    'serving', 'bench', 'choices', 'predict_files', 'options', 'cli',
 )
 APART = 'making'  # of packaged data: it uses the chapters, and they do not use it
 MAY_DRAW = ('pictures', APART)

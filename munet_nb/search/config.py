@@ -10,6 +10,7 @@ __all__ = [
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-002
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
@@ -310,12 +311,20 @@ def _common_segments(config: Config, tasks: int) -> int:
 
 def expected_seconds(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
     "What a whole search takes, by estimate."
+    return _compiling(speed, tasks) + _working(config, speed, tasks)
+
+
+def _compiling(speed: Speed, tasks: Sequence[Counts]) -> float:
+    return speed.compiling * (12 + 6 * len(tasks))
+
+
+def _working(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
     training = config.training
     common = _common_segments(config, len(tasks))
     all_segments = config.task_iterations * config.children_per_task * training.segments
     child = speed.child(config.cloning_prob or config.mutation_prob)
     generations = config.task_iterations * config.children_per_task / config.children_per_generation
-    seconds = speed.compiling * (12 + 6 * len(tasks)) + len(tasks) * generations / 2
+    seconds = len(tasks) * generations / 2
     for train, validation, test in tasks:
         examples = training.segment_batches(train) * training.batch_size
         seen = min(validation, training.validation_batches * training.batch_size)
@@ -347,8 +356,15 @@ def _with_budget(config: Config, times: float, keep: Collection[str]) -> Config:
 
 
 def _for_seconds(config, seconds, speed, tasks, keep) -> Config:
-    budgets = [_with_budget(config, 1.05**k, keep) for k in range(-120, 181)]
-    return min(budgets, key=lambda c: abs(expected_seconds(c, speed, tasks) - seconds))
+    left = max(seconds / 2, seconds - _compiling(speed, tasks))
+
+    def work(k):
+        return _working(_with_budget(config, 1.05**k, keep), speed, tasks)
+
+    steps = range(-120, 181)
+    about = bisect_left(steps, left, key=work)  # rounding makes steps of the work uneven
+    near = steps[max(0, about - 3) : about + 3]
+    return _with_budget(config, 1.05 ** min(near, key=lambda k: abs(work(k) - left)), keep)
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-016
 _FORMAT_1 = frozenset({
