@@ -69,7 +69,8 @@ def facts_of(task: Task) -> Facts:
     least, most = (tuple(map(int, f(0))) for f in (shapes.min, shapes.max))
     counts = len(task.train), len(task.validation), len(task.test)
     side = int(np.median(shapes.min(1)))
-    return Facts(task.name, len(task.classes), counts, any(map(_in_color, images)), least, most, side)
+    color = any(map(_in_color, images))
+    return Facts(task.name, len(task.classes), counts, color, least, most, side)
 
 # %% ../nbs/91_choices.ipynb #52d0407d
 SMALL = 64  # pixels of the shorter side that gray images have at most that are like characters
@@ -98,9 +99,10 @@ def root_for_photos(
         return found[0], [f'Root {found[0]}: trained on photographs; fetched once and kept.'], []
     file = AUGREG_FILES + augreg_file(wanted[0].partition(':')[2])
     warning = (
-        f'No root that knows photographs was fetched before, and none can be fetched now: {PACKAGED}, '
-        f'the packaged one, knows letters only, so expect little. With a network: --root {wanted[0]}. '
-        f'Without: fetch {file} elsewhere, or any ViT as .npz or .safetensors, and give --root FILE.'
+        'No root that knows photographs was fetched before, and none can be fetched now: '
+        f'{PACKAGED}, the packaged one, knows letters only, so expect little. With a network: '
+        f'--root {wanted[0]}. Without: fetch {file} elsewhere, or any ViT as .npz or '
+        '.safetensors, and give --root FILE.'
     )
     return PACKAGED, [f'Root {PACKAGED}: the packaged one.'], [warning]
 
@@ -204,8 +206,8 @@ def _chosen_root(facts, given, preset, characters, accelerated, can_be_had):
         spec, why, told = root_for_photos(accelerated, can_be_had)
         return spec, None, why, told
     why = [f'Root {PACKAGED}: packaged, and trained on letters.']
-    told = [f'{PACKAGED} knows letters only: see --preset photos, --root.'] if not characters else []
-    return PACKAGED, None, why, told
+    told = f'{PACKAGED} knows letters only: see --preset photos, --root.'
+    return PACKAGED, None, why, [] if characters else [told]
 
 
 def plan(
@@ -220,7 +222,8 @@ def plan(
     "What a search starts from. Raises InputError for an unknown preset or field."
     values, characters = dict(values or {}), is_characters(facts)
     name = preset or ('demo' if characters else 'photos')
-    kind = 'small and gray, as characters are' if characters else 'in color, or larger than characters'
+    photos = 'in color, or larger than characters'
+    kind = 'small and gray, as characters are' if characters else photos
     why = 'as given' if preset else f'the images are {kind}'
     config = Config.preset(name)
     spec, own, reasons, warnings = _chosen_root(

@@ -331,23 +331,25 @@ def _working(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
         seconds += common * (examples * speed.whole + seen * speed.image)
         seconds += (all_segments - common) * (examples * child + seen * speed.image)
         seconds += config.task_iterations * test * speed.image
+        if common:  # the root and every group are probed for all tasks, which is two passes
+            probes = 2 * (1 + 2 * config.group_generations)
+            seconds += probes * (examples + seen) * speed.image
     return seconds
 
 # %% ../../nbs/40_search/00_config.ipynb #db8200f3
 def _with_budget(config: Config, times: float, keep: Collection[str]) -> Config:
     "A configuration whose tasks train so many times as long."
     training = config.training
-    few = 2 if training.segments > 1 else 1
     children = min(max(2, round(config.children_per_task * times**0.5)), 64)
     if 'children_per_task' in keep:
         children = config.children_per_task
     exact = training.segments * times * config.children_per_task / children
-    segments = training.segments if 'segments' in keep else max(few, round(exact))
+    segments = training.segments if 'segments' in keep else max(1, round(exact))
     longer = segments / training.segments
     values = dict(
         children_per_task=children,
         segments=segments,
-        batches=max(1, round(training.batches * min(1, exact / segments))),
+        batches=max(1, round(training.batches * min(1, exact))),
         seed_segments=min(round(config.seed_segments * longer), segments - 1),
         trial_segments=max(1, round(config.trial_segments * longer)),
         trunk_segments=max(1, round(config.trunk_segments * longer)),
@@ -473,7 +475,13 @@ _PHOTOS = Config(
     acceptance_errors=1.0,
     training=TrainingSettings(32, 16, 8, 32),
     defaults=HParams(
-        lr=0.02, image_size=96, area_min=0.2, brightness=0.05, contrast=0.1, saturation=0.1, hue=0.01
+        lr=0.02,
+        image_size=96,
+        area_min=0.2,
+        brightness=0.05,
+        contrast=0.1,
+        saturation=0.1,
+        hue=0.01,
     ),
     search={
         **_without(AUTO_TUNE, 'image_size'),

@@ -205,9 +205,10 @@ def tell_few(splits: Mapping[str, ArraySplit | LazySplit], task: str):
     "Tell of few images to validate, and what cannot be seen on them."
     n = len(splits['validation'])
     if 0 < n < ENOUGH:
-        counts = f"{len(splits['train'])} images to train, {n} to validate, {len(splits['test'])} to test"
-        least = f'{smallest_difference(n):.0%}'
-        notice(f'task {task!r}: {counts}; a difference in accuracy below {least} cannot be seen on {n}')
+        train, test = len(splits['train']), len(splits['test'])
+        counts = f'{train} images to train, {n} to validate, {test} to test'
+        least = f'a difference in accuracy below {smallest_difference(n):.0%}'
+        notice(f'task {task!r}: {counts}; {least} cannot be seen on {n}')
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-020
 SPLIT_NAMES = {
