@@ -291,7 +291,7 @@ def choose(
     tasks = check_tasks(tasks)
     allowed = 'a positive number'
     check('minutes', minutes, minutes is None or is_number(minutes) and minutes > 0, allowed)
-    check('layers', layers, layers is None or is_count(layers), 'a positive whole number')
+    check('layers', layers, layers is None or is_count(layers), 'a whole number from 1 on')
     check('root', root, root is None or isinstance(root, str), 'a text, or None')
     accelerated = local_devices()[0].platform != 'cpu'
     facts = [facts_of(task) for task in tasks]
