@@ -18,7 +18,7 @@ _HOMES = {
     'System': 'runs.system',
     'Task': 'tasks.task',
     'TrainingSettings': 'search.config',
-    'compare': 'pictures.compare',
+    'choose': 'choices',
     'example_run': 'runs.rundir',
     'load_benchmark': 'tasks.benchmarks',
     'load_folder': 'tasks.folders',
@@ -27,10 +27,8 @@ _HOMES = {
     'load_root': 'roots.load',
     'load_task': 'tasks.sources',
     'load_tfds': 'tasks.tfds',
-    'look': 'pictures.look',
     'processes': 'workers.processes',
     'ray_workers': 'workers.cluster',
-    'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
 }
 __all__ = sorted([*_HOMES, 'plots'])

@@ -169,8 +169,9 @@ def _add_evolve(commands, words: Sequence[str]):
     p.add_argument('--run', required=True, metavar='DIR', help='new run directory')
     p.add_argument(
         '--root',
-        help="root model, as load_root takes it (default: the paper's for its presets, "
-        'downloaded once; else Ti3-glyphs, which is packaged)',
+        help="root model, as load_root takes it (default: the paper's for its presets, downloaded "
+        'once; else chosen from the images: for photographs a downloaded one, for small gray '
+        'ones Ti3-glyphs, which is packaged)',
     )
     p.add_argument(
         '--layers',
@@ -179,25 +180,32 @@ def _add_evolve(commands, words: Sequence[str]):
         help="how many of the root's blocks to take, from the bottom (default: all; "
         '3 for the preset characters)',
     )
+    p.add_argument(
+        '--minutes',
+        type=float,
+        metavar='M',
+        help='have the search take about so long: how many children there are, and how long they '
+        'are trained, follows from a short measurement',
+    )
     add_sources(p)
     add_workers(p)
     add_config(p, words)
 
 
 def _evolve(args: argparse.Namespace):
-    from munet_nb.roots.load import PAPER_ROOTS, load_root
+    from munet_nb.choices import choose, preset_for
     from munet_nb.runs.evolution import Evolution
+    from munet_nb.search.config import Config
 
-    config = read_config(args)
+    preset = preset_of(args) if args.preset or args.benchmark else None
+    if preset:
+        read_config(args)  # which tells of a mistake before any image is read
     tasks = read_tasks(args)
-    spec, layers = PAPER_ROOTS.get(preset_of(args), ('Ti3-glyphs', None))
-    if args.root is not None:
-        spec, layers = args.root, None
-    size = config.defaults.image_size
-    layers = layers if args.layers is None else args.layers
-    root = load_root(spec, layers=layers, image_size=size)
     with closing(read_executor(args)) as executor:
-        _run(Evolution.create(args.run, root, tasks, config, executor))
+        values = read_values(args, Config.preset(preset or preset_for(tasks)))
+        choice = choose(tasks, args.root, args.layers, preset, args.minutes, **values)
+        say(f'{choice}\n')
+        _run(Evolution.create(args.run, choice.load_root(), tasks, choice.config, executor))
 
 # %% ../nbs/95_cli.ipynb #cell-010
 def _add_trust(parser: argparse.ArgumentParser):

@@ -497,7 +497,7 @@ def test_the_papers_presets_start_from_the_papers_roots(folders, tmp_path, capsy
         asked.append((spec, image_size, layers))
         raise InputError('no network here')
 
-    monkeypatch.setattr('munet_nb.roots.load.load_root', load)
+    monkeypatch.setattr('munet_nb.choices.load_root', load)
     tasks = ['--run', str(tmp_path / 'run'), '--folder', str(folders / 'odd')]
     for args in (
         [],

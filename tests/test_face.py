@@ -20,6 +20,7 @@ NAMES = [
     'System',
     'Task',
     'TrainingSettings',
+    'choose',
     'compare',
     'example_run',
     'load_benchmark',

@@ -198,8 +198,10 @@ def test_a_state_that_does_not_fit_its_layer_is_refused(run, tmp_path, what):
     turned = {'kernel': np.ones((2, 192), jnp.bfloat16), 'bias': np.ones(2, jnp.bfloat16)}
     turned = make_layer({'dense': turned})
     save_layer(run / 'pool', turned)
+    norm = make_layer({name: np.ones(192, jnp.bfloat16) for name in ('scale', 'bias')})
+    save_layer(run / 'pool', norm)
     wrong = {
-        'another layer': model.layers['norm'].momentum,
+        'another layer': norm.digest,
         'parameters': head.digest,
         'another shape': turned.digest,
     }[what]

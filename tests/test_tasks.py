@@ -11,11 +11,14 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from munet_nb import InputError, load_benchmark, load_tfds
 from munet_nb.tasks.sources import SOURCES, if_gone, load_source, load_task
-from munet_nb.tasks.splits import five_percent
+from munet_nb.tasks.splits import ENOUGH, ArraySplit, fill_own_splits, fill_splits, five_percent
+from munet_nb.tasks.splits import of_every_class
 from munet_nb.tasks.tfds import tfds_ranges
 
 SHAPES = [(9, 12, 3), (12, 9, 3), (10, 10, 3)]
@@ -241,6 +244,48 @@ def test_five_percent_covers_every_example_once(n):
             assert sorted(i for r in five_percent(n, v, t).values() for i in r) == list(range(n))
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 120), min_size=2, max_size=12), st.booleans(), st.booleans())
+def test_few_images_of_ones_own_are_held_out_class_by_class(counts, v, t):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    cut = of_every_class(labels, v, t)
+    missing = {'validation': v, 'test': t}
+    assert set(cut) == {'train', *(name for name, has in missing.items() if not has)}
+    assert sorted(np.concatenate(list(cut.values()))) == list(range(len(labels)))
+    for name, numbers in cut.items():
+        own = np.bincount(labels[numbers], minlength=len(counts))
+        for n, count in zip(own, counts):
+            if name == 'train':
+                assert n >= 1, 'every class is trained on'
+            else:
+                assert n == 0 if count < 3 else 1 <= n <= max(1, count // 5)
+        if name != 'train':
+            assert len(numbers) <= ENOUGH + len(counts)
+            of_fifths = sum(c // 5 for c in counts)
+            assert len(numbers) >= min(ENOUGH - len(counts), of_fifths), 'enough, if there are'
+
+
+@pytest.mark.parametrize('n', [1990, 5000])
+def test_enough_images_of_ones_own_are_cut_as_ever(n):
+    split = {'train': ArraySplit(np.arange(4 * n).astype('uint8').reshape(n, 2, 2), np.arange(n) % 2)}
+    own, paper = fill_own_splits(split), fill_splits(split)
+    for name in ('train', 'validation', 'test'):
+        assert own[name][0][0].tolist() == paper[name][0][0].tolist()
+        assert len(own[name]) == len(paper[name])
+
+
+def test_a_folder_of_sixty_photographs_holds_out_some_of_every_class_and_says_what_they_show(tmp_path):
+    from munet_nb import load_folder
+    from munet_nb.checks import Notice
+
+    folder = folder_of(tmp_path / 'pets', 'cats', 'dogs', 'hares', n=20)
+    with pytest.warns(Notice, match='36 images to train, 12 to validate, 12 to test.*below 50%'):
+        task = load_folder(folder)
+    for split in (task.validation, task.test):
+        assert np.bincount(split.labels).tolist() == [4, 4, 4]
+    assert task.fingerprint == load_folder(folder).fingerprint
+
+
 def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path):
     from munet_nb.tasks.images import open_image
 
@@ -338,7 +383,7 @@ def test_a_folder_that_may_not_be_read_is_named_and_not_skipped(closed, tmp_path
             raise PermissionError(13, 'Permission denied', str(path))
         return scandir(path)
 
-    assert len(load_folder(folder).train) == 26
+    assert len(load_folder(folder).train) == 18
     monkeypatch.setattr(os, 'scandir', guarded)  # permissions do not bind root
     with pytest.raises(InputError, match=f'{tmp_path / closed}: cannot be read .Permission denied'):
         load_idx(tmp_path / closed)

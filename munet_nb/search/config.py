@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'PRESETS', 'TrainingSettings', 'Config', 'config_fields', 'with_fields', 'config_values',
-    'config_changes', 'config_to_json', 'config_from_json',
+    'Counts', 'PRESETS', 'TrainingSettings', 'Speed', 'Config', 'config_fields', 'with_fields',
+    'config_values', 'config_changes', 'expected_seconds', 'config_to_json', 'config_from_json',
 ]
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-002
 import math
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 
@@ -60,6 +61,33 @@ class TrainingSettings:
     def share(self, fraction: float) -> int:
         "A fraction of the device's budget, in bytes."
         return int(self.device_budget * 2**20 * fraction)
+
+# %% ../../nbs/40_search/00_config.ipynb #c740d165
+Counts = tuple[int, int, int]  # the images of a task that train, validate and test
+
+
+@dataclass(frozen=True)
+class Speed:
+    "What a machine needs with a root, in seconds."
+
+    head: float  # to train a new head on an example, the layers below it frozen
+    whole: float  # to train all layers on an example
+    image: float  # to evaluate an image
+    compiling: float  # to compile a program, several at the same time
+    layers: int  # of the root
+
+    def __post_init__(self):
+        plain_fields(self)
+        seconds = ('head', 'whole', 'image', 'compiling')
+        _check_all(self, seconds, lambda s: is_number(s) and s >= 0, 'a number of seconds')
+        _check_all(self, ('layers',), is_count, 'a positive whole number below 2^31')
+
+    def child(self, cloning: float) -> float:
+        "To train a child on an example, if each of its layers is cloned with this probability."
+        twice = 1 - (1 - cloning) ** 2
+        first = [twice * (1 - twice) ** i for i in range(self.layers)]
+        share = sum(p * (self.layers - i) / self.layers for i, p in enumerate(first))
+        return self.head + (self.whole - self.head) * share
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-008
 @dataclass(frozen=True)
@@ -122,6 +150,17 @@ class Config:
         if not is_one_of(name, PRESETS):
             raise unknown('preset', name, PRESETS)
         return with_fields(PRESETS[name], **values)
+
+    def for_minutes(
+        self,
+        minutes: float,  # that a whole search should take
+        speed: Speed,  # as measured
+        tasks: Sequence[Counts],  # the images of each
+        keep: Collection[str] = (),  # fields that stay as they are
+    ) -> 'Config':
+        "With as many children, trained as long, as there is time for; see `expected_seconds`."
+        check('minutes', minutes, is_number(minutes) and minutes > 0, 'a positive number')
+        return _for_seconds(self, 60 * minutes, speed, tasks, keep)
 
     def space(self, arch: Arch) -> dict[str, tuple]:
         "The search space over a root of this architecture."
@@ -260,6 +299,75 @@ def config_changes(before: Config, after: Config) -> dict[str, tuple]:
     both = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
     return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
+# %% ../../nbs/40_search/00_config.ipynb #fece2b41
+def _common_segments(config: Config, tasks: int) -> int:
+    "The segments that a task spends on common trunks, if there are so many tasks."
+    if not config.common_trunks or tasks < 2:
+        return 0
+    trials = 2 * config.group_generations * config.trial_segments
+    most = config.task_iterations * (config.children_per_task - 1) * config.training.segments
+    return min(trials + config.trunk_segments, most)
+
+
+def expected_seconds(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
+    "What a whole search takes, by estimate."
+    return _compiling(speed, tasks) + _working(config, speed, tasks)
+
+
+def _compiling(speed: Speed, tasks: Sequence[Counts]) -> float:
+    return speed.compiling * (12 + 6 * len(tasks))
+
+
+def _working(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
+    training = config.training
+    common = _common_segments(config, len(tasks))
+    all_segments = config.task_iterations * config.children_per_task * training.segments
+    child = speed.child(config.cloning_prob or config.mutation_prob)
+    generations = config.task_iterations * config.children_per_task / config.children_per_generation
+    seconds = len(tasks) * generations / 2
+    for train, validation, test in tasks:
+        examples = training.segment_batches(train) * training.batch_size
+        seen = min(validation, training.validation_batches * training.batch_size)
+        seconds += common * (examples * speed.whole + seen * speed.image)
+        seconds += (all_segments - common) * (examples * child + seen * speed.image)
+        seconds += config.task_iterations * test * speed.image
+        if common:  # the root and every group are probed for all tasks, which is two passes
+            probes = 2 * (1 + 2 * config.group_generations)
+            seconds += probes * (examples + seen) * speed.image
+    return seconds
+
+# %% ../../nbs/40_search/00_config.ipynb #db8200f3
+def _with_budget(config: Config, times: float, keep: Collection[str]) -> Config:
+    "A configuration whose tasks train so many times as long."
+    training = config.training
+    children = min(max(2, round(config.children_per_task * times**0.5)), 64)
+    if 'children_per_task' in keep:
+        children = config.children_per_task
+    exact = training.segments * times * config.children_per_task / children
+    segments = training.segments if 'segments' in keep else max(1, round(exact))
+    longer = segments / training.segments
+    values = dict(
+        children_per_task=children,
+        segments=segments,
+        batches=max(1, round(training.batches * min(1, exact))),
+        seed_segments=min(round(config.seed_segments * longer), segments - 1),
+        trial_segments=max(1, round(config.trial_segments * longer)),
+        trunk_segments=max(1, round(config.trunk_segments * longer)),
+    )
+    return with_fields(config, **{n: v for n, v in values.items() if n not in keep})
+
+
+def _for_seconds(config, seconds, speed, tasks, keep) -> Config:
+    left = max(seconds / 2, seconds - _compiling(speed, tasks))
+
+    def work(k):
+        return _working(_with_budget(config, 1.05**k, keep), speed, tasks)
+
+    steps = range(-120, 181)
+    about = bisect_left(steps, left, key=work)  # rounding makes steps of the work uneven
+    near = steps[max(0, about - 3) : about + 3]
+    return _with_budget(config, 1.05 ** min(near, key=lambda k: abs(work(k) - left)), keep)
+
 # %% ../../nbs/40_search/00_config.ipynb #cell-016
 _FORMAT_1 = frozenset({
     'seed', 'scale_factor', 'mutation_prob', 'cloning_prob', 'adapter_prob', 'children_per_task',
@@ -356,6 +464,32 @@ _PAPER_PRESETS = {
     ),
 }
 
+# %% ../../nbs/40_search/00_config.ipynb #c46e2f81
+_PHOTOS = Config(
+    scale_factor=0.98,
+    children_per_task=8,
+    children_per_generation=2,
+    task_iterations=1,
+    probed_seeds=2,
+    spread_rates=True,
+    acceptance_errors=1.0,
+    training=TrainingSettings(32, 16, 8, 32),
+    defaults=HParams(
+        lr=0.02,
+        image_size=96,
+        area_min=0.2,
+        brightness=0.05,
+        contrast=0.1,
+        saturation=0.1,
+        hue=0.01,
+    ),
+    search={
+        **_without(AUTO_TUNE, 'image_size'),
+        'lr': (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+        'brightness': (0.0, 0.02, 0.05, 0.1, 0.2),
+    },
+)
+
 # %% ../../nbs/40_search/00_config.ipynb #a3889499
 _PACKAGED_PRESETS = {
     'demo': Config(
@@ -394,4 +528,4 @@ _PACKAGED_PRESETS = {
         },
     ),
 }
-PRESETS = _PAPER_PRESETS | _PACKAGED_PRESETS | _MU2NET_PRESETS
+PRESETS = _PAPER_PRESETS | _PACKAGED_PRESETS | {'photos': _PHOTOS} | _MU2NET_PRESETS

@@ -24,7 +24,8 @@ from PIL import Image
 
 from ..checks import InputError, as_path, check, for_terminal, notice, plain, same_name
 from .images import open_image, picture_formats, read_all, read_file
-from .splits import SPLIT_NAMES, ArraySplit, LazySplit, fill_splits
+from .splits import SPLIT_NAMES, ArraySplit, LazySplit
+from .splits import fill_own_splits, tell_few
 from .task import Task, name_or
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-005
@@ -229,7 +230,7 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     for name in sorted(n for n in others if n.lower() in SPLIT_NAMES):
         raise InputError(
             f'image folder {folder}: {name} has no class folders, so nobody knows the classes of '
-            'its images; move it away, and a twentieth of train is taken in its place '
+            'its images; move it away, and a part of train is taken in its place '
             '(munet predict says what its images are)'
         )
     if 'train' not in splits or others:
@@ -378,7 +379,9 @@ def read_folder(
     paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
     names = without | paths.keys()
     source = _source_without(folder, names) if names else f'folder:{folder}'
-    task = Task(name, listing.classes, **fill_splits(splits), private=private, source=source)
+    filled = fill_own_splits(splits)
+    task = Task(name, listing.classes, **filled, private=private, source=source)
+    tell_few(filled, name)
     told = {why: sorted(str(p.relative_to(folder)) for p in ps) for why, ps in left_out.items()}
     return FolderReading(task, {why: ps for why, ps in told.items() if ps}, paths)
 
@@ -481,5 +484,7 @@ def load_idx(
             raise InputError(f'{folder}: has no pair of files {pair}')
     top = max((int(s.labels.max()) for s in splits.values() if len(s)), default=0)
     classes = tuple(str(i) for i in range(top + 1))
-    filled = fill_splits(splits)
-    return Task(name, classes, **filled, private=private, source=f'idx:{folder}')
+    filled = fill_own_splits(splits)
+    task = Task(name, classes, **filled, private=private, source=f'idx:{folder}')
+    tell_few(filled, name)
+    return task

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SPLIT_NAMES', 'check_labels', 'ArraySplit', 'LazySplit', 'part', 'five_percent', 'fill_splits',
+    'ENOUGH', 'SPLIT_NAMES', 'check_labels', 'ArraySplit', 'LazySplit', 'part', 'five_percent',
+    'fill_splits', 'smallest_difference', 'of_every_class', 'fill_own_splits', 'tell_few',
 ]
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-002
@@ -14,7 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 from jaxtyping import Int
 
-from ..checks import InputError, as_list
+from ..checks import InputError, as_list, notice
 from .images import as_images, to_image, to_images
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-005
@@ -133,6 +134,17 @@ def five_percent(
     return {**cuts, 'train': range(start, n)}
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-017
+def _given(splits: Mapping) -> tuple[bool, bool]:
+    "Whether there is a validation split, and a test split."
+    return 'validation' in splits, 'test' in splits
+
+
+def _cut(splits: Mapping, numbers: Mapping[str, Sequence[int]]) -> dict:
+    "The splits that are given, and those whose examples of train have these numbers."
+    own = {name: splits[name] for name in ('validation', 'test') if name in splits}
+    return {**own, **{name: part(splits['train'], i) for name, i in numbers.items()}}
+
+
 def fill_splits(
     splits: Mapping[str, ArraySplit | LazySplit],  # 'train' and perhaps others
 ) -> dict[str, ArraySplit | LazySplit]:
@@ -142,10 +154,66 @@ def fill_splits(
     """
     if 'train' not in splits:
         raise InputError(f"splits {sorted(splits)}: 'train' is missing")
-    train = splits['train']
-    ranges = five_percent(len(train), 'validation' in splits, 'test' in splits)
-    own = {name: splits[name] for name in ('validation', 'test') if name in splits}
-    return {**own, **{name: part(train, r) for name, r in ranges.items()}}
+    return _cut(splits, five_percent(len(splits['train']), *_given(splits)))
+
+# %% ../../nbs/30_tasks/01_splits.ipynb #a61051cd
+ENOUGH = 100  # images that validate or test; a difference of six points can be seen on them
+
+
+def smallest_difference(
+    n: int,  # images, that two models are judged by
+) -> float:
+    "The smallest difference in accuracy that so many images can show (two-sided sign test, 5%)."
+    return min(1.0, 6 / n)
+
+# %% ../../nbs/30_tasks/01_splits.ipynb #e3df6de5
+def _share(count: int, examples: int) -> int:
+    "How many of a class's `count` images a missing split gets, if there are so many in all."
+    if count < 3:
+        return 0
+    return max(1, min(count // 5, -(-count * ENOUGH // examples)))
+
+
+def of_every_class(
+    labels: Sequence[int],  # of train
+    has_validation: bool,
+    has_test: bool,
+) -> dict[str, np.ndarray]:
+    "The numbers of the examples of `train` that serve as 'train' and as the missing splits."
+    labels = np.asarray(labels)
+    missing = [s for s, has in (('test', has_test), ('validation', has_validation)) if not has]
+    serves = np.full(len(labels), len(missing))  # the rest is trained on
+    for label, count in zip(*np.unique(labels, return_counts=True)):
+        n = _share(int(count), len(labels))
+        own = np.flatnonzero(labels == label)
+        for number in range(len(missing)):
+            serves[own[number * n : (number + 1) * n]] = number
+    return {name: np.flatnonzero(serves == i) for i, name in enumerate([*missing, 'train'])}
+
+# %% ../../nbs/30_tasks/01_splits.ipynb #bdd2d60c
+def fill_own_splits(
+    splits: Mapping[str, ArraySplit | LazySplit],  # 'train', with labels, and perhaps others
+) -> dict[str, ArraySplit | LazySplit]:
+    """As `fill_splits`; of few images more are held out, some of every class.
+
+    Raises InputError if there is no train.
+    """
+    filled = fill_splits(splits)
+    if round(len(splits['train']) * 0.05) < ENOUGH and not all(_given(splits)):
+        numbers = of_every_class(splits['train'].labels, *_given(splits))
+        if all(map(len, numbers.values())):
+            filled = _cut(splits, numbers)
+    return filled
+
+
+def tell_few(splits: Mapping[str, ArraySplit | LazySplit], task: str):
+    "Tell of few images to validate, and what cannot be seen on them."
+    n = len(splits['validation'])
+    if 0 < n < ENOUGH:
+        train, test = len(splits['train']), len(splits['test'])
+        counts = f'{train} images to train, {n} to validate, {test} to test'
+        least = f'a difference in accuracy below {smallest_difference(n):.0%}'
+        notice(f'task {task!r}: {counts}; {least} cannot be seen on {n}')
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-020
 SPLIT_NAMES = {

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..checks import InputError, as_list, check, is_name, plain, plain_fields
 from ..checks import same_name, shown
-from .splits import ArraySplit, LazySplit, fill_splits, part
+from .splits import ArraySplit, LazySplit, fill_own_splits, part
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-005
 def _check_name(name: str):
@@ -115,8 +115,8 @@ def _mixed(split: ArraySplit) -> LazySplit:
 def task_from_arrays(
     name: str,
     train: tuple,  # (images, labels)
-    validation: tuple | None = None,  # missing: 5% of train
-    test: tuple | None = None,  # missing: 5% of train
+    validation: tuple | None = None,  # missing: 5% of train, more of few images
+    test: tuple | None = None,  # missing: the same
     classes: Sequence[str] | None = None,  # missing: the numbers up to the largest label
     private: bool = False,  # its model is never a seed for another task
 ) -> Task:
@@ -141,7 +141,7 @@ def task_from_arrays(
     classes = as_list(f'classes of task {name!r}', classes, allowed)
     named = len(classes) <= 10**6 and all(isinstance(plain(c), (str, int)) for c in classes)
     check(f'classes of task {name!r}', classes, named, allowed)
-    filled = fill_splits({s: _mixed(split) for s, split in splits.items()})
+    filled = fill_own_splits({s: _mixed(split) for s, split in splits.items()})
     return Task(name, tuple(map(str, classes)), **filled, private=private)
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-017

@@ -1,0 +1,176 @@
+"What a search starts from, when nothing is said: by kind of data, machine, network, and minutes."
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import munet_nb as mu
+from munet_nb import choices
+from munet_nb.choices import Facts, choose, facts_of, for_minutes, measure_speed, plan
+from munet_nb.cli import main
+from munet_nb.roots import fetch
+from munet_nb.roots.load import PAPER_ROOTS
+from munet_nb.runs.rundir import RunDir
+from munet_nb.search.config import PRESETS, Config, Speed, expected_seconds
+
+TINY, BASE = PAPER_ROOTS['characters'][0], PAPER_ROOTS['decathlon'][0]
+PHOTOS = Facts('pets', 2, (3000, 150, 150), True, (300, 400), (900, 1200), 480)
+GLYPHS = Facts('letters', 26, (5000, 300, 300), False, (28, 28), (28, 28), 28)
+ICONS = replace(PHOTOS, name='icons', smallest=(32, 32), largest=(32, 32), side=32)
+SCANS = replace(GLYPHS, name='scans', smallest=(500, 700), largest=(500, 700), side=500)
+
+
+def have(*specs):
+    return lambda name: f'augreg:{name}' in specs
+
+
+def drawn(n, *shape, name='t'):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, *shape), 'uint8')
+    return mu.task_from_arrays(name, (images, np.arange(n) % 3))
+
+
+@pytest.mark.parametrize(
+    'facts, accelerated, there, root, preset, size',
+    [
+        ([GLYPHS], False, (TINY, BASE), 'Ti3-glyphs', 'demo', 32),
+        ([GLYPHS], True, (TINY, BASE), 'Ti3-glyphs', 'demo', 32),
+        ([PHOTOS], False, (TINY, BASE), TINY, 'photos', 96),
+        ([PHOTOS], True, (TINY, BASE), BASE, 'photos', 224),
+        ([PHOTOS], False, (BASE,), BASE, 'photos', 96),
+        ([PHOTOS], False, (), 'Ti3-glyphs', 'photos', 64),
+        ([ICONS], False, (TINY,), TINY, 'photos', 32),
+        ([ICONS], True, (), 'Ti3-glyphs', 'photos', 32),
+        ([SCANS], False, (TINY,), TINY, 'photos', 96),
+        ([GLYPHS, PHOTOS], False, (TINY,), TINY, 'photos', 96),
+    ],
+)
+def test_root_preset_and_size_follow_from_the_data_and_the_machine(
+    facts, accelerated, there, root, preset, size
+):
+    choice = plan(facts, accelerated, have(*there))
+    assert (choice.root, choice.preset) == (root, preset)
+    assert choice.config.defaults.image_size == size
+    no_root = root == 'Ti3-glyphs' and preset == 'photos'
+    assert ('knows letters only' in ' '.join(choice.warnings)) == no_root
+    if no_root:
+        assert f'--root {BASE if accelerated else TINY}' in choice.warnings[0]
+    shown = repr(choice)
+    for said in (f'Preset {preset}', f'Root {root}', f'{size} x {size} pixels', facts[0].name):
+        assert said in shown and said in choice._repr_html_()
+    assert 'not known until' in shown
+
+
+def test_what_is_given_wins_and_what_does_not_fit_is_warned_of():
+    given = plan([PHOTOS], False, have(), 'Ti3-glyphs', 2, None, dict(image_size=48, segments=2))
+    assert (given.root, given.layers, given.preset) == ('Ti3-glyphs', 2, 'photos')
+    assert (given.config.defaults.image_size, given.config.training.segments) == (48, 2)
+    assert given.warnings == ('Ti3-glyphs knows letters only, and these are not: expect little.',)
+    for name in PRESETS:
+        choice = plan([GLYPHS], False, have(TINY), preset=name)
+        if name != 'photos':  # which has the size of the images
+            assert choice.config == Config.preset(name)
+        assert (choice.root, choice.layers) == PAPER_ROOTS.get(name, (choice.root, None))
+    demo = plan([PHOTOS], False, have(), preset='demo')
+    assert demo.config == Config.preset('demo') and 'letters only' in demo.warnings[0]
+    with pytest.raises(mu.InputError, match='unknown configuration field'):
+        plan([PHOTOS], False, have(TINY), values=dict(colour=1))
+
+
+def test_few_images_get_steps_enough():
+    few = replace(PHOTOS, counts=(36, 12, 12))
+    training = plan([few, PHOTOS], False, have(TINY)).config.training
+    assert training.segments * training.segment_batches(36) == 80
+    assert plan([few], False, have(TINY), preset='demo').config == Config.preset('demo')
+
+
+def test_facts_are_those_of_the_images():
+    assert facts_of(drawn(30, 40, 30, 3)).sizes == 'color, 40 x 30'
+    gray = np.repeat(np.random.default_rng(0).integers(0, 256, (30, 9, 9, 1), 'uint8'), 3, -1)
+    assert not facts_of(mu.task_from_arrays('g', (gray, np.arange(30) % 2))).color
+    mixed = [np.zeros((8, 20), 'uint8'), np.zeros((30, 10, 3), 'uint8')] * 15
+    assert facts_of(mu.task_from_arrays('m', (mixed, [0, 1] * 15))).sizes == 'gray, 8 to 30 x 10 to 20'
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    minutes=st.floats(0.5, 600),
+    head=st.floats(1e-5, 1e-2),
+    times=st.floats(1, 6),
+    tasks=st.integers(1, 6),
+    name=st.sampled_from(['demo', 'photos', 'characters8']),
+)
+def test_a_budget_in_minutes_is_met_where_the_time_is_enough(minutes, head, times, tasks, name):
+    speed = Speed(head, head * times, head / 2, 0.1, 14)
+    sizes = [(2000, 300, 300)] * tasks
+    config = Config.preset(name)
+    found = config.for_minutes(minutes, speed, sizes)
+    took = expected_seconds(found, speed, sizes) / 60
+    least = expected_seconds(config.for_minutes(1e-9, speed, sizes), speed, sizes) / 60
+    most = expected_seconds(config.for_minutes(1e9, speed, sizes), speed, sizes) / 60
+    if 2 * least < minutes < most / 2:
+        assert abs(took / minutes - 1) < 0.3
+    assert found.for_minutes(minutes, speed, sizes, ['batches', 'segments']).training == found.training
+    assert found.defaults == config.defaults and found.search == config.search
+
+
+def test_a_speed_is_measured_and_gives_a_budget():
+    task, root = drawn(60, 16, 16), mu.load_root('random:Ti1')
+    config = Config.preset('demo', batch_size=8, batches=2)
+    speed = measure_speed(root, task, config)
+    assert 0 < speed.head and 0 < speed.whole and 0 < speed.image and speed.layers == len(root.layers)
+    choice = for_minutes(plan([facts_of(task)], False, have(), 'random:Ti1'), 1, speed)
+    assert choice.seconds and 'Budget for 1 minutes' in repr(choice)
+
+
+def save_photos(folder, n=6):
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 256, (40, 50, 3), 'uint8')
+            Image.fromarray(pixels).save(folder / name / f'{i}.png')
+    return folder
+
+
+def test_the_shell_says_what_it_chose_before_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(choices, 'can_be_fetched', lambda name: False)
+    folder = save_photos(tmp_path / 'pets')
+    small = '--root random:Ti1 --segments 1 --batches 1 --batch-size 8 --children-per-task 2'
+    run = tmp_path / 'run'
+    line = ['evolve', '--run', str(run), '--folder', str(folder), *small.split()]
+    assert main(line) == 0
+    said = capsys.readouterr().out
+    assert said.index('Preset photos') < said.index('iteration 1')
+    assert re.search(r'pets +2 +50.0% +8 +2 +2 +100.0% +color, 40 x 50', said)
+    config = RunDir(run).records()[0]['config']
+    assert config['defaults']['image_size'] == 48 and config['training']['segments'] == 1
+
+
+def test_whether_a_root_can_be_had_is_asked_of_the_disk_first(tmp_path, monkeypatch):
+    from munet_nb.roots.downloads import kept_at
+
+    monkeypatch.setattr(fetch, 'cache_folder', lambda: tmp_path)
+    name = TINY.partition(':')[2]
+    monkeypatch.setattr(fetch, 'AUGREG_FILES', 'http://127.0.0.1:9/')  # where nobody answers
+    assert not fetch.can_be_fetched(name)
+    kept_at(f'http://127.0.0.1:9/{fetch.augreg_file(name)}', tmp_path).touch()
+    assert fetch.can_be_fetched(name)
+
+
+def test_choose_chooses_for_tasks_in_memory(monkeypatch):
+    monkeypatch.setattr(choices, 'can_be_fetched', lambda name: True)
+    choice = choose([drawn(60, 12, 12)])
+    assert (choice.root, choice.preset) == ('Ti3-glyphs', 'demo')
+    assert choice.load_root().arch.name == 'Ti3'
+    assert choose([drawn(60, 90, 90, 3)], seed=4).config.seed == 4
+    for name, value in (('minutes', -1), ('preset', 'x'), ('layers', 0)):
+        with pytest.raises(mu.InputError, match=name):
+            choose([drawn(60, 12, 12)], **{name: value})
+    with pytest.raises(mu.InputError, match='tasks'):
+        choose([])
