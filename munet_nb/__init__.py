@@ -19,6 +19,7 @@ _HOMES = {
     'Task': 'tasks.task',
     'TrainingSettings': 'search.config',
     'choose': 'choices',
+    'compare': 'pictures.compare',
     'example_run': 'runs.rundir',
     'load_benchmark': 'tasks.benchmarks',
     'load_folder': 'tasks.folders',
@@ -27,8 +28,10 @@ _HOMES = {
     'load_root': 'roots.load',
     'load_task': 'tasks.sources',
     'load_tfds': 'tasks.tfds',
+    'look': 'pictures.look',
     'processes': 'workers.processes',
     'ray_workers': 'workers.cluster',
+    'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
 }
 __all__ = sorted([*_HOMES, 'plots'])

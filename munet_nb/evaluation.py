@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    'Z', 'SPLITS', 'accuracy_interval', 'Evaluation', 'evaluate_splits', 'evaluate_folder',
+    'SPLITS', 'accuracy_interval', 'Evaluation', 'evaluate_splits', 'evaluate_folder',
     'evaluations_text', 'evaluations_json', 'evaluations_csv',
 ]
 
 # %% ../nbs/92_evaluation.ipynb #927dc1ca
 import csv
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -22,27 +21,23 @@ from tqdm.auto import tqdm
 from .checks import InputError, as_path, check, is_one_of, notice, same_name, unknown
 from .engine.predict import accuracy
 from .engine.programs import shared_programs
+from .runs.answers import wilson
 from .runs.rundir import RunDir
 from .runs.start import tasks_of_run
 from .runs.system import System
 from .search.journal import open_records
 from .tasks.folders import images_below
 from .tasks.splits import SPLIT_NAMES
+from .words import percent
 
 # %% ../nbs/92_evaluation.ipynb #18c66dfa
-Z = 1.96  # standard errors on each side, of 95%
-
-
 def accuracy_interval(
     correct: int,
     n: int,  # images, 1 or more
 ) -> tuple[float, float]:
     "Between which accuracies the truth lies with 95%, by Wilson's interval."
-    share, spread = correct / n, Z**2 / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
-    low, high = middle - half, middle + half
-    return low if correct else 0.0, high if correct < n else 1.0  # exactly
+    low, high = wilson(correct, n)
+    return float(low), float(high)
 
 # %% ../nbs/92_evaluation.ipynb #d6c71c1c
 @dataclass(frozen=True)
@@ -153,9 +148,9 @@ def evaluations_text(found: Sequence[Evaluation]) -> str:
     rows = [('task', 'images', 'n', 'right', 'accuracy', '95% interval')]
     for e in found:
         low, high = accuracy_interval(e.correct, e.n)
-        interval = f'{low:.1%} to {high:.1%}'
+        interval = f'{percent(low)} to {percent(high)}'
         rows.append(
-            (e.task, e.images, f'{e.n:,}', f'{e.correct:,}', f'{e.accuracy:.1%}', interval)
+            (e.task, e.images, f'{e.n:,}', f'{e.correct:,}', percent(e.accuracy), interval)
         )
     widths = [max(map(len, column)) for column in zip(*rows)]
 

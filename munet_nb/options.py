@@ -259,7 +259,9 @@ def add_config(
     preset, defaults = preset_on(words, new), config_fields()
     values = config_values(Config.preset(preset)) if preset else {}
     tunes = values.get('auto_tune', False)
-    start = "the benchmark's, else demo" if new else 'as in the run; one that is given changes all'
+    start = 'as in the run; one that is given changes all'
+    if new:
+        start = "the benchmark's, else chosen from the images"
     told = f'as in the preset {preset}' if preset else 'as in the run'
     for title, meanings in MEANINGS.items():
         first = title == next(iter(MEANINGS))

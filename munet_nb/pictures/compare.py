@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'wilson', 'difference_interval', 'correlation', 'paired_interval', 'Solved', 'Side',
-    'right_answers', 'readable_tasks', 'side_of_run', 'differences', 'costs', 'plot_differences',
-    'compare_sides', 'open_past', 'same_data', 'compare',
+    'difference_interval', 'correlation', 'paired_interval', 'Solved', 'Side', 'right_answers',
+    'readable_tasks', 'side_of_run', 'differences', 'costs', 'plot_differences', 'compare_sides',
+    'open_past', 'same_data', 'compare',
 ]
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #e74e7212
@@ -32,6 +32,7 @@ from .page import Page, Section, figure, paragraph, side_by_side
 from .page import sorting_table, subheading, write_page
 from .progress import plot_progress
 from .report import settings_that_differ, system_rows
+from ..runs.answers import wilson
 from ..runs.rundir import RunDir
 from ..runs.start import strange_sources, tasks_of_run
 from ..runs.system import System
@@ -40,17 +41,6 @@ from ..search.journal import kept_models
 from ..tasks.task import Task
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #54141fa6
-_Z = 1.959964  # standard errors on each side, for 95%
-
-
-def wilson(right: int, images: int) -> tuple[float, float]:
-    "The interval that has the true share with a confidence of 95%."
-    share, slack = right / images, _Z**2 / images
-    middle = share + slack / 2
-    half = _Z * math.sqrt(share * (1 - share) / images + slack / (4 * images))
-    return (middle - half) / (1 + slack), (middle + half) / (1 + slack)
-
-
 def difference_interval(
     first: tuple[int, int],  # right answers, images
     second: tuple[int, int],

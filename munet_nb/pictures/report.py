@@ -16,7 +16,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from ..checks import as_path, version_of
+from ..checks import InputError, as_path, version_of
 from ..models.accounting import params_per_task
 from .architectures import plot_architectures
 from .canvas import PAGE, svg_of
@@ -27,12 +27,13 @@ from .groups import plot_groups, tried_groups
 from .history import History, Past
 from .hyperparameters import hyperparameter_table, plot_hyperparameters
 from .hyperparameters import plot_tuned_values
+from .mistakes import error_view
 from .page import Page, Section, figure, pairs_list, paragraph, sorting_table
 from .page import subheading, write_page
 from .progress import plot_front, plot_lineage, plot_progress, plot_sizes
 from .tables import journal_table
 from ..runs.rundir import RunDir
-from ..runs.system import sizes_table, system_table
+from ..runs.system import System, sizes_table, system_table
 from ..search.ask import next_task
 from ..search.config import PRESETS, Config, config_changes
 from ..search.journal import kept_models, open_first
@@ -269,12 +270,35 @@ def _versions() -> Section:
     told = paragraph('What wrote this page; the run itself may have been trained with others.')
     return Section('Versions', told + pairs_list(versions))
 
+# %% ../../nbs/80_pictures/21_report.ipynb #f08dfc0e
+_ERRORS = ('Confusion', 'Classes', 'Calibration')  # what is told of every task
+
+
+def _is_answered(system: System, task: str) -> bool:
+    try:
+        system.answers(task)
+    except InputError:  # it is not kept, or was altered
+        return False
+    return True
+
+
+def _errors_of(system: System, task: str) -> str:
+    return subheading(task) + ''.join(error_view(name, system, task) for name in _ERRORS)
+
+
+def error_sections(run: Path) -> list[Section]:
+    "What the models of a run get wrong, where it is known."
+    try:
+        system = System.open(run)
+    except InputError:  # its layers are gone, and the journal is all there is
+        return []
+    answered = [task for task in system.models if _is_answered(system, task)]
+    if not answered:
+        return []
+    told = paragraph('On the test images, whose answers the run keeps.', note=True)
+    return [Section('What it gets wrong', told + ''.join(_errors_of(system, t) for t in answered))]
+
 # %% ../../nbs/80_pictures/21_report.ipynb #596890f8
-def error_sections(past: Past, run: Path) -> list[Section]:
-    "What the models of a run get wrong."
-    return []
-
-
 def report(
     run: str | Path,  # a run directory
     path: str | Path | None = None,  # of the page; None: report.html in the run directory
@@ -293,7 +317,7 @@ def report(
         *_pictures(past),
         _hyperparameters(past),
         *_common_trunks(past),
-        *error_sections(past, run.path),
+        *error_sections(run.path),
         _journal(past),
         _versions(),
     ]

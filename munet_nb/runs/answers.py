@@ -52,7 +52,8 @@ def wilson(
     middle = (right + z2 / 2) / (n + z2)
     counted = np.maximum(n, 1)
     half = _WIDTH * np.sqrt(right * (n - right) / counted + z2 / 4) / (n + z2)
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    # Exactly 0 and 1 at the ends, where rounding would miss them.
+    return np.where(right > 0, middle - half, 0.0), np.where(right < n, middle + half, 1.0)
 
 
 def class_table(
