@@ -3468,8 +3468,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                'munet_nb/tasks/condition.py'),
                                           'munet_nb.tasks.condition.read_images': ( '30_tasks/condition.html#read_images',
                                                                                     'munet_nb/tasks/condition.py'),
-                                          'munet_nb.tasks.condition.smallest_difference': ( '30_tasks/condition.html#smallest_difference',
-                                                                                            'munet_nb/tasks/condition.py'),
                                           'munet_nb.tasks.condition.survey_of': ( '30_tasks/condition.html#survey_of',
                                                                                   'munet_nb/tasks/condition.py'),
                                           'munet_nb.tasks.condition.warnings_of': ( '30_tasks/condition.html#warnings_of',

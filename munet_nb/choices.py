@@ -26,7 +26,6 @@ from .network.arch import get_arch
 from .network.chain import local_devices, seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root
-from .runs.report import table_html
 from .search.config import Config, Counts, Speed, expected_seconds, with_fields
 from .search.plans import Draft, Surroundings, draft_of, plan_child
 from .tasks.splits import smallest_difference
@@ -191,7 +190,8 @@ class Choice:
 
     def _repr_html_(self):
         told = ''.join(f'<li>{for_html(text)}</li>' for text in self.sentences())
-        return f'{table_html(self.table())}<ul>{told}</ul>'
+        table = for_terminal(self.table().to_html())  # it escapes the rest
+        return f'{table}<ul>{told}</ul>'
 
 # %% ../nbs/91_choices.ipynb #65113f3e
 def _chosen_root(facts, given, preset, characters, accelerated, can_be_had):

@@ -19,6 +19,7 @@ from .canvas import Theme, check_theme, listed, short_name, task_colors
 from .canvas import trunk_label, trunk_name
 from .history import trunk_tasks
 from ..search.journal import State, kept_models
+from ..words import name_of
 
 # %% ../../nbs/80_pictures/03_grid.ipynb #070ecd3ac74a9ea078aac51664ebcf8e
 def _models_to_show(records: Sequence[Mapping], state: State) -> dict[str, Model]:
@@ -131,7 +132,7 @@ def _trainings(name: str, lineage: Sequence[Model]) -> list[str]:
         ref = model.layers.get(name)
         if ref:
             found[ref.digest] = model.id  # in the end the oldest that has it
-    return list(found.values())
+    return [name_of(id) for id in found.values()]
 
 
 def told_layers(grid: Grid, state: State) -> dict[tuple[str, str], str]:

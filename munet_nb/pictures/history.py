@@ -21,6 +21,7 @@ from ..search.ask import scores_of
 from ..search.config import Config, config_from_json, with_fields
 from ..search.journal import State, apply_record, open_first, replay
 from ..search.mutation import mutations
+from ..words import name_of, percent
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
 class Past(Sequence):
@@ -125,7 +126,7 @@ def curve_text(evaluations: Sequence[float]) -> str:
     "Accuracies after segments of training, of which eight are told."
     n = len(evaluations)
     told = range(n) if n <= 8 else sorted({round(i * (n - 1) / 7) for i in range(8)})
-    return ' → '.join(f'{evaluations[i]:.1%}' for i in told)
+    return ' → '.join(percent(evaluations[i]) for i in told)
 
 
 def told_changes(changes: Sequence[str]) -> str:
@@ -142,7 +143,7 @@ def told_child(
     changes = mutations(state.models[model.parent], model, child['trained'])
     accepted = 'accepted' if child['accepted'] else 'not accepted'
     return (
-        f'{model.id}, child of {model.parent}\n{told_changes(changes)}\n'
+        f'{name_of(model.id)}, child of {name_of(model.parent)}\n{told_changes(changes)}\n'
         f"accuracy {curve_text(model.evaluations)}\nscore {child['score']:.3f}, {accepted}"
     )
 

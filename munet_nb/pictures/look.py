@@ -34,8 +34,9 @@ from ..runs.files import write_atomic
 from ..search.config import Config
 from ..tasks.condition import HASH_BITS, LIKENESS, SPLITS, CopyPair, Survey
 from ..tasks.condition import contradictions, copies_across, copies_within
-from ..tasks.condition import describe_survey, facts_of, points, smallest_difference
+from ..tasks.condition import describe_survey, facts_of, points
 from ..tasks.condition import survey_of, warnings_of
+from ..tasks.splits import smallest_difference
 from ..tasks.task import Task
 
 # %% ../../nbs/80_pictures/23_look.ipynb #dc6f93ec

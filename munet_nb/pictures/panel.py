@@ -86,7 +86,9 @@ class _Shows(Listener):
             return
         curves = (latest.evaluations, latest.segments, latest.title)
         try:
-            svg = svg_in_page(plot_running, *curves, what=latest.what)
+            svg = svg_in_page(
+                plot_running, *curves, what=latest.what, changes=latest.changes
+            )
             self.controls.show_curves(svg)
         except Exception as e:  # training goes on
             self.panel.failed('The curves cannot be drawn', e)

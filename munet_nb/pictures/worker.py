@@ -8,14 +8,16 @@ __all__ = ['COMMON_TRUNKS', 'Training', 'Listener', 'sentence_of', 'Worker']
 # %% ../../nbs/80_pictures/25_worker.ipynb #c2215cda39c70ac3cc9f68772381d36f
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..checks import InputError, check, is_one_of
+from .curves import changes_of
 from ..runs.advance import Watch
 from ..runs.evolution import Evolution
 from ..search.ask import Generation
 from ..search.groups import GroupGeneration, ask_groups
+from ..search.journal import State
 from ..words import heard_by
 
 # %% ../../nbs/80_pictures/25_worker.ipynb #f97acf017ebddcb999f76b507ba803aa
@@ -29,13 +31,15 @@ class Training:
     # child -> its validation accuracy after each segment so far
     evaluations: dict[int, list[float]] = field(default_factory=dict)
     what: str = 'child'  # trains: 'group', where tasks train together
+    changes: Mapping[int, str] = field(default_factory=dict)  # child -> what it changes
 
     @classmethod
-    def of(cls, generation: Generation | GroupGeneration) -> 'Training':
+    def of(cls, generation: Generation | GroupGeneration, state: State) -> 'Training':
         "A generation that begins to train."
         what = 'group' if isinstance(generation, GroupGeneration) else 'child'
         children = len(generation.children)
-        return cls(generation.title, children, generation.segments, what=what)
+        changes = changes_of(generation, state)
+        return cls(generation.title, children, generation.segments, what=what, changes=changes)
 
     @property
     def evaluated(self) -> int:
@@ -310,7 +314,8 @@ class Worker:
         return self.running
 
     def _begin(self, generation: Generation | GroupGeneration):
-        self.latest = Training.of(generation)
+        state = self.search.state
+        self.latest = Training.of(generation, state.view(state.due))
         self.watch.begins(generation)
         self.say(f'training {self.latest.title}')
         self._tell('begins', self.latest)

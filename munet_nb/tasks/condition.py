@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    'SMALL', 'SPLITS', 'MOST_IMAGES', 'HASH_BITS', 'LIKENESS', 'PLAIN', 'FEW_IMAGES',
-    'FEW_TO_VALIDATE', 'IMBALANCE', 'TINY_SIDE', 'MOST_TOLD', 'ImageTable', 'name_of',
-    'read_images', 'perceptual_hash', 'count_bits', 'near_pairs', 'Copies', 'find_copies',
-    'smallest_difference', 'CopyPair', 'Survey', 'copies_across', 'copies_within', 'contradictions',
-    'survey_of', 'points', 'warnings_of', 'facts_of', 'describe_survey',
+    'SMALL', 'SPLITS', 'MOST_IMAGES', 'HASH_BITS', 'LIKENESS', 'PLAIN', 'FEW_IMAGES', 'IMBALANCE',
+    'TINY_SIDE', 'MOST_TOLD', 'ImageTable', 'name_of', 'read_images', 'perceptual_hash',
+    'count_bits', 'near_pairs', 'Copies', 'find_copies', 'CopyPair', 'Survey', 'copies_across',
+    'copies_within', 'contradictions', 'survey_of', 'points', 'warnings_of', 'facts_of',
+    'describe_survey',
 ]
 
 # %% ../../nbs/30_tasks/09_condition.ipynb #c026e1e6
@@ -29,7 +29,7 @@ from ..checks import InputError, Notice, as_path, for_terminal, shown
 from .folders import read_folder
 from .images import is_path, read_all
 from .sources import load_task
-from .splits import ArraySplit, LazySplit
+from .splits import ENOUGH, ArraySplit, LazySplit, smallest_difference
 from .task import Task
 
 # %% ../../nbs/30_tasks/09_condition.ipynb #4a2581e8
@@ -191,14 +191,6 @@ def find_copies(images: ImageTable) -> Copies:
     links = coo_array((np.ones(len(pairs), bool), pairs.T), (n, n))
     return Copies(exact, connected_components(links, directed=False)[1][exact])
 
-# %% ../../nbs/30_tasks/09_condition.ipynb #2c8261f7
-def smallest_difference(
-    images: int,  # of the split
-    accuracy: float,  # near which the models are, in [0, 1]
-) -> float:
-    "The smallest difference of two accuracies that is hardly chance (95%, binomial); at most 1."
-    return min(1.0, 1.96 * (2 * accuracy * (1 - accuracy) / images) ** 0.5)
-
 # %% ../../nbs/30_tasks/09_condition.ipynb #7a1c98a5
 @dataclass(frozen=True)
 class CopyPair:
@@ -289,7 +281,6 @@ def survey_of(
 
 # %% ../../nbs/30_tasks/09_condition.ipynb #4864c0d9
 FEW_IMAGES = 20  # of a class to train on
-FEW_TO_VALIDATE = 100
 IMBALANCE = 10  # times as many images as the smallest class has
 TINY_SIDE = 16  # pixels
 
@@ -353,10 +344,10 @@ def _about_classes(survey: Survey) -> list[str]:
         if missing:
             told.append(f'{split} has no image of {_names(missing)}')
     n = int(others[0].sum())
-    if n < FEW_TO_VALIDATE:
+    if n < ENOUGH:
         told.append(
             f'validation is small ({n:,} images): which of two models is better can be told where '
-            f'they differ by {points(smallest_difference(n, 0.9))} or more'
+            f'they differ by {points(smallest_difference(n))} or more'
         )
     return told
 
@@ -418,7 +409,7 @@ def facts_of(survey: Survey) -> list[str]:
         'of validation',
         _sizes_in_words(survey.images),
         f'{n:,} images to validate on: near 90%, models that differ by less than '
-        f'{points(smallest_difference(n, 0.9))} cannot be told apart',
+        f'{points(smallest_difference(n))} cannot be told apart',
     ]
     if len(survey.images.split) < sum(len(getattr(task, split)) for split in SPLITS):
         told.append(f'looked at {len(survey.images.split):,} images, evenly chosen')

@@ -157,14 +157,15 @@ def fill_splits(
     return _cut(splits, five_percent(len(splits['train']), *_given(splits)))
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #a61051cd
-ENOUGH = 100  # images that validate or test; a difference of six points can be seen on them
+ENOUGH = 100  # images that validate or test; eight points can be told on them, near 90%
 
 
 def smallest_difference(
-    n: int,  # images, that two models are judged by
+    images: int,  # of the split
+    accuracy: float = 0.9,  # near which the models are, in [0, 1]
 ) -> float:
-    "The smallest difference in accuracy that so many images can show (two-sided sign test, 5%)."
-    return min(1.0, 6 / n)
+    "The smallest difference of two accuracies that is hardly chance (95%, binomial); at most 1."
+    return min(1.0, 1.96 * (2 * accuracy * (1 - accuracy) / images) ** 0.5)
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #e3df6de5
 def _share(count: int, examples: int) -> int:
@@ -212,8 +213,9 @@ def tell_few(splits: Mapping[str, ArraySplit | LazySplit], task: str):
     if 0 < n < ENOUGH:
         train, test = len(splits['train']), len(splits['test'])
         counts = f'{train} images to train, {n} to validate, {test} to test'
-        least = f'a difference in accuracy below {smallest_difference(n):.0%}'
-        notice(f'task {task!r}: {counts}; {least} cannot be seen on {n}')
+        points = 100 * smallest_difference(n)
+        least = f'near 90% two models that differ by less than {points:.0f} points'
+        notice(f'task {task!r}: {counts}; {least} cannot be told apart')
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-020
 SPLIT_NAMES = {
