@@ -147,7 +147,7 @@ def test_the_shell_says_what_it_chose_before_it_trains(tmp_path, monkeypatch, ca
     assert main(line) == 0
     said = capsys.readouterr().out
     assert said.index('Preset photos') < said.index('iteration 1')
-    assert re.search(r'pets +2 +50.0% +8 +2 +2 +100.0% +color, 40 x 50', said)
+    assert re.search(r'pets +2 +50.0% +8 +2 +2 +58.8% +color, 40 x 50', said)
     config = RunDir(run).records()[0]['config']
     assert config['defaults']['image_size'] == 48 and config['training']['segments'] == 1
 

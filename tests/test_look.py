@@ -218,7 +218,7 @@ def test_a_task_of_arrays_is_looked_at_and_many_images_are_sampled(monkeypatch):
     images = np.stack([np.asarray(noise(16, i)) for i in range(100)])
     task = mu.task_from_arrays('drawn', (images, [0, 1] * 50))
     told = str(mu.look(task))
-    assert 'drawn: 2 classes, 90 train' in told and 'looked at 49 images, evenly chosen' in told
+    assert 'drawn: 2 classes, 60 train' in told and 'looked at 50 images, evenly chosen' in told
     for wrong in (None, 7, [task], 'nowhere'):
         with pytest.raises(InputError):
             mu.look(wrong)

@@ -100,7 +100,7 @@ def test_a_journal_of_1000_generations_opens_at_once_and_its_slider_answers(long
         what = f'opens in {opened:.1f} times what eight empty pairs of axes take'
         print(f'\n{what}, redraws in', times)
     assert opened < 8
-    assert max(first.values()) < 1.8, first
+    assert max(first.values()) < 2.5, first  # as SVG, with what 300 points say
     # Fifteen hyperparameters were tuned here: twice as many axes.
     assert max(second.values()) < 2.5, second
 

@@ -135,9 +135,9 @@ def test_a_picture_for_a_page_has_the_pages_colors_and_tells_what_it_shows(name)
 def test_what_is_under_the_pointer():
     "A layer: who trained it, from what, who uses it. A child: what it changed, its curve."
     told = titles_of(svg_of(pictures.plot_architectures(SHARED, theme=PAGE)))
-    assert 'block_2: 400,000 parameters\ntrained by a: a:0.0.0\nused by a, b' in told
+    assert 'block_2: 400,000 parameters\ntrained by a: a 1.1.1\nused by a, b' in told
     lineage = titles_of(svg_of(pictures.plot_lineage(SHARED, theme=PAGE)))
-    child = next(t for t in lineage if t.startswith('b:0.0.0, child of root'))
+    child = next(t for t in lineage if t.startswith('b 1.1.1, child of root'))
     assert 'inserted adapter_2' in child and 'accuracy 90.0%' in child and 'accepted' in child
     flow = titles_of(svg_of(pictures.plot_knowledge_flow(SHARED, theme=PAGE)))
     assert 'c has >99% of its parameters from root' in flow
