@@ -3480,6 +3480,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                    'munet_nb/tasks/folders.py'),
                                         'munet_nb.tasks.folders._check_end': ( '30_tasks/folders.html#_check_end',
                                                                                'munet_nb/tasks/folders.py'),
+                                        'munet_nb.tasks.folders._check_pixels': ( '30_tasks/folders.html#_check_pixels',
+                                                                                  'munet_nb/tasks/folders.py'),
                                         'munet_nb.tasks.folders._files_below': ( '30_tasks/folders.html#_files_below',
                                                                                  'munet_nb/tasks/folders.py'),
                                         'munet_nb.tasks.folders._find_file': ( '30_tasks/folders.html#_find_file',

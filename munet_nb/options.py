@@ -124,6 +124,8 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
                     'now; a new task joins by munet add-task'
                 )
             tasks.append(_load_of(row, args)(folder, name))
+    if args.skip_broken and not tasks:
+        raise InputError('--skip-broken: goes with --folder NAME=DIR, whose broken files to leave out')
     return tasks
 
 # %% ../nbs/94_options.ipynb #e343cbdc

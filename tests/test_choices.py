@@ -174,3 +174,12 @@ def test_choose_chooses_for_tasks_in_memory(monkeypatch):
             choose([drawn(60, 12, 12)], **{name: value})
     with pytest.raises(mu.InputError, match='tasks'):
         choose([])
+
+
+def test_what_goes_with_nothing_is_told(tmp_path, capsys):
+    line = ['evolve', '--run', str(tmp_path / 'run'), '--benchmark', 'demo']
+    assert main([*line, '--minutes', '1', '--workers', '2']) == 2
+    assert '--minutes 1: the speed is measured in this process' in capsys.readouterr().err
+    assert main(['resume', str(tmp_path / 'run'), '--skip-broken']) == 2
+    assert '--skip-broken: goes with --folder NAME=DIR' in capsys.readouterr().err
+

@@ -67,6 +67,8 @@ def test_all_broken_files_are_told_at_once(pets, monkeypatch):
     monkeypatch.setattr(folders, 'DECODE_PIXELS', 0)  # read one by one: header and end are seen
     with pytest.raises(InputError, match='3 of 41 images are broken'):
         load_folder(pets)
+    with pytest.warns(Notice, match='4 of 41 images are broken'):  # none is to end a training
+        load_folder(pets, skip_broken=True)
 
 
 def test_of_a_thousand_broken_files_the_first_are_told(pets):

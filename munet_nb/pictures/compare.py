@@ -134,18 +134,18 @@ def side_of_run(
     state, config = past.state, past.state.config
     networks = System.open(run.path).networks if data else {}
     tasks = {
-        row.task: Solved(
-            fingerprint=state.tasks[row.task].fingerprint,
-            validation=row.validation,
-            test=row.test,
-            charged=row.charged,
-            mega_flops=row.MFLOPs,
-            shares=row[-1],
-            right=right_answers(networks[row.task], data[row.task], config.training)
-            if row.task in data and row.task in networks
+        row['task']: Solved(
+            fingerprint=state.tasks[row['task']].fingerprint,
+            validation=row['validation'],
+            test=row['test'],
+            charged=row['charged'],
+            mega_flops=row['MFLOPs'],
+            shares=row['from'],
+            right=right_answers(networks[row['task']], data[row['task']], config.training)
+            if row['task'] in data and row['task'] in networks
             else None,
         )
-        for row in system_rows(past).itertuples(index=False)
+        for row in system_rows(past).to_dict('records')
     }
     kept = kept_models(state).values()
     told = f'the run {run.path.absolute().name}, seed {config.seed}'

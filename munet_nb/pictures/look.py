@@ -91,12 +91,13 @@ def plot_classes(survey: Survey) -> str:
     handles = [Patch(color=color, label=split) for split, color in _COLORS.items()]
     pads = (1.9, 0.35, 0.15, 0.1)
     fig, (ax,) = new_picture(8, 0.55 + 0.24 * len(classes), PAGE, pads=pads, handles=handles)
-    left = np.zeros(len(classes))
+    places, left = np.arange(len(classes)), np.zeros(len(classes))
     for split, counts in zip(SPLITS, survey.counts.T):
-        bars = ax.barh(names, counts, left=left, height=0.7, color=_COLORS[split])
+        bars = ax.barh(places, counts, left=left, height=0.7, color=_COLORS[split])
         for name, count, bar in zip(classes, counts, bars):
             tell(bar, f'{name}: {count:,} of {split}')
         left += counts
+    ax.set_yticks(places, names)  # by place: shortened names may be the same
     ax.invert_yaxis()
     return svg_of(fig, f'How many images each class of {survey.task.name} has')
 

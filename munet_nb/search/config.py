@@ -345,6 +345,8 @@ def _with_budget(config: Config, times: float, keep: Collection[str]) -> Config:
         children = config.children_per_task
     exact = training.segments * times * config.children_per_task / children
     segments = training.segments if 'segments' in keep else max(1, round(exact))
+    if 'seed_segments' in keep:
+        segments = max(segments, config.seed_segments + 1)
     longer = segments / training.segments
     values = dict(
         children_per_task=children,

@@ -163,6 +163,11 @@ def _check_end(header: _Header):
     if _has_no_end(header.path, header.kind):
         open_image(header.path)
 
+
+def _check_pixels(header: _Header):
+    "Raise InputError for an image that does not decode."
+    open_image(header.path)
+
 # %% ../../nbs/30_tasks/03_folders.ipynb #3b7e1004
 DECODE_PIXELS = 2**28  # a split with no more pixels is decoded at once and kept in memory
 
@@ -200,12 +205,14 @@ def _read_split(
     folder: Path,  # of the task
     where: str,  # what to call the split in an error
     broken: Broken,  # gets those that are
+    decode: bool,  # whether all of them are decoded, though they are too many to keep
 ) -> ArraySplit | LazySplit:
     "The images of a split that are not broken."
     doing = f'opening {where}'
     headers = _whole_ones(_read_header, {path: path for path in labels}, broken, doing)
     kept = sum(header.pixels for header in headers.values()) <= DECODE_PIXELS
-    read = open_image if kept else _check_end
+    check_file = _check_pixels if decode else _check_end
+    read = open_image if kept else check_file
     items = {path: path for path in headers} if kept else headers
     images = _whole_ones(read, items, broken, f'reading {where}')
     paths = list(images)
@@ -373,7 +380,7 @@ def read_folder(
     broken = {}
     splits = {}
     for s, images in listing.images.items():
-        splits[s] = _read_split(images, folder, f'{s} of task {name!r}', broken)
+        splits[s] = _read_split(images, folder, f'{s} of task {name!r}', broken, skip_broken)
     if broken:
         _refuse_broken(listing, folder, broken, skip_broken)
     paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
