@@ -2504,6 +2504,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                              'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._test': ( '70_runs/evolution.html#evolution._test',
                                                                                       'munet_nb/runs/evolution.py'),
+                                         'munet_nb.runs.evolution.Evolution._test_again': ( '70_runs/evolution.html#evolution._test_again',
+                                                                                            'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution._view': ( '70_runs/evolution.html#evolution._view',
                                                                                       'munet_nb/runs/evolution.py'),
                                          'munet_nb.runs.evolution.Evolution.add_task': ( '70_runs/evolution.html#evolution.add_task',

@@ -190,7 +190,14 @@ def listener() -> Hear:
 @contextmanager
 def heard_by(hear: Hear) -> Iterator[None]:
     "Have somebody listen to what this thread does meanwhile."
-    before = _listener.set(hear)
+
+    def safely(text):
+        try:
+            hear(text)
+        except Exception:  # who only looks on must not end what is done
+            pass
+
+    before = _listener.set(safely)
     try:
         yield
     finally:

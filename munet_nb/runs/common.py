@@ -94,7 +94,9 @@ def models_to_test(
     ids = [end['kept'], *(m['id'] for m in end.get('front', ()))]
     new = [view.models[id] for id in ids if id not in known]
     before = [ancestor_of(model, view) for model in new]
-    found = [*new, *(m for m in before if m and m.id in view.active)]
+    tested = {*known, view.kept.get(end['task'])}  # and their answers are kept
+    alive = (m for m in before if m and m.id in view.active and m.id not in tested)
+    found = [*new, *alive]
     return list({m.id: m for m in found}.values())
 
 # %% ../../nbs/70_runs/07_common.ipynb #932c68eb

@@ -438,8 +438,13 @@ class Evolution:
             if 'config' in record:
                 check_root(self._root, config)
             check_readable(*deciding(self.records), record)
-            self._commit(record)
-            self.tasks = {**self.tasks, **{t.name: t for t in tasks}}
+            before = self.tasks  # whoever sees the new state, without a lock, must find its tasks
+            self.tasks = {**before, **{t.name: t for t in tasks}}
+            try:
+                self._commit(record)
+            except BaseException:
+                self.tasks = before
+                raise
 
     def add_task(self, task: Task):
         "As `extend` by one task."
@@ -480,6 +485,7 @@ class Evolution:
             self._end_groups()
             self._describe()
             self._answer()
+            self._costs.forget()
 
     def _describe(self):
         "Keep where the images of tasks lie that have a model. A disk that is full stops nothing."
@@ -495,7 +501,6 @@ class Evolution:
             except OSError as e:
                 notice(f'where the images of {task!r} lie is not kept ({e})')
         self._described.update(new.values())
-        self._costs.forget()
 
     def _answer(self):
         "Keep what kept models answer, and what they were made from did; no other answers."
@@ -509,12 +514,19 @@ class Evolution:
         for model in kept:
             new = set(self._answer_keys(model).values()) - self._answered
             if not all(run.is_noted(run.answers, key) for key in new):
-                self._test(model)  # they were lost; the layers of what it was made from are gone
+                self._test_again(model)
         try:
             run.sweep_notes(run.answers, needed)
         except OSError as e:
             notice(f'answers that are not needed stay ({e})')
         self._answered, self._tests = needed, self.state.tests
+
+    def _test_again(self, model: Model):
+        "A model whose answers were lost; what it was made from has no layers any more."
+        try:
+            self._test(model)
+        except InputError as e:  # an image is gone: nothing that is due needs it
+            notice(f'what model {model.id!r} answers is not kept ({e})')
 
     def _answer_keys(self, model: Model) -> dict[str, str]:  # split -> key
         training = self.config.training
