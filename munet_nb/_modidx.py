@@ -2436,6 +2436,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                               'munet_nb/runs/answers.py'),
                                        'munet_nb.runs.answers.GainedAndLost': ( '70_runs/answers.html#gainedandlost',
                                                                                 'munet_nb/runs/answers.py'),
+                                       'munet_nb.runs.answers._check_answers': ( '70_runs/answers.html#_check_answers',
+                                                                                 'munet_nb/runs/answers.py'),
                                        'munet_nb.runs.answers._error': ('70_runs/answers.html#_error', 'munet_nb/runs/answers.py'),
                                        'munet_nb.runs.answers.calibration': ( '70_runs/answers.html#calibration',
                                                                               'munet_nb/runs/answers.py'),

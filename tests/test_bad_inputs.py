@@ -14,6 +14,7 @@ import pytest
 
 import munet_nb as mu
 from munet_nb.checks import InputError
+from munet_nb.engine.answers import Answers
 from munet_nb.network.arch import get_arch
 from munet_nb.pictures.history import History
 from munet_nb.roots.checkpoint import read_checkpoint
@@ -21,6 +22,7 @@ from munet_nb.roots.export import export_model
 from munet_nb.search.config import config_from_json, with_fields
 from munet_nb.tasks.folders import read_idx
 
+OF_ANSWERS = ('plot_confusion', 'plot_classes', 'plot_calibration', 'plot_attention')
 GOLDEN = Path(__file__).parent / 'golden' / 'run_before_chapters.zip'
 NAN = float('nan')
 HUGE = 10**400
@@ -238,12 +240,18 @@ def table(g):
         Case(mu.plots.plot_architectures, past, {'size': 'text'}),
     ]
     for name in mu.plots.__all__:
-        if name.startswith('plot_') and name != 'plot_lineage':
+        if name.startswith('plot_') and name not in ('plot_lineage', *OF_ANSWERS):
             cases.append(Case(getattr(mu.plots, name), past, {
                 'records': (None, b'x', '', [[1]], {}, object(), HUGE, [], [None], [{}], ['x']),
                 'theme': (None, 'x', 1, object(), mu.Config()),
             }))
+    one, sure = np.zeros((1, 2), int), np.ones((1, 2))
+    given = {'answers': Answers(one[:, 0], one, sure, sure[:, 0], 2)}
+    wrong = {'answers': 'object', 'theme': 'object'}
     cases += [
+        Case(mu.plots.plot_confusion, given | {'classes': ('a', 'b')}, wrong),
+        Case(mu.plots.plot_classes, given | {'classes': ('a', 'b')}, wrong),
+        Case(mu.plots.plot_calibration, given, wrong),
         Case(mu.plots.hyperparameter_table, past, {'records': 'object'}),
         Case(mu.plots.knowledge_flow, past, {'records': 'object'}),
     ]

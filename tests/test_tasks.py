@@ -279,7 +279,7 @@ def test_a_folder_of_sixty_photographs_holds_out_some_of_every_class_and_says_wh
     from munet_nb.checks import Notice
 
     folder = folder_of(tmp_path / 'pets', 'cats', 'dogs', 'hares', n=20)
-    with pytest.warns(Notice, match='36 images to train, 12 to validate, 12 to test.*below 50%'):
+    with pytest.warns(Notice, match='36 images to train, 12 to validate, 12 to test.*less than 24 points'):
         task = load_folder(folder)
     for split in (task.validation, task.test):
         assert np.bincount(split.labels).tolist() == [4, 4, 4]

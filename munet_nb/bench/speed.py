@@ -68,6 +68,9 @@ def measure_speed(
     for name in cases:
         if name not in CASES:
             raise unknown('case', name, CASES)
+    for way in ways:
+        if way not in WAYS:
+            raise unknown('way', way, WAYS)
     ways = possible_ways(ways)
     record = {**_machine(ways), 'repeats': repeats, 'cases': {}}
     with tqdm(unit='turn', dynamic_ncols=True) as bar, _no_cache():

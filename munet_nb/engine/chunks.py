@@ -136,10 +136,12 @@ def answer_batches(
         top, classes = jax.lax.top_k(logits, most)
         total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         own = jnp.take_along_axis(logits, jnp.maximum(labels[i], 0)[:, None], axis=-1)
-        told = jnp.exp(jnp.concatenate([top, own], axis=-1) - total) * finite
+        told = jnp.exp(jnp.concatenate([top, own], axis=-1) - total)
+        told = jnp.where(finite, told, 0)
         new = (classes, told[:, :-1], told[:, -1])
         return tuple(all.at[i].set(a) for all, a in zip(made, new))
 
     shape = (*labels.shape, most)
-    empty = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(labels.shape))
+    shares = jnp.zeros(shape, jnp.float32), jnp.zeros(labels.shape, jnp.float32)
+    empty = (jnp.zeros(shape, jnp.int32), *shares)
     return jax.lax.fori_loop(0, n, answer, empty)

@@ -21,8 +21,17 @@ from ..checks import InputError, check, is_count
 from ..engine.answers import Answers
 
 # %% ../../nbs/70_runs/12_answers.ipynb #1a00dcf7
+def _check_answers(answers: Answers):
+    right = isinstance(answers, Answers)
+    check('answers', answers, right, 'what a model answers, as System.answers gives it')
+
+
 def confusion_matrix(answers: Answers) -> Int[np.ndarray, 'classes classes']:
-    "How often images of a class (row) were answered by a class (column)."
+    """How often images of a class (row) were answered by a class (column).
+
+    Raises InputError for what are no answers.
+    """
+    _check_answers(answers)
     n = answers.n_classes
     there = answers.confidence > 0
     pairs = answers.labels[there] * n + answers.given[there]
@@ -112,7 +121,11 @@ def _error(where, confidence, right) -> float:
 
 
 def calibration(answers: Answers) -> Calibration:
-    "Confidence and accuracy, bin by bin, and how far they are apart."
+    """Confidence and accuracy, bin by bin, and how far they are apart.
+
+    Raises InputError for what are no answers.
+    """
+    _check_answers(answers)
     confidence, right = answers.confidence, answers.right
     where = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     images = np.bincount(where, minlength=_BINS)
