@@ -281,7 +281,9 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     texts = panel.root.locator('.munet-page svg text')
     wait_for(lambda: ' '.join(texts.all_text_contents()).split() == last, 30, lambda: told)
     bad = ':is([data-mime-type*="error"], [data-mime-type*="stderr"])'
-    assert page.locator(f'.jp-OutputArea-output{bad}').count() == 0
+    told = page.locator(f'.jp-OutputArea-output{bad}').all_inner_texts()
+    few = 'cannot be told apart'  # that the folder is small is told when the run is resumed
+    assert not [text for text in told if few not in text]
     # The architectures; the images with their answers.
     assert page.locator('.jp-OutputArea-output[data-mime-type="image/png"]').count() == 2
 
