@@ -76,7 +76,8 @@ def feed_answers(
 ) -> tuple[float, Answers]:
     "The accuracy on a feed's examples, as `feed_accuracy` has it, and the answers to them."
     static = (network.arch, chain_kinds(network.names)[-1], min(MOST, network.classes))
-    right, sound, told = [], True, []
+    right, told = [], []
+    sound = True
     for chunk, x in below_head(feed, network, settings, programs):
         marks, finite = marked_right(chunk, x, network, programs)
         right.append(marks)

@@ -69,7 +69,9 @@ def _draw_table(ax: Axes, table: pd.DataFrame, form: Callable, what: str, theme:
     "A heat map, with the figures in it where there is room."
     values = table.to_numpy(float)
     most = float(values.max())
-    cells, paint, told = [], [], []
+    cells = []
+    paint = []
+    told = []
     for (i, j), v in np.ndenumerate(values):
         if not v:
             continue

@@ -113,7 +113,9 @@ def _draw_counts(
     bars = ax.bar(range(len(ladder)), counts, color=theme.faint, width=0.7)
     for bar, value, count in zip(bars, ladder, counts):
         tell(bar, f'{name} {_as_text(value)}: {count} of {len(tried)} children')
-    xs, ys, paint, told = [], [], [], []
+    xs, ys = [], []
+    paint = []
+    told = []
     for i, value in enumerate(ladder):
         tasks = [task for task, model in kept.items() if getattr(model.hparams, name) == value]
         for k, task in enumerate(tasks):

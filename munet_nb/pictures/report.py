@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'FORMATS', 'TOLD', 'PICTURES', 'value_text', 'nearest_preset', 'settings_that_differ',
-    'system_rows', 'error_sections', 'report',
+    'PICTURES', 'value_text', 'nearest_preset', 'settings_that_differ', 'system_rows',
+    'error_sections', 'report',
 ]
 
 # %% ../../nbs/80_pictures/21_report.ipynb #1238a7fd
@@ -37,6 +37,7 @@ from ..runs.system import System, sizes_table, system_table
 from ..search.ask import next_task
 from ..search.config import PRESETS, Config, config_changes
 from ..search.journal import kept_models, open_first
+from ..words import FORMATS, TOLD
 
 # %% ../../nbs/80_pictures/21_report.ipynb #8d824424
 def value_text(value) -> str:
@@ -46,26 +47,6 @@ def value_text(value) -> str:
     if isinstance(value, tuple) and len(value) > 6:
         return f'{value[0]} to {value[-1]} ({len(value)} values)'
     return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-FORMATS = {
-    'validation': '{:.1%}'.format,
-    'test': '{:.1%}'.format,
-    'charged': '{:,}'.format,
-    'MFLOPs': '{:,.1f}'.format,
-    'reused': '{:.0%}'.format,
-    'parameters per task': '{:,.0f}'.format,
-}  # column -> how a value is shown
-TOLD = {
-    'validation': 'accuracy on the validation images, by which models were chosen',
-    'test': 'accuracy on the test images, which nothing was chosen by',
-    'charged': 'parameters: its own, and of a shared layer an equal part for each task that uses it',
-    'MFLOPs': 'millions of floating-point operations of one prediction',
-    'layers': 'layers of the model',
-    'reused': 'share of the layers that the root or another task trained',
-    'from': 'who trained them, and how many',
-    'parameters per task': 'distinct parameters of the whole system, over the number of tasks',
-}  # column -> what it means
 
 # %% ../../nbs/80_pictures/21_report.ipynb #02037de2
 def _facts(past: Past) -> dict[str, str]:
@@ -184,7 +165,7 @@ def _system(past: Past) -> Section:
     if not len(table):
         return Section('System', paragraph('No task has a model yet.'))
     body = sorting_table(table, FORMATS, TOLD, long=['from']) + _in_words(TOLD, table.columns)
-    sizes = sizes_table(past.state).rename(columns={'params_per_task': 'parameters per task'})
+    sizes = sizes_table(past.state)
     if len(sizes) > 1:
         body += subheading('Systems of other sizes')
         body += paragraph('Each is the best for some price of size; nothing is trained for it.')

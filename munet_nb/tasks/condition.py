@@ -267,7 +267,8 @@ def survey_of(
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', Notice)  # all of it is told here
                 reading = read_folder(source, skip_broken=True)
-            task, left_out, broken = reading.task, reading.left_out, reading.broken
+            task = reading.task
+            left_out, broken = reading.left_out, reading.broken
         else:
             task = load_task(source)
     if not isinstance(task, Task):
