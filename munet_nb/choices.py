@@ -182,7 +182,8 @@ class Choice:
         "What was chosen and why, and what to beware of."
         took = 'Time: not known until the first segments are trained (--minutes sets it).'
         if self.seconds is not None:
-            took = f'Time: about {self.seconds / 60:.1f} minutes, as this machine was measured.'
+            took = f'Time: about {self.seconds / 60:.1f} minutes, as this machine was measured'
+            took += '; less if common trunks are soon found.' if self.config.common_trunks else '.'
         return [*self.reasons, took, *(f'Warning: {text}' for text in self.warnings)]
 
     def __repr__(self):
