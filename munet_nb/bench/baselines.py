@@ -85,7 +85,8 @@ def baseline_plan(
     if baseline.adapter_dim:
         hparams = replace(hparams, adapter_dim=baseline.adapter_dim)
     sizes = Sizes(hparams.image_size, classes, hparams.adapter_dim)
-    names = layer_names(arch.depth, adapter=range(arch.depth) if baseline.adapter_dim else ())
+    adapted = range(arch.depth) if baseline.adapter_dim else ()
+    names = layer_names(arch.depth, arch, adapter=adapted)
 
     def plan(name):
         digest = root.layers[name].digest if name in root.layers else None
