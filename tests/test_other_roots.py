@@ -297,6 +297,9 @@ def test_registers_of_timm(tmp_path):
     assert root.arch.name == 'X-erf-front4'
     assert (root.layers['posembed'].params['embedding'][:, :4] == 0).all()
     assert_same(root, theirs_of(model).pooler_output)
+    alone = {key: a for key, a in arrays.items() if key != 'cls_token'}
+    save_timm(tmp_path / 'hf', alone, global_pool='avg')
+    assert load(tmp_path / 'hf').arch.name == 'X-erf-front3-gap'
     larger = load_root(tmp_path, image_size=80)  # the grid is stretched, what stands before it not
     assert larger.layers['posembed'].params['embedding'].shape == (1, 4 + 25, WIDTH)
 
@@ -306,7 +309,8 @@ class MlpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(WIDTH)(nn.gelu(nn.Dense(MLP)(x)))
+        hidden = nn.gelu(nn.Dense(MLP)(x))
+        return nn.Dense(WIDTH)(hidden)
 
 
 class EncoderBlock(nn.Module):
@@ -450,7 +454,7 @@ def test_an_index_that_lies(in_files):
 
 # What else reads architectures: exports, attention, routing, a whole search.
 
-ARCHS = ('X-quick-eps1e-5-prenorm', 'X-erf-front4', 'X-front0-map', 'X-front0-gap', 'X-gapnorm')
+ARCHS = ('X-quick-eps1e-5-prenorm', 'X-erf-front4', 'X-front0-map', 'X-front2-gap', 'X-gapnorm')
 
 
 def drawn_model(arch):

@@ -46,7 +46,7 @@ class Baseline:
     adapter_dim: int = 0  # hidden units of an adapter before every block; 0: no adapters
 
     def trains(self, name: str) -> bool:
-        "Whether a layer is the task's own. Adapters, the last norm and the head always are."
+        "Whether a layer is the task's own. Adapters and all above the blocks always are."
         place = kind_of(name).place
         if self.everything or place in ('before block', 'top'):
             return True

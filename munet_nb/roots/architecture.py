@@ -173,7 +173,7 @@ def find_arch(path: Path, origin: Origin, shapes: Mapping[str, tuple[int, ...]])
     tokens, registers, distilled = _tokens(origin, shapes)
     placed = [tokens + distilled]
     if format.unplaced:
-        placed += [tokens + registers + distilled, 0]
+        placed += [0, tokens + registers + distilled]
     grid, before = _find_grid(path, positions, placed)
     cut = depth if depth < variant.depth else ''
     prenorm = _is_there(origin, shapes, 'prenorm', 'norm/scale')

@@ -76,7 +76,10 @@ class _Open:
         *lead, tokens, _ = shapes[position]
         shapes[position] = (*lead, tokens - found.arch.front + found.placed, width)
         if found.registers:
-            shapes[self.name('cls', 'token')] = (1, found.arch.front - found.registers, width)
+            token = self.name('cls', 'token')
+            del shapes[token]
+            if token in self.shapes:
+                shapes[token] = (1, found.arch.front - found.registers, width)
             shapes[self.registers] = (1, found.registers, width)
         if found.distilled:
             shapes[origin.prefix + origin.format.distillation] = (1, 1, width)
@@ -155,12 +158,12 @@ def _layers(file: _Open, arch: Arch) -> dict[str, dict[str, np.ndarray]]:
     "The layers of the first blocks of a file, by name, then by path."
 
     def get(key):
-        a = file.get(key)
         if key == file.name('posembed', 'embedding'):
-            return _placed(a, file.found.placed, arch.front)
+            return _placed(file.get(key), file.found.placed, arch.front)
         if file.registers and key == file.name('cls', 'token'):
-            return np.concatenate([a, file.get(file.registers)], axis=1)
-        return a
+            parts = [k for k in (key, file.registers) if k in file.shapes]
+            return np.concatenate([file.get(k) for k in parts], axis=1)
+        return file.get(key)
 
     layers = {name: {} for name in root_names(arch)}
     for c in file.counterparts:
