@@ -27,7 +27,7 @@ from .network.chain import local_devices, seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root
 from .search.config import Config, Counts, Speed, expected_seconds, with_fields
-from .search.plans import Draft, Surroundings, draft_of, plan_child
+from .search.plans import Surroundings, draft_of, plan_child
 from .tasks.splits import smallest_difference
 from .tasks.task import Task, check_tasks
 
@@ -261,7 +261,7 @@ def measure_speed(root: Root, task: Task, config: Config) -> Speed:
     engine = Engine(root.arch, pool, feed, training, programs)
     parent = root_model(root, config.defaults)
     around = Surroundings(root.arch, len(task.classes), pool, pool)
-    drafts = draft_of(parent), Draft(parent.hparams, cloned=frozenset(root.layers))
+    drafts = draft_of(parent), replace(draft_of(parent), cloned=frozenset(root.layers))
     plans = [plan_child('timed', task.name, [parent], draft, around) for draft in drafts]
     for rehearsed in plans:
         _timed(engine, rehearsed)

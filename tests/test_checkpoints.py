@@ -412,7 +412,7 @@ LIES = {
         'not a safetensors file',
     ),
     'only a pickle': (only_bin, 'pytorch_model.bin.*runs code.*save_pretrained'),
-    'in several files': (in_several_files, 'in several files'),
+    'no index of several files': (in_several_files, 'index.json: is not a configuration'),
     'nothing': (lambda f: (f / 'model.safetensors').unlink(), 'has no model.safetensors$'),
 }
 
@@ -818,6 +818,10 @@ def test_hub(tmp_path, serve):
     for name in ('config.json', 'model.safetensors'):
         for revision in ('main', commit):
             files[f'/own/model/resolve/{revision}/{name}'] = (tmp_path / 'm' / name).read_bytes()
+    torch_vit().save_pretrained(tmp_path / 's', max_shard_size='2MB')
+    for path in (tmp_path / 's').iterdir():
+        for revision in ('main', commit):
+            files[f'/own/shards/resolve/{revision}/{path.name}'] = path.read_bytes()
     for model in ('code', 'cut'):
         files[f'/own/{model}/resolve/main/config.json'] = b'{"model_type": "vit"}'
     address, _ = serve(files)
@@ -830,9 +834,9 @@ def test_hub(tmp_path, serve):
         assert out.returncode == 0, out.stderr
         return out.stdout.splitlines()
 
-    asked = ('hf:own/model', 'hf:own/code', 'hf:other/model', 'hf:../x', 'hf:own/cut')
-    arch, code, missing, bad, cut = roots(*asked)
-    assert arch == 'Ti1-erf-eps1e-12'
+    asked = ('hf:own/model', 'hf:own/shards', 'hf:own/code', 'hf:other/model', 'hf:../x', 'hf:own/cut')
+    arch, shards, code, missing, bad, cut = roots(*asked)
+    assert arch == shards == 'Ti1-erf-eps1e-12'
     assert 'has no model.safetensors' in code and 'save_pretrained' in code
     assert 'hf:other/model: config.json cannot be had from the hub' in missing
     assert 'hf:OWNER/MODEL' in bad

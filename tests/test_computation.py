@@ -46,13 +46,15 @@ def counted_by_xla(arch, names, sizes) -> float:
         ('Ti1/8', [], Sizes(16), 0.98),
         ('S2/32', [1], Sizes(224, classes=1000, adapter_dim=16), 0.98),
         ('B1', [0], Sizes(384, classes=2), 0.98),
+        ('Ti1-prenorm-front5-map', [], Sizes(96, classes=10), 0.98),
+        ('Ti1-front0-gap', [0], Sizes(96, classes=10), 0.98),
         ('Ti2-erf', [0], Sizes(32, adapter_dim=8), 0.95),  # a polynomial of the error function
     ],
 )
 def test_a_prediction_computes_what_xla_counts(name, adapters, sizes, products):
     "All but LayerNorm, softmax, GELU, biases and residual sums, which are not counted."
     arch = get_arch(name)
-    names = layer_names(arch.depth, adapter=adapters)
+    names = layer_names(arch.depth, arch, adapter=adapters)
     share = chain_flops(arch, names, sizes) / counted_by_xla(arch, names, sizes)
     assert products < share < 0.998
 

@@ -46,7 +46,7 @@ class Baseline:
     adapter_dim: int = 0  # hidden units of an adapter before every block; 0: no adapters
 
     def trains(self, name: str) -> bool:
-        "Whether a layer is the task's own. Adapters, the last norm and the head always are."
+        "Whether a layer is the task's own. Adapters and all above the blocks always are."
         place = kind_of(name).place
         if self.everything or place in ('before block', 'top'):
             return True
@@ -85,7 +85,8 @@ def baseline_plan(
     if baseline.adapter_dim:
         hparams = replace(hparams, adapter_dim=baseline.adapter_dim)
     sizes = Sizes(hparams.image_size, classes, hparams.adapter_dim)
-    names = layer_names(arch.depth, adapter=range(arch.depth) if baseline.adapter_dim else ())
+    adapted = range(arch.depth) if baseline.adapter_dim else ()
+    names = layer_names(arch.depth, arch, adapter=adapted)
 
     def plan(name):
         digest = root.layers[name].digest if name in root.layers else None

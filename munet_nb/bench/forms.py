@@ -136,7 +136,7 @@ def _modules(trunk) -> dict[str, dict[str, np.ndarray]]:
     'block_0/qkv' -> {'block_0/qkv/kernel': ..., 'block_0/qkv/bias': ...}
     """
     found = {}
-    rest = {n: p for n, p in trunk.items() if kind_of(n).place != 'top'}
+    rest = {n: p for n, p in trunk.items() if n != 'norm'}
     for path, leaf in flatten_dict(rest, sep='/').items():
         found.setdefault(path.rpartition('/')[0], {})[path] = leaf
     return found

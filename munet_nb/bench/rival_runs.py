@@ -252,7 +252,7 @@ def _merge_unit(bench: Bench, method: str, seed: int) -> dict:
                 f'{path.parent}: the model of {task!r} is missing; '
                 f'delete {record} and {units} to train it again'
             )
-    names = layer_names(bench.root.arch.depth)
+    names = layer_names(bench.root.arch.depth, bench.root.arch)
     fits = [Fit(single[t]['validation'], load_layers(paths[t], names), {}) for t in bench.tasks]
     feeds = [TaskFeed(t, config.training) for t in bench.tasks.values()]
     trainer = Trainer(bench.root, bench.programs, lambda: bench.progress(0))

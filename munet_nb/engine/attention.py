@@ -20,7 +20,7 @@ from .programs import Programs
 from .together import ask_of, groups, load_images, packed_group
 from ..network.arch import Arch, grid_side
 from ..network.chain import apply_chain, chain_kinds
-from ..network.kinds import Sizes, kind_of
+from ..network.kinds import Sizes, kind_of, reads_one_token
 
 # %% ../../nbs/50_engine/20_attention.ipynb #a5ccec75
 def _head_weights(
@@ -50,7 +50,7 @@ def _patch_weights(
     x: Float[Array, 'n size size 3'],
 ) -> Float32[Array, 'n patches']:
     below = apply_chain(arch, kinds[:-1], params[:-1], x)
-    return _head_weights(arch, params[-1], below).mean(1)[:, 1:]
+    return _head_weights(arch, params[-1], below).mean(1)[:, arch.front :]
 
 # %% ../../nbs/50_engine/20_attention.ipynb #8a05cb87
 def attention_over(
@@ -59,7 +59,15 @@ def attention_over(
     precision: str,
     programs: Programs,
 ) -> Float32[np.ndarray, 'images side side']:
-    "How much the class token takes of each patch. Raises InputError for what is no image."
+    """How much the class token takes of each patch.
+
+    Raises InputError for what is no image, and for a model that reads no class token.
+    """
+    if not reads_one_token(network.arch):
+        raise InputError(
+            f'a model of {network.arch.name} reads a sum over all patches; '
+            'it has no class token that looks at them'
+        )
     kinds = chain_kinds(network.names)
     blocks = [i for i, kind in enumerate(kinds) if kind_of(kind).name == 'block']
     if not blocks:

@@ -28,6 +28,8 @@ from .together import ask_of, groups, load_images, packed_group
 from ..models.pool import Digest, Layer, make_layer
 from ..network.arch import Arch
 from ..network.chain import apply_chain, chain_kinds, resize_posembed
+from ..network.kinds import kind_of, reads_one_token
+from ..network.layers import mean_patch
 from ..tasks.task import Task
 
 # %% ../../nbs/50_engine/18_routing.ipynb #0900c093
@@ -37,7 +39,7 @@ def routing_trunk(
     image_size: int,  # pixels
 ) -> Network:
     "The root as far as its last block, for images of this size."
-    params = {name: layers[name] for name in layers if name != 'norm'}
+    params = {name: layers[name] for name in layers if kind_of(name).place != 'top'}
     params['posembed'] = resize_posembed(arch, params['posembed'], image_size)
     return Network(arch, list(params), list(params.values()), image_size)
 
@@ -48,7 +50,9 @@ def _class_tokens(
     params: Sequence[Mapping],
     x: Float[Array, 'batch size size 3'],
 ) -> Float32[Array, 'batch width']:
-    return apply_chain(arch, kinds, params, x)[:, 0].astype(jnp.float32)
+    x = apply_chain(arch, kinds, params, x)
+    x = x if reads_one_token(arch) else mean_patch(x, arch.front)
+    return x[:, 0].astype(jnp.float32)
 
 
 def class_tokens_of(

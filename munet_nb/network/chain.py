@@ -25,13 +25,14 @@ from jaxtyping import Array, Float, Key
 from scipy.ndimage import zoom
 
 from ..checks import InputError
-from .arch import Arch, grid_side
+from .arch import VARIANTS, Arch, grid_side
 from .kinds import KINDS, TOP, Sizes, chain_order, kind_of, layer_kind
-from .kinds import n_tokens
+from .kinds import n_tokens, reads_one_token
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-005
 def layer_names(
     num_layers: int,  # blocks, counted from the bottom
+    arch: Arch = VARIANTS['B'],  # of which only matters which kinds it has
     **put_in: Iterable[int],  # the blocks that have a layer before them, by its kind: adapter=[1]
 ) -> tuple[str, ...]:
     """The names of a model's layers, in the order in which they are applied.
@@ -41,6 +42,8 @@ def layer_names(
     before = {kind_of(kind).name: set(blocks) for kind, blocks in put_in.items()}
     names = []
     for kind in KINDS.values():
+        if not kind.there(arch):
+            continue
         if kind.place in ('bottom', 'top'):
             names.append(kind.name)
             continue
@@ -57,7 +60,7 @@ def root_names(
 ) -> tuple[str, ...]:
     "The names of a root model's layers: all that another task may inherit."
     blocks = arch.depth if blocks is None else blocks
-    return tuple(name for name in layer_names(blocks) if kind_of(name).inherited)
+    return tuple(name for name in layer_names(blocks, arch) if kind_of(name).inherited)
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-008
 def chain_kinds(
@@ -65,7 +68,8 @@ def chain_kinds(
 ) -> tuple[str, ...]:
     """The kinds of a chain's layers, as programs are told them.
 
-    The last block, if there is one, is a `top_block`, which computes the class token alone.
+    The last block, if there is one, is a `top_block`, which computes the class token alone, where
+    the head reads nothing else.
     """
     rows = [kind_of(name) for name in names]
     kinds = [row.name for row in rows]
@@ -155,16 +159,16 @@ def _kinds_below(kind):
     return order[: order.index(layer_kind(kind))]
 
 
-def _tokens_added(kind):
+def _tokens_added(arch, kind):
     "Tokens that a layer of that kind gets besides those of the patches."
-    return sum(KINDS[below].tokens for below in _kinds_below(kind))
+    return sum(KINDS[below].tokens(arch) for below in _kinds_below(kind))
 
 
 def _input_shape(arch, kind, image_size):
     side = grid_side(arch, image_size)
     if not _kinds_below(kind):
         return 1, image_size, image_size, 3
-    return 1, side**2 + _tokens_added(kind), arch.width
+    return 1, side**2 + _tokens_added(arch, kind), arch.width
 
 
 @partial(compiled, static_argnums=(1, 2, 3))
@@ -201,7 +205,7 @@ def reference_params(arch: Arch) -> int:
     All parameters of the model with a two-class head at `arch.reference_size`.
     """
     sizes = Sizes(arch.reference_size)
-    return sum(count_params(arch, name, sizes) for name in layer_names(arch.depth))
+    return sum(count_params(arch, name, sizes) for name in layer_names(arch.depth, arch))
 
 # %% ../../nbs/10_network/03_chain.ipynb #633ffbd2
 def layer_flops(
@@ -214,7 +218,7 @@ def layer_flops(
     A multiplication and its addition are two. Raises InputError as `grid_side`.
     """
     tokens = n_tokens(arch, sizes.image_size)
-    out = 1 if kind.startswith(TOP) else tokens
+    out = 1 if kind.startswith(TOP) and reads_one_token(arch) else tokens
     return kind_of(kind).flops(arch, sizes, tokens, out)
 
 
@@ -233,7 +237,7 @@ def reference_flops(arch: Arch) -> int:
 
     With a two-class head at `arch.reference_size`, as `reference_params`.
     """
-    return chain_flops(arch, layer_names(arch.depth), Sizes(arch.reference_size))
+    return chain_flops(arch, layer_names(arch.depth, arch), Sizes(arch.reference_size))
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-027
 def layer_key(key: Key[Array, ''], name: str) -> Key[Array, '']:
@@ -250,15 +254,15 @@ def init_chain(
 # %% ../../nbs/10_network/03_chain.ipynb #cell-035
 def resize_posembed(
     arch: Arch,
-    params: Mapping,  # 'embedding' of shape 1, 1 + grid^2, width
+    params: Mapping,  # 'embedding' of shape 1, front + grid^2, width
     image_size: int,  # pixels
-) -> dict:  # 'embedding' of shape 1, 1 + (image_size / patch)^2, width
+) -> dict:  # 'embedding' of shape 1, front + (image_size / patch)^2, width
     """The position embedding stretched to another image size.
 
     Raises InputError if the size is not a multiple of the patch.
     """
     old = np.asarray(params['embedding'])
-    front = _tokens_added('posembed')
+    front = arch.front
     side = grid_side(arch, image_size)
     old_side = int(round((old.shape[1] - front) ** 0.5))
     if side == old_side:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'KINDS', 'TOP', 'Sizes', 'LayerKind', 'layer_kind', 'kind_of', 'block_number', 'chain_order',
-    'n_tokens',
+    'KINDS', 'TOP', 'Sizes', 'LayerKind', 'reads_one_token', 'layer_kind', 'kind_of',
+    'block_number', 'chain_order', 'n_tokens',
 ]
 
 # %% ../../nbs/10_network/02_kinds.ipynb #cell-002
@@ -17,7 +17,7 @@ import flax.linen as nn
 from ..checks import InputError, check
 from .arch import Arch, grid_side
 from .layers import Adapter, Block, ClsToken, Embedding, Head, Norm
-from .layers import PositionEmbedding
+from .layers import Pool, PositionEmbedding
 
 # %% ../../nbs/10_network/02_kinds.ipynb #cell-005
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ def _no_flops(arch, sizes, tokens, out):
     return 0
 
 
+def _always(arch):
+    return True
+
+
+def _no_tokens(arch):
+    return 0
+
+
 @dataclass(frozen=True)
 class LayerKind:
     "All that the package knows about a kind of layer."
@@ -49,7 +57,8 @@ class LayerKind:
     place: str  # one of the four above; a layer before a block is there only if it was put in
     module: Callable[[Arch, Sizes], nn.Module]
     top_module: Callable[[Arch, Sizes], nn.Module] | None = None  # how the last one of a chain runs
-    tokens: int = 0  # tokens that it adds to those it gets
+    there: Callable[[Arch], bool] = _always  # whether the chains of an architecture have it
+    tokens: Callable[[Arch], int] = _no_tokens  # how many it adds to those it gets
     sizes: Callable[[Mapping], dict] = _no_sizes  # parameters -> the fields of Sizes they tell
     flops: Callable[[Arch, Sizes, int, int], int] = _no_flops  # by tokens in and out, see below
     source: str = 'root'  # of one that no ancestor has: 'root' (an error), 'fresh', or 'resized'
@@ -68,6 +77,11 @@ def _block(arch, class_token_only):
     return Block(arch.heads, arch.mlp, class_token_only, gelu=arch.gelu, eps=arch.eps)
 
 
+def reads_one_token(arch: Arch) -> bool:
+    "Whether the head reads nothing of the last block but its class token."
+    return arch.pool == 'token'
+
+
 def _embedding_flops(arch, sizes, tokens, out):
     return 2 * grid_side(arch, sizes.image_size) ** 2 * 3 * arch.patch**2 * arch.width
 
@@ -79,6 +93,11 @@ def _block_flops(arch, sizes, tokens, out):
     dense = 2 * out * width * width
     mlp = 2 * (2 * out * width * arch.mlp)
     return qkv + attention + dense + mlp
+
+
+def _pool_flops(arch, sizes, tokens, out):
+    query = 2 * 3 * arch.width**2  # the learned one goes through the same product
+    return query + _block_flops(arch, sizes, tokens, 1)
 
 # %% ../../nbs/10_network/02_kinds.ipynb #cell-010
 _ROWS = (
@@ -94,8 +113,9 @@ _ROWS = (
         name='cls',
         label='class token',
         place='bottom',
-        module=lambda arch, sizes: ClsToken(),
-        tokens=1,
+        module=lambda arch, sizes: ClsToken(arch.front),
+        there=lambda arch: arch.front > 0,
+        tokens=lambda arch: arch.front,
     ),
     LayerKind(
         name='posembed',
@@ -103,6 +123,13 @@ _ROWS = (
         place='bottom',
         module=lambda arch, sizes: PositionEmbedding(),
         source='resized',
+    ),
+    LayerKind(
+        name='prenorm',
+        label='first norm',
+        place='bottom',
+        module=lambda arch, sizes: Norm(arch.eps),
+        there=lambda arch: arch.prenorm,
     ),
     LayerKind(
         name='adapter',
@@ -121,7 +148,7 @@ _ROWS = (
         label='block',
         place='block',
         module=lambda arch, sizes: _block(arch, class_token_only=False),
-        top_module=lambda arch, sizes: _block(arch, class_token_only=True),
+        top_module=lambda arch, sizes: _block(arch, class_token_only=reads_one_token(arch)),
         flops=_block_flops,
         height=1.0,
     ),
@@ -129,8 +156,16 @@ _ROWS = (
         name='norm',
         label='last norm',
         place='top',
-        module=lambda arch, sizes: Norm(arch.eps),
+        module=lambda arch, sizes: Norm(arch.eps, arch.pool, arch.front),
         always_cloned=True,
+    ),
+    LayerKind(
+        name='pool',
+        label='pooling',
+        place='top',
+        module=lambda arch, sizes: Pool(arch.heads, arch.mlp, gelu=arch.gelu, eps=arch.eps),
+        there=lambda arch: arch.pool == 'map',
+        flops=_pool_flops,
     ),
     LayerKind(
         name='head',
@@ -185,5 +220,5 @@ def n_tokens(
     image_size: int,  # pixels
 ) -> int:
     "Tokens of an image: of its patches, and those that layers add. Raises InputError as `grid_side`."
-    added = sum(kind.tokens for kind in KINDS.values())
+    added = sum(kind.tokens(arch) for kind in KINDS.values())
     return grid_side(arch, image_size) ** 2 + added

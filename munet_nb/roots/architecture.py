@@ -6,19 +6,54 @@
 __all__ = ['find_format', 'Found', 'find_arch', 'check_told']
 
 # %% ../../nbs/60_roots/04_architecture.ipynb #cell-002
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checks import InputError
 from ..network.arch import VARIANTS, Arch
-from ..network.kinds import KINDS
+from ..network.kinds import layer_kind
 from .counterparts import name_in
 from .formats import FORMATS, Format
 from .origin import Origin, named_arch
 
 # %% ../../nbs/60_roots/04_architecture.ipynb #cell-005
-_TELLING = (('posembed', 'embedding'), ('block_0', 'norm1/scale'))  # layers, and parameters of them
+_TELLING = (  # layers, and parameters of them
+    ('posembed', 'embedding'),
+    ('block_0', 'norm2/scale'),
+    ('norm', 'norm/scale'),
+)
+_REFUSED = {  # pattern of names -> what it is, and what works instead
+    r'(.*\.)?layer\.\d+\.mlp\.up_proj\.weight|blocks\.\d+\.gamma_1': (
+        'a network with rotary positions (DINOv3, EVA), which attention here does not know; '
+        'DINOv2 with registers is read'
+    ),
+    r'(.*\.)?(q_norm|k_norm)\..*': (
+        'a network that normalises queries and keys, which attention here does not; '
+        'the same variant without that is read'
+    ),
+    r'(.*\.)?mlp\.(weights_in|w12|fc1_g)\..*': (
+        'a network with a gated MLP (SwiGLU), which blocks here have not; '
+        'S, B and L of DINOv2 have the usual one, and are read'
+    ),
+    r'(.*\.)?attn_pool\..*': (
+        "timm's form of a network that pools by attention (SigLIP); "
+        'the same model as released for transformers is read'
+    ),
+    r'(.*\.)?norm_pre\..*': (
+        "timm's form of CLIP, which does not tell how it computes GELU; "
+        'the same model as released for transformers or OpenCLIP is read'
+    ),
+}
+
+
+def _check_known(path, names: Iterable[str]):
+    "Raises InputError for a network that is known, and not read."
+    for name in sorted(names):
+        for pattern, what in _REFUSED.items():
+            if re.fullmatch(pattern, name):
+                raise InputError(f'{path}: has {name}, so it is {what}')
 
 
 def find_format(
@@ -26,6 +61,7 @@ def find_format(
     shapes: Mapping[str, tuple[int, ...]],  # of all arrays, by name
 ) -> tuple[Format, str]:
     "The format whose names are there, and what stands before them. Raises InputError if none is."
+    _check_known(path, shapes)
     for format in FORMATS:
         for prefix in format.prefixes:
             if all(prefix + name_in(format, *where)[0] in shapes for where in _TELLING):
@@ -44,13 +80,15 @@ class Found:
     arch: Arch
     image_size: int  # of its position embedding, pixels
     distilled: bool  # whether there is a second token, which learned from a teacher
+    registers: int = 0  # that are an array of their own
+    placed: int = 1  # positions in the file before those of the patches
 
 
 def _measure(path, layout, kernel, positions, hidden):
     "Width, patch, positions and hidden units, from the shapes of three arrays."
     try:
         width, patch = (kernel[0], kernel[3]) if layout == 'torch' else (kernel[3], kernel[0])
-        _, tokens, _ = positions
+        tokens, _ = positions[-2:]
         (mlp,) = hidden
     except (IndexError, ValueError, TypeError):
         raise InputError(
@@ -70,6 +108,51 @@ def _find_variant(path, width, mlp) -> Arch:
     )
 
 # %% ../../nbs/60_roots/04_architecture.ipynb #cell-009
+def _find_grid(path, tokens: int, placed: Iterable[int]) -> tuple[int, int]:
+    "Patches along a side, and which of the numbers of positions stand before theirs."
+    for before in placed:
+        patches = max(tokens - before, 0)
+        grid = round(patches**0.5)
+        if 1 <= grid <= 128 and grid**2 == patches:
+            return grid, before
+    raise InputError(
+        f'{path}: has {tokens} positions, which are not those of a square image with or without a '
+        'class token. Resize them to a square grid where the model comes from, and save it again'
+    )
+
+
+def _suffix(origin, has_prenorm: bool, front: int, pooled: bool) -> str:
+    "What the name of an architecture says besides its sizes."
+    pool = 'map' if pooled else origin.pool or origin.format.pool
+    if pool == 'token' and not front:
+        pool = 'gap'
+    gelu = '' if origin.gelu == 'tanh' else f'-{origin.gelu}'
+    prenorm = '-prenorm' if has_prenorm else ''
+    pool = '' if pool == 'token' else f'-{pool}'
+    front = '' if front == 1 else f'-front{front}'
+    return f'{gelu}-eps{origin.eps:.0e}{prenorm}{front}{pool}'
+
+# %% ../../nbs/60_roots/04_architecture.ipynb #e55ce2a9
+def _is_there(origin, shapes, layer: str, parameter: str) -> bool:
+    if layer_kind(layer) not in origin.format.kinds:
+        return False
+    return origin.prefix + name_in(origin.format, layer, parameter)[0] in shapes
+
+
+def _tokens(origin, shapes) -> tuple[int, int, bool]:
+    "How many tokens the array of the class token has, how many registers, and if there is another."
+    format, prefix = origin.format, origin.prefix
+    tokens = registers = 0
+    if _is_there(origin, shapes, 'cls', 'token'):
+        shape = shapes[prefix + name_in(format, 'cls', 'token')[0]]
+        tokens = shape[1] if len(shape) == 3 else 1
+    shape = shapes.get(prefix + format.registers) if format.registers else None
+    if shape and len(shape) == 3:
+        registers = shape[1]
+    distilled = bool(format.distillation) and prefix + format.distillation in shapes
+    return tokens, registers, distilled
+
+# %% ../../nbs/60_roots/04_architecture.ipynb #f8c2109d
 def find_arch(path: Path, origin: Origin, shapes: Mapping[str, tuple[int, ...]]) -> Found:
     "The architecture of a file. Raises InputError if the shapes are not those of a variant."
     format = origin.format
@@ -80,26 +163,24 @@ def find_arch(path: Path, origin: Origin, shapes: Mapping[str, tuple[int, ...]])
     kernel = shapes.get(name('embedding', 'kernel'))
     positions = shapes.get(name('posembed', 'embedding'))
     hidden = shapes.get(name('block_0', 'mlp1/bias'))
-    width, patch, tokens, mlp = _measure(path, format.layout, kernel, positions, hidden)
+    width, patch, positions, mlp = _measure(path, format.layout, kernel, positions, hidden)
     variant = _find_variant(path, width, mlp)
     depth = 0
     while depth <= variant.depth and name(f'block_{depth}', 'norm1/scale') in shapes:
         depth += 1
     if depth > variant.depth:
         raise InputError(f'{path}: has more than the {variant.depth} blocks of {variant.name}')
-    distilled = bool(format.distillation) and origin.prefix + format.distillation in shapes
-    added = sum(kind.tokens for kind in KINDS.values())
-    patches = tokens - added - distilled
-    grid = round(max(patches, 1) ** 0.5)
-    if not 1 <= grid <= 128 or grid**2 != patches:
-        raise InputError(
-            f'{path}: has {tokens} positions, '
-            'which are not those of a square image and a class token'
-        )
+    tokens, registers, distilled = _tokens(origin, shapes)
+    placed = [tokens + distilled]
+    if format.unplaced:
+        placed += [0, tokens + registers + distilled]
+    grid, before = _find_grid(path, positions, placed)
     cut = depth if depth < variant.depth else ''
-    gelu = '-erf' if origin.gelu == 'erf' else ''
-    arch = named_arch(path, f'{variant.name}{cut}/{patch}{gelu}-eps{origin.eps:.0e}')
-    return Found(arch, grid * patch, distilled)
+    prenorm = _is_there(origin, shapes, 'prenorm', 'norm/scale')
+    pooled = _is_there(origin, shapes, 'pool', 'probe')
+    suffix = _suffix(origin, prenorm, tokens + registers, pooled)
+    arch = named_arch(path, f'{variant.name}{cut}/{patch}{suffix}')
+    return Found(arch, grid * patch, distilled, registers, before)
 
 # %% ../../nbs/60_roots/04_architecture.ipynb #cell-015
 def _one_side(value):
@@ -123,6 +204,9 @@ def check_told(origin: Origin, found: Found):
         num_channels=3,
         qkv_bias=True,
         use_swiglu_ffn=False,
+        width=arch.width,
+        layers=arch.depth,
+        head_width=arch.width // arch.heads,
     )
     for name, value in arrays.items():
         if _one_side(origin.told.get(name, value)) != value:

@@ -19,7 +19,7 @@ from ..network.chain import root_names
 from ..network.kinds import Sizes
 from .architecture import Found, check_told, find_arch, find_format
 from .counterparts import Counterpart, counterparts, name_in, to_ours
-from .files import Get, Shapes, find_file, open_npz, open_safetensors
+from .files import Get, Shapes, find_file, open_npz, open_safetensors, open_shards
 from .origin import Origin, read_origin
 
 # %% ../../nbs/60_roots/05_checkpoint.ipynb #cell-004
@@ -45,14 +45,21 @@ class _Open:
     @property
     def counterparts(self) -> list[Counterpart]:
         "What it should have for each parameter of a root model."
-        names = root_names(self.found.arch)
-        sizes = Sizes(self.found.image_size)
-        return counterparts(self.origin.format, self.found.arch, names, sizes)
+        arch, sizes = self.found.arch, Sizes(self.found.image_size)
+        found = counterparts(self.origin.format, arch, root_names(arch), sizes)
+        bias = 'embedding', 'bias'
+        if arch.prenorm and self.name(*bias) not in self.shapes:  # CLIP's patches have none
+            found = [c for c in found if (c.layer, c.path) != bias]
+        return found
+
+    def name(self, layer: str, path: str) -> str:
+        "The name of a parameter that is one array."
+        return self.origin.prefix + name_in(self.origin.format, layer, path)[0]
 
     @property
-    def position(self) -> str:
-        "The name of its position embedding."
-        return self.origin.prefix + name_in(self.origin.format, 'posembed', 'embedding')[0]
+    def registers(self) -> str:
+        "The name of its registers, '' if it has none in an array of their own."
+        return self.origin.prefix + self.origin.format.registers if self.found.registers else ''
 
     def scales(self, block: int) -> list[str]:
         "The names of a block's LayerScales: of the attention and of the MLP, or none."
@@ -63,12 +70,19 @@ class _Open:
 
     def expected(self) -> Shapes:
         "The shapes of all that it should have."
-        origin, width = self.origin, self.found.arch.width
+        origin, found, width = self.origin, self.found, self.found.arch.width
         shapes = {origin.prefix + k: c.theirs for c in self.counterparts for k in c.keys}
-        if self.found.distilled:
-            _, tokens, _ = shapes[self.position]
+        position = self.name('posembed', 'embedding')
+        *lead, tokens, _ = shapes[position]
+        shapes[position] = (*lead, tokens - found.arch.front + found.placed, width)
+        if found.registers:
+            token = self.name('cls', 'token')
+            del shapes[token]
+            if token in self.shapes:
+                shapes[token] = (1, found.arch.front - found.registers, width)
+            shapes[self.registers] = (1, found.registers, width)
+        if found.distilled:
             shapes[origin.prefix + origin.format.distillation] = (1, 1, width)
-            shapes[self.position] = (1, tokens + 1, width)
         for block in range(self.found.arch.depth):
             shapes |= {name: (width,) for name in self.scales(block)}
         return shapes
@@ -126,19 +140,36 @@ def _scaled(block, attention, mlp):
     return {path: of(path, a) for path, a in block.items()}
 
 # %% ../../nbs/60_roots/05_checkpoint.ipynb #cell-013
+def _placed(
+    positions: np.ndarray,  # (..., positions, width)
+    before: int,  # of these that are not those of patches
+    front: int,  # tokens before those of the patches
+) -> np.ndarray:  # (..., front + patches, width)
+    "Positions for all tokens: zeros for those that have none, and none for a second class token."
+    if before == front:
+        return positions
+    kept = min(before, front)
+    missing = np.zeros((*positions.shape[:-2], front - kept, positions.shape[-1]), np.float32)
+    rows = [positions[..., :kept, :], missing, positions[..., before:, :]]
+    return np.concatenate(rows, axis=-2)
+
+
 def _layers(file: _Open, arch: Arch) -> dict[str, dict[str, np.ndarray]]:
     "The layers of the first blocks of a file, by name, then by path."
 
     def get(key):
-        a = file.get(key)
-        if file.found.distilled and key == file.position:
-            a = np.delete(a, 1, axis=1)
-        return a
+        if key == file.name('posembed', 'embedding'):
+            return _placed(file.get(key), file.found.placed, arch.front)
+        if file.registers and key == file.name('cls', 'token'):
+            parts = [k for k in (key, file.registers) if k in file.shapes]
+            return np.concatenate([file.get(k) for k in parts], axis=1)
+        return file.get(key)
 
     layers = {name: {} for name in root_names(arch)}
     for c in file.counterparts:
         if c.layer in layers:
             layers[c.layer][c.path] = to_ours(c, [get(file.origin.prefix + k) for k in c.keys])
+    layers['embedding'].setdefault('bias', np.zeros(arch.width, np.float32))
     with np.errstate(over='ignore', invalid='ignore'):
         for i in range(arch.depth):
             scales = [file.get(name) for name in file.scales(i)]
@@ -173,13 +204,16 @@ def _read(path, shapes, get, depth) -> Checkpoint:
     return Checkpoint(arch, found.image_size, layers)
 
 # %% ../../nbs/60_roots/05_checkpoint.ipynb #cell-015
+_OPEN = {'.npz': open_npz, '.safetensors': open_safetensors, '.json': open_shards}
+
+
 def read_checkpoint(
-    path: str | Path,  # a .npz of AugReg, a .safetensors file, or a directory with both files
+    path: str | Path,  # a .npz of AugReg, a .safetensors file, or a directory with such a file
     layers: int | None = None,  # how many blocks to read, from the bottom; None: all
 ) -> Checkpoint:
     """A Vision Transformer without its head, from a file that need not be trusted.
 
-    A directory has a config.json and a model.safetensors.
+    A directory has a config.json and a model.safetensors, or several files and their index.
 
     Raises InputError for anything that is not exactly one of the variants.
     """
@@ -188,6 +222,5 @@ def read_checkpoint(
         path = find_file(path)
     except OSError as e:
         raise InputError(f'{path}: cannot be read ({e})') from None
-    open_file = open_npz if path.suffix == '.npz' else open_safetensors
-    with open_file(path) as (shapes, get):
+    with _OPEN[path.suffix](path) as (shapes, get):
         return _read(path, shapes, get, layers)

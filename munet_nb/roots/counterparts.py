@@ -44,6 +44,7 @@ class Counterpart:
 
 
 _BY_HEAD = ('qkv/kernel', 'qkv/bias', 'out/kernel')
+_FLAT = {'token': 2, 'embedding': 1}  # axes of length 1 that a flat format has not
 
 
 def _counterpart(format, arch, layer, path, shape):
@@ -53,6 +54,9 @@ def _counterpart(format, arch, layer, path, shape):
     if format.layout == 'torch' and path.endswith('kernel'):
         axes = (1, 0) if len(shape) == 2 else (2, 3, 1, 0)
         theirs = tuple(theirs[a] for a in np.argsort(axes))
+    if format.flat and path in _FLAT:
+        theirs = shape[_FLAT[path] :]
+        axes = tuple(range(len(theirs)))
     if format.layout == 'heads' and path in _BY_HEAD:
         heads = (arch.heads, arch.width // arch.heads)
         theirs = (*heads, arch.width) if path == 'out/kernel' else (*shape[:-1], *heads)

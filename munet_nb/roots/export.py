@@ -117,7 +117,7 @@ def _complete_directory(folder: Path) -> Iterator[Path]:
                 p.rmdir()  # the empty ones: something went wrong
 
 # %% ../../nbs/60_roots/10_export.ipynb #cell-009
-_ACTS = {'erf': 'gelu', 'tanh': 'gelu_pytorch_tanh'}  # ours -> theirs
+_ACTS = {'erf': 'gelu', 'tanh': 'gelu_pytorch_tanh', 'quick': 'quick_gelu'}  # ours -> theirs
 
 
 def _hf_config(content, blocks):
@@ -169,6 +169,10 @@ def _check_places(content):
     if dict(gelu=arch.gelu, eps=arch.eps) != _ADAPTER:
         wrong += [n for n in adapters if any(a.any() for a in content.params[n]['up'].values())]
     wrong += [n for n in adapters if len(content.params[n]['down']['bias']) > arch.mlp]
+    if arch.front > 1:
+        wrong.append(f'{arch.front - 1} registers')
+    if arch.pool in ('gap', 'gapnorm'):
+        wrong.append('a mean over patches')
     if wrong:
         raise InputError(
             f"format = 'huggingface': a ViT of transformers has no place for {', '.join(wrong)} "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..checks import InputError
 from .downloads import cache_folder, can_be_had, download
+from .files import INDEX, shard_files
 
 # %% ../../nbs/60_roots/07_fetch.ipynb #cell-005
 AUGREG_FILES = 'https://storage.googleapis.com/vit_models/augreg/'
@@ -79,16 +80,26 @@ def _hub_directory(name) -> Path:
         raise InputError(f'hf:{name}: has no config.json')
     revision = config.parent.name
     if not _from_hub(hub, name, 'model.safetensors', revision):
+        _shards_from_hub(hub, name, revision)
+    colors = 'preprocessor_config.json'
+    if hub.try_to_load_from_cache(name, colors, revision=revision) is None:
+        _from_hub(hub, name, colors, revision)  # neither here nor known to be missing
+    return config.parent
+
+
+def _shards_from_hub(hub, name, revision):
+    "Bring a model that is in several files."
+    index = _from_hub(hub, name, INDEX, revision)
+    if not index:
         raise InputError(
             f'hf:{name}: has no model.safetensors; '
             'pickled models run code when they are read and are never read here. '
             'Where you trust it: load it with transformers, '
             'then save_pretrained(DIRECTORY) writes safetensors'
         )
-    colors = 'preprocessor_config.json'
-    if hub.try_to_load_from_cache(name, colors, revision=revision) is None:
-        _from_hub(hub, name, colors, revision)  # neither here nor known to be missing
-    return config.parent
+    for file in sorted({*shard_files(index).values()}):
+        if not _from_hub(hub, name, file, revision):
+            raise InputError(f'hf:{name}: has no {file}, which its {INDEX} names')
 
 # %% ../../nbs/60_roots/07_fetch.ipynb #cell-011
 def fetch_checkpoint(

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = [
-    'Shapes', 'Get', 'open_npz', 'open_safetensors', 'read_metadata', 'find_file', 'read_config',
+    'Shapes', 'Get', 'INDEX', 'open_npz', 'open_safetensors', 'read_metadata', 'find_file',
+    'read_config', 'shard_files', 'open_shards',
 ]
 
 # %% ../../nbs/60_roots/02_files.ipynb #cell-002
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -132,6 +134,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         return f.metadata() or {}
 
 # %% ../../nbs/60_roots/02_files.ipynb #cell-015
+INDEX = 'model.safetensors.index.json'  # of a model in several files
 _PICKLED = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 
 
@@ -145,14 +148,10 @@ def _only_code(names):
 
 
 def _find_in(folder):
-    if (folder / 'model.safetensors').is_file():
-        return folder / 'model.safetensors'
+    for name in ('model.safetensors', INDEX, 'open_clip_model.safetensors'):
+        if (folder / name).is_file():
+            return folder / name
     found = sorted(p.name for p in folder.iterdir())
-    if any(n.endswith('.index.json') for n in found):
-        raise InputError(
-            f'{folder}: its model is in several files; save it as one, '
-            'with save_pretrained(..., max_shard_size="10GB") of transformers'
-        )
     if any(n.endswith(('.bin', '.pt', '.pth')) for n in found):
         raise InputError(f'{folder}: has no model.safetensors, only {_only_code(found)}')
     raise InputError(f'{folder}: has no model.safetensors')
@@ -168,9 +167,9 @@ def find_file(
         raise InputError(f'{path}: there is no such file or directory')
     if path.suffix in _PICKLED:
         raise InputError(f'{path}: is {_only_code([path.name])}')
-    if path.suffix not in ('.npz', '.safetensors'):
+    if path.suffix not in ('.npz', '.safetensors') and not path.name.endswith(INDEX):
         raise InputError(
-            f'{path}: must be a .npz or .safetensors file, '
+            f'{path}: must be a .npz or .safetensors file, a {INDEX}, '
             'or a directory with config.json and model.safetensors'
         )
     return path
@@ -189,3 +188,48 @@ def read_config(path: Path) -> dict:
     if not isinstance(config, dict):
         raise InputError(f'{path}: is not a configuration (a JSON object)')
     return config
+
+# %% ../../nbs/60_roots/02_files.ipynb #56bb1aaa
+_MAX_SHARDS = 1000
+
+
+def shard_files(
+    index: Path,  # model.safetensors.index.json
+) -> dict[str, str]:
+    """The name of the file that each array is in, by the name of the array.
+
+    Raises InputError for what is no index, or one that names anything but files beside it.
+    """
+    files = read_config(index).get('weight_map')
+    if not isinstance(files, dict) or not files:
+        raise InputError(f'{index}: lists no arrays: its "weight_map" must name a file for each')
+    for array, name in files.items():
+        is_name = isinstance(name, str) and re.fullmatch(r'\w[\w.-]{0,200}', name, re.ASCII)
+        if not is_name or not name.endswith('.safetensors'):
+            raise InputError(
+                f'{index}: {array} is in {name!r}: must be the name of a .safetensors file beside it'
+            )
+    if len({*files.values()}) > _MAX_SHARDS or len(files) > _MAX_ARRAYS:
+        raise InputError(f'{index}: names more arrays or files than any checkpoint has')
+    return files
+
+# %% ../../nbs/60_roots/02_files.ipynb #1fb9946d
+@contextmanager
+def open_shards(index: Path) -> Iterator[tuple[Shapes, Get]]:
+    """As `open_safetensors`, of a model in several files.
+
+    Raises InputError as `shard_files`, or if a file is missing or lacks what the index names.
+    """
+    files = shard_files(index)
+    with ExitStack() as stack:
+        opened = {}
+        for name in sorted({*files.values()}):
+            path = index.parent / name
+            if not path.is_file():
+                raise InputError(f'{path}: is missing, which {index.name} names')
+            opened[name] = stack.enter_context(open_safetensors(path))
+        for array, name in files.items():
+            if array not in opened[name][0]:
+                raise InputError(f'{index.parent / name}: lacks {array}, which {index.name} names')
+        shapes = {array: opened[name][0][array] for array, name in files.items()}
+        yield shapes, lambda array: opened[files[array]][1](array)

@@ -16,7 +16,7 @@ from ..checks import InputError
 from ..engine.pixels import SMALLEST_SIDE
 from ..models.shared import Step
 from ..network.arch import Arch, grid_side
-from ..network.kinds import TOP, layer_kind
+from ..network.kinds import TOP, layer_kind, reads_one_token
 
 IMAGES = 'images'  # the name of the input
 
@@ -144,6 +144,8 @@ def _layer_norm(g, p, name, x, eps=1e-6):
 
 
 def _gelu(g, x, kind):
+    if kind == 'quick':
+        return g('Mul', x, g('Sigmoid', g('Mul', x, g.floats(1.702))))
     return g('Gelu', x, approximate='tanh' if kind == 'tanh' else 'none')
 
 
@@ -159,23 +161,33 @@ def _embedding(g, arch, step, p, x):
 
 def _cls(g, arch, step, p, x):
     images = g('Shape', x, start=0, end=1)
-    shape = g('Concat', images, g.ints(1), g.ints(arch.width), axis=0)
+    shape = g('Concat', images, g.ints(arch.front), g.ints(arch.width), axis=0)
     return g('Concat', g('Expand', p['token'], shape), x, axis=1)
 
 
 def _posembed(g, arch, step, p, x):
     return g('Add', x, p['embedding'])
 
+
+def _prenorm(g, arch, step, p, x):
+    return _layer_norm(g, p, 'norm', x, arch.eps)
+
 # %% ../../nbs/60_roots/09_graph.ipynb #e623b693
-def _attended(g, arch, p, x, first):
-    "What the attention makes of `x`; `first`: for the class token alone."
+def _first_of(g, x, axis):
+    return g('Slice', x, g.ints(0), g.ints(1), g.ints(axis))
+
+
+def _attended(g, arch, p, x, first, others=False):
+    "What the attention makes of `x`. `first`: for token 0 alone; `others`: which sees the others."
     channels = arch.width // arch.heads
     qkv = _dense(g, p, 'qkv', x)
     qkv = g('Reshape', qkv, g.ints(0, 0, 3, arch.heads, channels))
     qkv = g('Transpose', qkv, perm=[2, 0, 3, 1, 4])
     q, k, v = (g('Gather', qkv, g.number(i), axis=0) for i in range(3))
     if first:
-        q = g('Slice', q, g.ints(0), g.ints(1), g.ints(2))
+        q = _first_of(g, q, 2)
+    if others:
+        k, v = (g('Slice', a, g.ints(1), g.ints(2**31 - 1), g.ints(2)) for a in (k, v))
     scores = g('MatMul', q, g('Transpose', k, perm=[0, 1, 3, 2]))
     scores = g('Div', scores, g.floats(math.sqrt(channels)))
     sums = g('MatMul', g('Softmax', scores, axis=-1), v)
@@ -184,11 +196,13 @@ def _attended(g, arch, p, x, first):
 
 
 def _block(g, arch, step, p, x):
-    first = step.kind.startswith(TOP)
+    first = step.kind.startswith(TOP) and reads_one_token(arch)
     sums = _attended(g, arch, p, _layer_norm(g, p, 'norm1', x, arch.eps), first)
-    if first:
-        x = g('Slice', x, g.ints(0), g.ints(1), g.ints(1))
-    x = g('Add', x, _dense(g, p, 'out', sums))
+    x = _first_of(g, x, 1) if first else x
+    return _with_mlp(g, arch, p, g('Add', x, _dense(g, p, 'out', sums)))
+
+
+def _with_mlp(g, arch, p, x):
     hidden = _dense(g, p, 'mlp1', _layer_norm(g, p, 'norm2', x, arch.eps))
     return g('Add', x, _dense(g, p, 'mlp2', _gelu(g, hidden, arch.gelu)))
 
@@ -198,8 +212,23 @@ def _adapter(g, arch, step, p, x):
     return g('Add', x, _dense(g, p, 'up', _gelu(g, hidden, 'tanh')))
 
 
+def _mean_patch(g, arch, x):
+    patches = g('Slice', x, g.ints(arch.front), g.ints(2**31 - 1), g.ints(1))
+    return g('ReduceMean', patches, g.ints(1))
+
+
 def _norm(g, arch, step, p, x):
-    return _layer_norm(g, p, 'norm', x, arch.eps)
+    if arch.pool == 'gapnorm':
+        x = _mean_patch(g, arch, x)
+    x = _layer_norm(g, p, 'norm', x, arch.eps)
+    return _mean_patch(g, arch, x) if arch.pool == 'gap' else x
+
+
+def _pool(g, arch, step, p, x):
+    shape = g('Concat', g('Shape', x, start=0, end=1), g.ints(1), g.ints(arch.width), axis=0)
+    x = g('Concat', g('Expand', p['probe'], shape), x, axis=1)
+    sums = _attended(g, arch, p, x, first=True, others=True)
+    return _with_mlp(g, arch, p, _dense(g, p, 'out', sums))
 
 
 def _head(g, arch, step, p, x):
@@ -211,9 +240,11 @@ GRAPH_LAYERS = {
     'embedding': _embedding,
     'cls': _cls,
     'posembed': _posembed,
+    'prenorm': _prenorm,
     'adapter': _adapter,
     'block': _block,
     'norm': _norm,
+    'pool': _pool,
     'head': _head,
 }
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..checks import InputError, is_number
 from ..network.arch import Arch, get_arch
 from .files import read_config, read_metadata
-from .formats import DINOV2, HUGGING_FACE, MUNET, TIMM, Format
+from .formats import CLIP, DINOV2, HUGGING_FACE, MUNET, OPEN_CLIP, TIMM, TIMM_MEAN
+from .formats import Format
 
 # %% ../../nbs/60_roots/03_origin.ipynb #cell-005
 @dataclass(frozen=True)
@@ -22,10 +23,11 @@ class Origin:
 
     format: Format
     prefix: str  # before each of its names
-    gelu: str  # 'erf': exact, or 'tanh'
+    gelu: str  # one of GELUS
     eps: float  # of layer norms
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # the model takes (c - mean) / spread of ...
     spread: tuple[float, ...] = (0.5, 0.5, 0.5)  # ... colors c in [0, 1]
+    pool: str = ''  # what the head reads, if that is told: one of POOLS
     told: Mapping[str, object] = field(default_factory=dict)  # what is said of the architecture
     told_in: Path | None = None  # in which file
 
@@ -87,8 +89,41 @@ def _normalization(fields):
 def _says(config, *names):
     return config.get('do_normalize') is False or all(n in config for n in names)
 
+# %% ../../nbs/60_roots/03_origin.ipynb #fc56d42c
+_IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_CAPTIONS = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+_HALVES = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
+
+
+@dataclass(frozen=True)
+class _Usual:
+    "What is so in a type of model of transformers unless its configuration says otherwise."
+
+    format: Format
+    act: str
+    eps: float
+    colors: tuple[list[float], list[float]] | None  # mean and spread; None: need not be told
+    part: str = ''  # of the configuration, that tells of the network for images
+
+
+_USUAL = {
+    'vit': _Usual(HUGGING_FACE, 'gelu', 1e-12, None),
+    'deit': _Usual(HUGGING_FACE, 'gelu', 1e-12, _IMAGENET),
+    'dinov2': _Usual(DINOV2, 'gelu', 1e-6, _IMAGENET),
+    'dinov2_with_registers': _Usual(DINOV2, 'gelu', 1e-6, _IMAGENET),
+    'clip_vision_model': _Usual(CLIP, 'quick_gelu', 1e-5, _CAPTIONS),
+    'clip': _Usual(CLIP, 'quick_gelu', 1e-5, _CAPTIONS, 'vision_config'),
+    'siglip_vision_model': _Usual(CLIP, 'gelu_pytorch_tanh', 1e-6, _HALVES),
+    'siglip': _Usual(CLIP, 'gelu_pytorch_tanh', 1e-6, _HALVES, 'vision_config'),
+}
+
 # %% ../../nbs/60_roots/03_origin.ipynb #cell-011
-HIDDEN_ACTS = {'gelu': 'erf', 'gelu_pytorch_tanh': 'tanh', 'gelu_new': 'tanh'}  # theirs -> ours
+HIDDEN_ACTS = {  # theirs -> ours
+    'gelu': 'erf',
+    'gelu_pytorch_tanh': 'tanh',
+    'gelu_new': 'tanh',
+    'quick_gelu': 'quick',
+}
 
 
 def _is_eps(v):
@@ -105,33 +140,43 @@ def _hugging_face_origin(folder, format, prefix):
             'nor its epsilon'
         )
     fields = _Fields(where, config)
-    types = ('dinov2',) if format is DINOV2 else ('vit', 'deit')
+    types = [kind for kind, usual in _USUAL.items() if usual.format is format]
     allowed = f"{' or '.join(map(repr, types))}, as the arrays are named"
     kind = fields.get('model_type', None, lambda v: v in types, allowed)
+    usual = _USUAL[kind]
+    if usual.part:
+        allowed = 'the configuration of the network for images'
+        config = fields.get(usual.part, None, lambda v: isinstance(v, dict), allowed)
+        fields = _Fields(where, config)
     allowed = f"one of {', '.join(HIDDEN_ACTS)}"
-    act = fields.get('hidden_act', 'gelu', lambda v: v in HIDDEN_ACTS, allowed)
-    usual = 1e-6 if format is DINOV2 else 1e-12
+    act = fields.get('hidden_act', usual.act, lambda v: v in HIDDEN_ACTS, allowed)
     allowed = 'a power of ten from 1e-12 to 1e-03, as 1e-06'
-    eps = fields.get('layer_norm_eps', usual, _is_eps, allowed)
-    colors = _hugging_face_colors(folder / 'preprocessor_config.json', kind)
-    return Origin(format, prefix, HIDDEN_ACTS[act], eps, *colors, config, where)
+    eps = fields.get('layer_norm_eps', usual.eps, _is_eps, allowed)
+    mean, spread = _hugging_face_colors(folder / 'preprocessor_config.json', kind)
+    gelu = HIDDEN_ACTS[act]
+    return Origin(format, prefix, gelu, eps, mean, spread, told=config, told_in=where)
 
 
 def _hugging_face_colors(where, kind):
-    config = read_config(where)
+    config, usual = read_config(where), _USUAL[kind].colors
     # a ViT of transformers has [-1, 1] unless something else is said
-    if kind != 'vit' and not _says(config, 'image_mean', 'image_std'):
+    if usual and not _says(config, 'image_mean', 'image_std'):
+        mean, spread = usual
         raise InputError(
             f'{where}: is missing, or does not tell the colors that the model was trained with. '
-            f'Most models of type {kind} have those of ImageNet: '
-            '{"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}'
+            f'Most models of type {kind} have '
+            f'{{"image_mean": {mean}, "image_std": {spread}}}'
         )
     return _normalization(_Fields(where, config))
 
 # %% ../../nbs/60_roots/03_origin.ipynb #cell-013
+_TIMM_POOLS = {'token': '', 'avg': 'gap', '': ''}  # theirs -> ours; '': as the format says
+
+
 def _timm_origin(folder, format, prefix):
     where = folder / 'config.json'
-    config = read_config(where).get('pretrained_cfg')
+    whole = read_config(where)
+    config = whole.get('pretrained_cfg')
     if not isinstance(config, dict) or not _says(config, 'mean', 'std'):
         raise InputError(
             f'{where}: is missing, or does not tell the colors that the model was trained with, '
@@ -140,7 +185,43 @@ def _timm_origin(folder, format, prefix):
             'for [-1, 1] (AugReg); for DeiT, DINO and DINOv2 '
             '[0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]'
         )
-    return Origin(format, prefix, 'erf', 1e-6, *_normalization(_Fields(where, config)))
+    allowed = f"one of {', '.join(map(repr, _TIMM_POOLS))}, of those that timm knows"
+    told = _Fields(where, whole).get('global_pool', 'token', lambda v: v in _TIMM_POOLS, allowed)
+    pool = _TIMM_POOLS[told] if format is TIMM else ''
+    return Origin(format, prefix, 'erf', 1e-6, *_normalization(_Fields(where, config)), pool)
+
+# %% ../../nbs/60_roots/03_origin.ipynb #be271fb3
+_OPEN_CLIP_ALLOWED = {  # fields of the network for images that are not its sizes
+    'pool_type': ('tok',),
+    'pos_embed_type': ('learnable',),
+}
+_OPEN_CLIP_SIZES = ('image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio')
+_OPEN_CLIP_FREE = ('patch_dropout', 'output_tokens')  # that change no prediction
+
+
+def _open_clip_origin(folder, format, prefix):
+    where = folder / 'open_clip_config.json'
+    config = read_config(where)
+    model, colors = config.get('model_cfg'), config.get('preprocess_cfg')
+    vision = model.get('vision_cfg') if isinstance(model, dict) else None
+    if not isinstance(vision, dict) or not isinstance(colors, dict):
+        raise InputError(
+            f'{where}: is missing, or has not "model_cfg" with its "vision_cfg", and '
+            '"preprocess_cfg" with the colors of training, as every model of OpenCLIP has'
+        )
+    if not _says(colors, 'mean', 'std'):
+        raise InputError(f'{where}: preprocess_cfg does not tell "mean" and "std" of the colors')
+    fields = _Fields(where, vision)
+    for name in sorted(vision.keys() - {*_OPEN_CLIP_SIZES, *_OPEN_CLIP_FREE}):
+        values = _OPEN_CLIP_ALLOWED.get(name, (None, False))
+        allowed = f"{' or '.join(map(repr, values))} for a network that can be built here"
+        fields.get(name, None, lambda v, values=values: v in values, allowed)
+    allowed = 'true or false'
+    quick = _Fields(where, model).get('quick_gelu', False, lambda v: isinstance(v, bool), allowed)
+    gelu = 'quick' if quick else 'erf'
+    mean, spread = _normalization(_Fields(where, colors))
+    told = {'head_width': 64, 'mlp_ratio': 4, **vision}
+    return Origin(format, prefix, gelu, 1e-5, mean, spread, told=told, told_in=where)
 
 # %% ../../nbs/60_roots/03_origin.ipynb #cell-015
 def read_origin(
@@ -149,12 +230,15 @@ def read_origin(
     prefix: str,  # before each of its names
 ) -> Origin:
     "What a file's surroundings say. Raises InputError if they do not say what they must."
-    if format in (HUGGING_FACE, DINOV2):
+    if format in (HUGGING_FACE, DINOV2, CLIP):
         return _hugging_face_origin(path.parent, format, prefix)
-    if format is TIMM:
+    if format is OPEN_CLIP:
+        return _open_clip_origin(path.parent, format, prefix)
+    if format in (TIMM, TIMM_MEAN):
         return _timm_origin(path.parent, format, prefix)
     if format is MUNET:
         arch = named_arch(path, read_metadata(path).get('arch', '(not told)'))
         told = {'arch': arch.name}
-        return Origin(format, prefix, arch.gelu, arch.eps, told=told, told_in=path)
+        gelu, eps, pool = arch.gelu, arch.eps, arch.pool
+        return Origin(format, prefix, gelu, eps, pool=pool, told=told, told_in=path)
     return Origin(format, prefix, 'tanh', 1e-6)

@@ -177,7 +177,8 @@ def mutations(
         return ref and kind_of(name).inherited and ref.trained_by != child.task
 
     cloned = frozenset(n for n in trained if taken_over(n))
-    before, after = draft_of(parent), replace(draft_of(child), cloned=cloned)
+    before = draft_of(parent)
+    after = replace(draft_of(child), ends=before.ends, cloned=cloned)
     told = []
     for o in OPERATORS.values():
         changed = o.changed(before, after)

@@ -130,6 +130,7 @@ class Draft:
     "A child in the making."
 
     hparams: HParams
+    ends: frozenset[str]  # names of its layers below and above all blocks
     inserted: frozenset[str] = frozenset()  # names of layers that were put before blocks
     cloned: frozenset[str] = frozenset()  # names of layers that it trains though others use them
 
@@ -137,17 +138,20 @@ class Draft:
     def names(self) -> tuple[str, ...]:
         "Names of its layers, in order. What was put before a block goes with it."
         n = self.hparams.num_layers
+        blocks = (name for name in layer_names(n) if kind_of(name).place == 'block')
         inserted = (name for name in self.inserted if block_number(name) < n)
-        return tuple(sorted([*layer_names(n), *inserted], key=chain_order))
+        return tuple(sorted([*self.ends, *blocks, *inserted], key=chain_order))
 
 
 def draft_of(
     model: Model,
     hparams: HParams | None = None,  # others than the model's
 ) -> Draft:
-    "A child that is as the model is."
-    inserted = frozenset(n for n in model.layers if kind_of(n).place == 'before block')
-    return Draft(hparams or model.hparams, inserted)
+    "A child that is as the model is, with a head."
+    places = {name: kind_of(name).place for name in [*model.layers, 'head']}
+    ends = frozenset(n for n, place in places.items() if place in ('bottom', 'top'))
+    inserted = frozenset(n for n, place in places.items() if place == 'before block')
+    return Draft(hparams or model.hparams, ends, inserted)
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-021
 def plan_child(

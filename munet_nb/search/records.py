@@ -249,13 +249,13 @@ _PROBE = Fields(seed=NAME, accuracy=SHARE, head=_REF)
 
 # %% ../../nbs/40_search/08_records.ipynb #13aad47d
 @lru_cache(maxsize=4096)
-def _is_chain(names: tuple[str, ...], num_layers: int) -> bool:
+def _is_chain(names: tuple[str, ...], num_layers: int, arch: Arch) -> bool:
     "Whether these are the layers of a whole model, in order."
     put_in = {}
     for name in names:
         if kind_of(name).place == 'before block':
             put_in.setdefault(kind_of(name).name, []).append(block_number(name))
-    return names == layer_names(num_layers, **put_in)
+    return names == layer_names(num_layers, arch, **put_in)
 
 
 def _check_size(hparams: Mapping, arch: Arch):
@@ -269,7 +269,7 @@ def _check_model(model: Mapping, arch: Arch, space: Mapping[str, tuple]):
     names = tuple([ref['name'] for ref in model['chain']])
     hparams = model['hparams']
     blocks = hparams['num_layers']
-    if names and not (blocks <= arch.depth and _is_chain(names, blocks)):
+    if names and not (blocks <= arch.depth and _is_chain(names, blocks, arch)):
         allowed = f'the layers of a model with {blocks} of {arch.depth} blocks, in order'
         raise _Wrong(names, allowed).at('chain')
     for name, values in space.items():
