@@ -210,9 +210,10 @@ def _task_of(
 ) -> tuple[Task, Set[str]]:  # and the paths of all rows that are left out
     rows = [row for row in _read_rows(file, root) if row.path not in without]
     useful = _check_rows(file, root, rows, skip_broken)
-    files = defaultdict(list)
+    files = {s: [] for s in dict.fromkeys(SPLIT_NAMES.values())}
     for path in sorted(useful, key=lambda path: place_in_order(path, root)):
         files[SPLIT_NAMES[useful[path].split.lower()]].append(path)
+    files = {s: paths for s, paths in files.items() if paths}
     if 'train' not in files:
         raise InputError(f"table {file}: has no row of the split 'train' that can be used")
     texts = {s: [useful[path].text for path in paths] for s, paths in files.items()}
