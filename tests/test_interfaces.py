@@ -15,12 +15,11 @@ from sklearn.base import clone
 
 import munet_nb as mu
 from munet_nb.checks import InputError, Notice
-from munet_nb.cli import main
+from munet_nb.cli import make_parser
+from munet_nb.options import read_moved, read_tasks
 from munet_nb.search.config import with_fields
 from munet_nb.tasks.labels import read_labels
 from munet_nb.tasks.sources import load_source, load_task, shown_source
-
-TINY = '--root random:Ti1 --segments 1 --batches 1 --batch-size 8 --children-per-task 2'.split()
 
 
 def dark_and_bright(n=40):
@@ -62,17 +61,28 @@ def quiet(function, *args, **values):
     return result, ' '.join(str(w.message) for w in told if issubclass(w.category, Notice))
 
 
-def test_a_table_is_a_run_from_the_shell_and_found_again(table, tmp_path, capsys):
-    run, place = tmp_path / 'run', f'pets={table}@{table.parent}/images'
-    assert main(['evolve', '--run', str(run), '--table', place, *TINY]) == 0
-    assert main(['resume', str(run)]) == 2, 'a table may be anywhere, so it has to be trusted'
-    assert f'table:{table}@{table.parent}/images' in capsys.readouterr().err
-    assert main(['resume', str(run), '--trust-sources']) == 0
+def typed(line, read):
+    "The one task of a line."
+    (task,) = read(make_parser().parse_args(line.split()))
+    return task
+
+
+def test_a_table_is_given_in_the_shell_and_found_again(table, tmp_path):
+    run, place = tmp_path / 'run', f'{table}@{table.parent}/images'
+    task = typed(f'evolve --run x --table pets={place}', read_tasks)
+    assert (task.name, task.source) == ('pets', f'table:{place}')
+    mu.Evolution.create(run, mu.load_root('random:Ti1'), [task]).close()
+    with pytest.raises(InputError, match=f"'pets' from 'table:{place}'.*Nothing was read"):
+        mu.Evolution.resume(run)
+    mu.Evolution.resume(run, trust_sources=True).close()
     moved = tmp_path / 'moved'
     table.parent.rename(moved)
-    assert main(['resume', str(run), '--trust-sources']) == 2
-    assert 'munet resume --table pets=FILE' in capsys.readouterr().err
-    assert main(['resume', str(run), '--table', f'pets={moved}/train.csv@{moved}/images']) == 0
+    with pytest.raises(InputError, match='munet resume --table pets=FILE'):
+        mu.Evolution.resume(run, trust_sources=True)
+    again = typed(f'resume x --table pets={moved}/train.csv@{moved}/images', read_moved)
+    mu.Evolution.resume(run, [again]).close()
+    with pytest.raises(InputError, match="--table 'pets': must be NAME=FILE"):
+        typed('resume x --table pets', read_moved)
 
 
 def test_rows_of_no_use_are_told_at_once_and_left_out_by_name(table):
@@ -173,10 +183,7 @@ def test_a_data_set_is_read_lazily_and_is_recognized_when_a_run_goes_on(tmp_path
     rows = datasets.Dataset.from_dict({'image': pillow, 'label': words.tolist()})
     rows = rows.cast_column('image', datasets.Image())
     task = mu.task_from_dataset('pets', rows)
-    config = mu.Config.preset('demo', batch_size=8, batches=1, segments=1, children_per_task=2)
-    config = with_fields(config, common_trunks=False)
-    with mu.Evolution.create(tmp_path / 'run', mu.load_root('random:Ti1'), [task], config) as evo:
-        evo.step()
+    mu.Evolution.create(tmp_path / 'run', mu.load_root('random:Ti1'), [task]).close()
     with pytest.raises(InputError, match='or from a data set: only Evolution.resume'):
         mu.Evolution.resume(tmp_path / 'run')
     other = mu.task_from_dataset('pets', Pairs(255 - images, words))

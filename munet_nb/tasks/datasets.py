@@ -7,14 +7,14 @@ __all__ = ['task_from_dataset']
 
 # %% ../../nbs/30_tasks/10_datasets.ipynb #c2e453dc
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..checks import InputError, check, shown
+from ..checks import InputError, check
 from .images import as_array, is_array, to_image
 from .labels import IMAGE_NAMES, LABEL_NAMES, find_column, number_labels
 from .splits import LazySplit, named_splits
