@@ -15,6 +15,7 @@ _HOMES = {
     'Evolution': 'runs.evolution',
     'HParams': 'models.hparams',
     'InputError': 'checks',
+    'MultitaskClassifier': 'classifier',
     'System': 'runs.system',
     'Task': 'tasks.task',
     'TrainingSettings': 'search.config',
@@ -26,6 +27,7 @@ _HOMES = {
     'load_hf': 'tasks.hub',
     'load_idx': 'tasks.folders',
     'load_root': 'roots.load',
+    'load_table': 'tasks.tables',
     'load_task': 'tasks.sources',
     'load_tfds': 'tasks.tfds',
     'look': 'pictures.look',
@@ -33,6 +35,7 @@ _HOMES = {
     'ray_workers': 'workers.cluster',
     'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
+    'task_from_dataset': 'tasks.datasets',
 }
 __all__ = sorted([*_HOMES, 'plots'])
 

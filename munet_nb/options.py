@@ -53,7 +53,8 @@ def _add_skip_broken(parser: argparse.ArgumentParser):
     parser.add_argument(
         '--skip-broken',
         action='store_true',
-        help='leave broken files of image folders out, and remember which',
+        help='leave broken files of image folders out, and rows of tables that are of no use, and '
+        'remember which',
     )
 
 
@@ -107,7 +108,7 @@ def add_moved(parser: argparse.ArgumentParser):
     "The options that give the new places of moved data."
     for row in SOURCES.values():
         if row.moved_help:
-            _add_source(parser, row, 'NAME=DIR', row.moved_help)
+            _add_source(parser, row, f'NAME={row.place}', row.moved_help)
     _add_skip_broken(parser)
 
 
@@ -120,12 +121,14 @@ def read_moved(args: argparse.Namespace) -> list[Task]:
             name, eq, folder = text.partition('=')
             if not eq:
                 raise InputError(
-                    f'--{row.name} {text!r}: must be NAME=DIR, where the data of the task NAME is '
+                    f'--{row.name} {text!r}: must be NAME={row.place}, where the data of the task NAME is '
                     'now; a new task joins by munet add-task'
                 )
             tasks.append(_load_of(row, args)(folder, name))
     if args.skip_broken and not tasks:
-        raise InputError('--skip-broken: goes with --folder NAME=DIR, whose broken files to leave out')
+        raise InputError(
+            '--skip-broken: goes with --folder NAME=DIR or --table NAME=FILE, what of it to leave out'
+        )
     return tasks
 
 # %% ../nbs/94_options.ipynb #e343cbdc

@@ -222,7 +222,7 @@ def bad_inputs(folders, tmp):
         ],
         'momentum = 1.5': [*odd, '--momentum', '1.5'],
         'batch_size = 0': [*odd, '--batch-size', '0'],
-        'no tasks: give at least one of --benchmark, --folder, --idx, --tfds, --vtab': [],
+        'no tasks: give at least one of --benchmark, --folder, --table, --idx, --tfds, --vtab': [],
         "2 tasks are named 'odd'": [*odd, *odd],
         '0.png: is not an image that can be decoded': ['--folder', tmp / 'broken'],
         'at least two': ['--folder', tmp / 'single'],

@@ -17,6 +17,7 @@ NAMES = [
     'Evolution',
     'HParams',
     'InputError',
+    'MultitaskClassifier',
     'System',
     'Task',
     'TrainingSettings',
@@ -28,6 +29,7 @@ NAMES = [
     'load_hf',
     'load_idx',
     'load_root',
+    'load_table',
     'load_task',
     'load_tfds',
     'look',
@@ -36,6 +38,7 @@ NAMES = [
     'ray_workers',
     'report',
     'task_from_arrays',
+    'task_from_dataset',
 ]
 SEARCH = 'mu.Evolution, mu.Config, mu.load_root, mu.load_benchmark, mu.load_tfds, mu.System'
 

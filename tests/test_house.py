@@ -14,7 +14,7 @@ PACKAGE = 'munet_nb'
 CHAPTERS = (
     'checks', 'words', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'workers', 'runs',
     'pictures', 'serving', 'bench', 'choices', 'evaluation', 'predict_files', 'options', 'cli',
-    'start',
+    'start', 'classifier',
 )
 APART = 'making'  # of packaged data: it uses the chapters, and they do not use it
 MAY_DRAW = ('pictures', APART)

@@ -118,6 +118,7 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
 @pytest.mark.parametrize(
     'source, advice',
     [
+        ('table:/x.csv', "munet resume --table 'my cats=FILE', Evolution.resume(..., tasks=[...])"),
         ('folder:/x', "munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         ('idx:/x', "munet resume --idx 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         ('hf:/x', "munet resume --hf 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
@@ -422,8 +423,8 @@ def test_class_names_are_checked(classes, message):
 def test_negative_labels_are_named_as_such():
     from munet_nb import task_from_arrays
 
-    with pytest.raises(InputError, match='labels from -1'):
-        task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, -1] * 20))
+    with pytest.raises(InputError, match='labels from -2'):
+        task_from_arrays('t', (np.zeros((40, 8, 8), 'uint8'), [0, -2] * 20))
 
 
 def test_characters8_has_no_image_in_two_splits_and_every_class_in_each():
@@ -549,8 +550,7 @@ def test_hugging_face_data_that_cannot_be_a_task_is_refused_by_name(tmp_path, mo
     refused(f'{other} and the classes that train has', train=hf_rows(40), test=two)
     text = hf_rows(4).remove_columns('image').add_column('image', ['x'] * 4)
     refused(other, train=hf_rows(40), test=text)
-    secret = [-1] + [0, 1] * 19 + [1]
-    refused('labels from -1 to 1', train=hf_rows(40, labels=secret))
+    refused('none of its 40 images has a label', train=hf_rows(40, labels=[-1] * 40))
     splits = dict(train=hf_rows(40), val=hf_rows(4), valid=hf_rows(5))
     refused('has the splits train, val, valid; ', **splits)
     refused(

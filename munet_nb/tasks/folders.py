@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'LeftOut', 'REASONS', 'DECODE_PIXELS', 'Broken', 'parse_without', 'FolderReading',
-    'read_folder', 'load_folder', 'load_folder_without', 'images_below', 'read_idx', 'load_idx',
+    'LeftOut', 'REASONS', 'DECODE_PIXELS', 'Broken', 'image_suffixes', 'place_in_order',
+    'read_split', 'source_of', 'parse_without', 'FolderReading', 'read_folder', 'load_folder',
+    'load_folder_without', 'images_below', 'read_idx', 'load_idx',
 ]
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-002
@@ -100,7 +101,7 @@ def _tell(folder: Path, left_out: LeftOut):
         notice(f"image folder {folder}: all is read but what is {', '.join(told)}")
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-007
-def _suffixes() -> set[str]:
+def image_suffixes() -> set[str]:
     "The suffixes of files that are read as pictures."
     kinds = picture_formats()
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds}
@@ -108,13 +109,22 @@ def _suffixes() -> set[str]:
 
 def _images_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
     "The files of a folder and of the folders in it that are images by their suffix."
-    suffixes = _suffixes()
+    suffixes = image_suffixes()
     for path in _files_below(folder, left_out):
         suffix = path.suffix.lower()
         if suffix in suffixes:
             yield path
         else:
             left_out[f'no images by their suffix {suffix!r}'].add(path)
+
+
+def place_in_order(
+    path: Path,  # of an image
+    folder: Path,  # that it lies in
+) -> bytes:
+    "By what the images of a folder are sorted."
+    relative = same_name(path.relative_to(folder).as_posix())
+    return hashlib.sha256(os.fsencode(relative)).digest()
 
 
 def _find_images(
@@ -126,12 +136,7 @@ def _find_images(
     for name in _folders_in(folder, left_out):
         label = labels[same_name(name)]
         found += [(path, label) for path in _images_below(folder / name, left_out)]
-
-    def digest(path_and_label):
-        relative = same_name(path_and_label[0].relative_to(folder).as_posix())
-        return hashlib.sha256(os.fsencode(relative)).digest()
-
-    return sorted(found, key=digest)
+    return sorted(found, key=lambda pair: place_in_order(pair[0], folder))
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #3b7e1002
 _ENDS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
@@ -200,14 +205,14 @@ def _whole_ones(
     return {path: got for path, got in found.items() if path not in broken}
 
 
-def _read_split(
+def read_split(
     labels: Mapping[Path, int],  # of the files
     folder: Path,  # of the task
     where: str,  # what to call the split in an error
     broken: Broken,  # gets those that are
     decode: bool,  # whether all of them are decoded, though they are too many to keep
 ) -> ArraySplit | LazySplit:
-    "The images of a split that are not broken."
+    "The images of a split that are not broken, read at once if they are few."
     doing = f'opening {where}'
     headers = _whole_ones(_read_header, {path: path for path in labels}, broken, doing)
     kept = sum(header.pixels for header in headers.values()) <= DECODE_PIXELS
@@ -303,9 +308,13 @@ def _tell_broken(folder: Path, broken: Broken, n: int) -> str:
     return f"{len(broken):,} of {n:,} images {are} broken: {'; '.join(told)}"
 
 
-def _source_without(folder: Path, names: Set[str]) -> str:
-    "A folder but for some files, as in Task.source."
-    return f'folder-without:{json.dumps(sorted(names))}@{folder}'
+def source_of(
+    kind: str,  # of a source of files: 'folder'
+    place: str | Path,  # where it is
+    without: Set[str],  # the files that are left out
+) -> str:
+    "Where files are, as in Task.source, with the names of those that are left out."
+    return f'{kind}-without:{json.dumps(sorted(without))}@{place}' if without else f'{kind}:{place}'
 
 
 def parse_without(
@@ -380,13 +389,13 @@ def read_folder(
     broken = {}
     splits = {}
     for s, images in listing.images.items():
-        splits[s] = _read_split(images, folder, f'{s} of task {name!r}', broken, skip_broken)
+        splits[s] = read_split(images, folder, f'{s} of task {name!r}', broken, skip_broken)
     if broken:
         _refuse_broken(listing, folder, broken, skip_broken)
     paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
     names = without | paths.keys()
-    source = _source_without(folder, names) if names else f'folder:{folder}'
     filled = fill_own_splits(splits)
+    source = source_of('folder', folder, names)
     task = Task(name, listing.classes, **filled, private=private, source=source)
     tell_few(filled, name)
     told = {why: sorted(str(p.relative_to(folder)) for p in ps) for why, ps in left_out.items()}

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import InputError, as_path, check
-from .splits import SPLIT_NAMES, LazySplit, check_labels, fill_splits, part
+from .splits import LazySplit, check_labels, fill_splits, labelled_splits
+from .splits import named_splits, part
 from .task import Task, image_and_label, name_or
 
 # %% ../../nbs/30_tasks/05_hub.ipynb #cell-005
@@ -54,22 +55,6 @@ def _load_splits(name: str) -> tuple[dict, Path | None]:
         raise _not_loaded(name, is_folder, e) from None
     splits = dict(data) if isinstance(data, dict) else {'train': data}
     return splits, folder.resolve() if is_folder else None
-
-# %% ../../nbs/30_tasks/05_hub.ipynb #cell-007
-def _named_splits(data: dict, where: str) -> dict:
-    "The data of the splits that a task has. Raises InputError if one would be left out."
-    splits = {SPLIT_NAMES[s.lower()]: d for s, d in data.items() if s.lower() in SPLIT_NAMES}
-    names = ', '.join(data)
-    if 'train' not in splits:
-        raise InputError(f"{where} has the splits {names or 'none'}: 'train' is missing")
-    if len(splits) < len(data):
-        pick = 'datasets.DatasetDict(train=..., test=...).save_to_disk(DIR), and load DIR'
-        raise InputError(
-            f"{where} has the splits {names}; beside 'train' there may be one 'validation' "
-            "(or 'val') and one 'test', and nothing else: "
-            f'pick those that are meant, {pick}'
-        )
-    return splits
 
 # %% ../../nbs/30_tasks/05_hub.ipynb #cell-010
 def _trusted_folders(folder: Path | None) -> list[Path]:
@@ -143,7 +128,8 @@ def load_hf(
 
     where = f'Hugging Face data set {dataset!r}'
     name = name_or(name, folder.name if folder else dataset)
-    data = _named_splits(data, where)
+    pick = 'datasets.DatasetDict(train=..., test=...).save_to_disk(DIR), and load DIR'
+    data = named_splits(data, where, pick)
     features = data['train'].features
     image, label = image_and_label(features, HfImage, ClassLabel, where)
     for s, d in data.items():
@@ -152,12 +138,11 @@ def load_hf(
             raise InputError(
                 f'split {s!r} of {where} does not have the image and the classes that train has'
             )
-    splits = {}
-    for s, d in data.items():
-        split = _hf_split(d, image, label, _trusted_folders(folder), f'{s} of task {name!r}')
-        secret = len(split) and split.labels.max() < 0
-        if s == 'train' or not secret:
-            splits[s] = split
+    trusted = _trusted_folders(folder)
+    splits = {
+        s: _hf_split(d, image, label, trusted, f'{s} of task {name!r}') for s, d in data.items()
+    }
+    splits = labelled_splits(splits, name)
     return Task(
         name,
         tuple(features[label].names),

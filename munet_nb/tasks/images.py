@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'LARGEST_IMAGE', 'DECODED_SIDE', 'READERS', 'check_size', 'as_it_looks', 'from_pillow',
-    'picture_formats', 'read_file', 'open_image', 'read_all', 'is_path', 'to_image', 'as_images',
-    'each_image', 'stream_images', 'to_images',
+    'picture_formats', 'read_file', 'open_image', 'read_all', 'is_path', 'is_array', 'as_array',
+    'to_image', 'as_images', 'each_image', 'stream_images', 'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
@@ -172,19 +172,47 @@ def _shown(value) -> str:
     return f'{shown(value)} ({type(value).__name__})'
 
 
-def _as_array(value, where: str) -> np.ndarray:
+def is_array(value) -> bool:
+    "Whether `value` says itself how it is read as an array."
+    return hasattr(value, '__array__') or hasattr(value, '__dlpack__')
+
+
+def _is_tensor(value) -> bool:
+    "Whether `value` is PyTorch's, which has the channels of images first."
+    return callable(getattr(value, 'detach', None))
+
+
+def _read_array(value) -> np.ndarray:
+    if _is_tensor(value):
+        value = value.detach().cpu()
+        if value.is_floating_point():
+            value = value.float()
+    elif hasattr(value, '__dlpack__') and not hasattr(value, '__array__'):
+        value = np.from_dlpack(value)
+    array = np.asarray(value)
+    is_short = array.dtype.kind == 'V' and array.dtype.names is None  # bfloat16, as JAX has it
+    return array.astype(np.float32) if is_short else array
+
+
+def as_array(value, where: str) -> np.ndarray:
     "What is given as an array, as NumPy's. Raises InputError if it is none."
     try:
-        array = np.asarray(value)
-    except Exception as e:  # lists of different lengths, a tensor that NumPy may not read
+        return _read_array(value)
+    except Exception as e:  # lists of different lengths, an array on another machine
         raise InputError(f'{where}: {_shown(value)} is no array of numbers ({e})') from None
-    if not array.ndim:
-        raise InputError(f'{where}: {_shown(value)} is no image')
-    return array
+
+# %% ../../nbs/30_tasks/00_images.ipynb #4cc5a2da
+def _channels_last(
+    a: np.ndarray,
+    first: int,  # the axis where an image begins
+) -> np.ndarray:
+    "An image, or a pile of them, with its channels behind height and width."
+    has_channels = a.ndim == first + 3 and a.shape[-1] not in (1, 3) and a.shape[first] in (1, 3)
+    return np.moveaxis(a, first, -1) if has_channels else a
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-008
 def to_image(
-    image,  # Pillow's, a path, or (h, w), (h, w, 1) or (h, w, 3): bytes, or floats in [0, 1]
+    image,  # Pillow's, a path, or (h, w) with or without 1 or 3 channels: bytes, floats in [0, 1]
     where: str,  # what to call it in an error
 ) -> np.ndarray:
     """`image` as uint8 (h, w, 1 or 3).
@@ -195,11 +223,12 @@ def to_image(
         image = from_pillow(image, where)
     elif is_path(image):
         image = open_image(image)
-    given = a = _as_array(image, where)
-    if a.ndim == 2:
-        a = a[..., None]
+    given = as_array(image, where)
+    if not given.ndim:
+        raise InputError(f'{where}: {_shown(image)} is no image')
+    a = given[..., None] if given.ndim == 2 else _channels_last(given, 0)
     if a.ndim != 3 or a.shape[-1] not in (1, 3) or 0 in a.shape:
-        shapes = '(height, width), (height, width, 1) or (height, width, 3)'
+        shapes = '(height, width), (height, width, 1 or 3) or (1 or 3, height, width)'
         raise InputError(f'{where}: shape {given.shape}: must be {shapes}')
     if a.dtype == np.uint8:
         return a
@@ -233,16 +262,23 @@ def _shape(image) -> tuple | None:
         return None
 
 
+def _one_or_three(shape: tuple, where: str) -> InputError:
+    return InputError(
+        f'{where}: a tensor x of shape {shape} may be one image or three gray ones: '
+        'give x[None] if it is one, x[:, None] if it is three'
+    )
+
+
 def _is_piece(shape: tuple | None) -> bool:
     "Whether this is the shape of a row of an image, gray or with a last axis of channels."
     return shape is not None and (len(shape) == 1 or len(shape) == 2 and shape[-1] in (1, 3))
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-011
 def as_images(
-    images,  # an array (n, h, w[, 1 or 3]), or images of any sizes
+    images,  # an array (n, h, w[, 1 or 3]) or (n, 1 or 3, h, w), or images or paths of any sizes
     where: str = 'images',  # what to call them in an error
 ) -> np.ndarray | list:
-    """Many images as an array (n, ...) or as a list; none of them is looked at.
+    """Many images as an array (n, h, w, ...) or as a list; none of them is looked at.
 
     Raises InputError for a single image, a single path, and what is no collection.
     """
@@ -250,20 +286,23 @@ def as_images(
         raise _one_for_many(f'a Pillow image of {images.width} x {images.height} pixels', where)
     if is_path(images):
         raise _one_for_many(f'the path {str(images)!r}', where)
-    if not isinstance(images, Iterable) or isinstance(images, (bytes, bytearray, Mapping, Set)):
+    no_list = isinstance(images, (bytes, bytearray, Mapping, Set))
+    if no_list or not (isinstance(images, Iterable) or is_array(images)):
         raise InputError(f'{where}: {_shown(images)} is no list or array of images')
-    if not hasattr(images, '__array__'):
+    if not is_array(images):
         images = list(images)
         shapes = {_shape(image) for image in images}
         if len(images) > 1 and len(shapes) == 1 and _is_piece(*shapes):
             raise _one_for_many(f'a list of shape {(len(images), *shapes.pop())}', where)
         return images
-    array = _as_array(images, where)
+    array = as_array(images, where)
     if array.dtype == object:  # each an image of its own
         return list(array)
-    if _is_piece(array.shape[1:]):
+    if not array.ndim or _is_piece(array.shape[1:]):
         raise _one_for_many(f'an array of shape {array.shape}', where)
-    return array
+    if _is_tensor(images) and array.ndim == 3 and len(array) == 3:
+        raise _one_or_three(array.shape, where)
+    return _channels_last(array, 1)
 
 
 def each_image(images, where: str = '') -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ from ..checks import InputError, as_path, check, plain, unknown
 from .benchmarks import PACKAGED_BENCHMARKS, load_benchmark
 from .folders import load_folder, load_folder_without, load_idx, parse_without
 from .hub import load_hf
+from .tables import load_table_from, load_table_without
 from .task import Task, check_private
 from .tfds import load_tfds
 from .vtab import load_vtab
@@ -35,6 +36,7 @@ class Source:
     metavar: str = ''  # what follows the option of munet evolve; '': it has none
     help: str = ''  # of the option of munet evolve
     moved_help: str = ''  # of the option of munet resume; '': it has none
+    place: str = 'DIR'  # what that option takes
     again: Callable[[str, str, str], str] | None = None  # how to give the new place of moved data
     can_skip: bool = False  # whether `load` takes skip_broken=True, to leave broken files out
 
@@ -46,7 +48,7 @@ class Source:
 # %% ../../nbs/30_tasks/08_sources.ipynb #cell-007
 def _from_arrays(text: str, name: str | None) -> Task:
     raise InputError(
-        f'task {name!r} was made from arrays in memory: '
+        f'task {name!r} was made from arrays in memory, or from a data set: '
         'only Evolution.resume(..., tasks=...) can bring it back'
     )
 
@@ -78,15 +80,16 @@ def resume_with_option(
     text: str,  # where its data was
 ) -> str:
     "How to resume a run after the directory of a task was moved."
-    place = shlex.quote(f'{name}=DIR')
+    place = shlex.quote(f'{name}={SOURCES[kind].place}')
     return f'munet resume --{kind} {place}, Evolution.resume(..., tasks=[...])'
 
 
 def _resume_without(kind: str, name: str, text: str) -> str:
-    "The same for a folder of which broken files were left out."
-    place = shlex.quote(f'{name}=DIR')
-    load = f'load_folder(DIR, {name!r}, skip_broken=True)'
-    return f'munet resume --folder {place} --skip-broken, Evolution.resume(..., tasks=[{load}])'
+    "The same for a folder or a table of which something was left out."
+    kind = kind.removesuffix('-without')
+    place = shlex.quote(f'{name}={SOURCES[kind].place}')
+    load = f'load_{kind}({SOURCES[kind].place}, {name!r}, skip_broken=True)'
+    return f'munet resume --{kind} {place} --skip-broken, Evolution.resume(..., tasks=[{load}])'
 
 
 def _resume_with_data_dir(kind: str, name: str, text: str) -> str:
@@ -125,6 +128,25 @@ _OF_FILES = (
         'folder-without',
         'an image folder but for some files',
         load_folder_without,
+        again=_resume_without,
+    ),
+    Source(
+        'table',
+        'a table of images',
+        load_table_from,
+        form='table:FILE',
+        metavar='[NAME=]FILE[@DIR]',
+        help='a task from a CSV file: path,label or path,label,split; paths begin at its folder, or '
+        'at DIR',
+        moved_help='where the table of a task is now, if it was moved',
+        place='FILE',
+        again=resume_with_option,
+        can_skip=True,
+    ),
+    Source(
+        'table-without',
+        'a table but for some rows',
+        load_table_without,
         again=_resume_without,
     ),
     Source(
@@ -222,13 +244,14 @@ def shown_source(
 ) -> str:
     "A source for people: the place that is read from, whole, and how many files are left out."
     kind, _, text = source.partition(':')
-    if kind != 'folder-without':
+    if kind not in ('folder-without', 'table-without'):
         return source
     try:
-        folder, names = parse_without(text)
+        place, names = parse_without(text)
     except InputError:
         return source
-    return f'folder:{folder} (but for {len(names):,} of its files)'
+    kind, what = ('folder', 'files') if kind == 'folder-without' else ('table', 'rows')
+    return f'{kind}:{place} (but for {len(names):,} of its {what})'
 
 # %% ../../nbs/30_tasks/08_sources.ipynb #cell-020
 def forms() -> str:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'ENOUGH', 'SPLIT_NAMES', 'check_labels', 'ArraySplit', 'LazySplit', 'part', 'five_percent',
-    'fill_splits', 'smallest_difference', 'of_every_class', 'fill_own_splits', 'tell_few',
+    'ENOUGH', 'SPLIT_NAMES', 'check_labels', 'ArraySplit', 'LazySplit', 'part', 'labelled_splits',
+    'five_percent', 'fill_splits', 'smallest_difference', 'of_every_class', 'fill_own_splits',
+    'tell_few', 'named_splits',
 ]
 
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-002
@@ -117,6 +118,29 @@ def part(
     files = [split.files[i] for i in indices] if split.files else None
     return LazySplit(len(indices), partial(_example, split, indices), split.where, labels, files)
 
+# %% ../../nbs/30_tasks/01_splits.ipynb #ee7b446b
+def labelled_splits(
+    splits: Mapping[str, ArraySplit | LazySplit],  # with labels, -1 where an image has none
+    task: str,  # its name
+) -> dict[str, ArraySplit | LazySplit]:
+    """The examples that have a label; a notice counts the others.
+
+    Raises InputError if none in train has one.
+    """
+    found, alone = {}, []
+    for name, split in splits.items():
+        labelled = np.flatnonzero(split.labels != -1)
+        if len(split) and not len(labelled) and name == 'train':
+            raise InputError(f'train of task {task!r}: none of its {len(split):,} images has a label')
+        if len(labelled) < len(split):
+            alone.append(f'{len(split) - len(labelled):,} of {len(split):,} images of {name}')
+            split = part(split, labelled) if len(labelled) else None
+        if split is not None:
+            found[name] = split
+    if alone:
+        notice(f"task {task!r}: {', '.join(alone)} have no label and are left alone")
+    return found
+
 # %% ../../nbs/30_tasks/01_splits.ipynb #cell-014
 def five_percent(
     n: int,  # examples in train
@@ -227,3 +251,22 @@ SPLIT_NAMES = {
     'test': 'test',
     'testing': 'test',
 }
+
+
+def named_splits(
+    data: Mapping[str, object],  # name -> what is in it
+    where: str,  # what to call the data in an error
+    advice: str,  # how to give some of it
+) -> dict[str, object]:
+    "The data of the splits that a task has. Raises InputError if one would be left out."
+    splits = {SPLIT_NAMES[s.lower()]: d for s, d in data.items() if s.lower() in SPLIT_NAMES}
+    names = ', '.join(data)
+    if 'train' not in splits:
+        raise InputError(f"{where} has the splits {names or 'none'}: 'train' is missing")
+    if len(splits) < len(data):
+        raise InputError(
+            f"{where} has the splits {names}; beside 'train' there may be one 'validation' "
+            "(or 'val') and one 'test', and nothing else: "
+            f'pick those that are meant, {advice}'
+        )
+    return splits

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'name_or', 'check_private', 'Task', 'task_from_arrays', 'image_and_label', 'check_tasks',
+    'check_name', 'name_or', 'check_private', 'Task', 'mixed_task', 'task_from_arrays',
+    'image_and_label', 'check_tasks',
 ]
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-002
@@ -15,12 +16,14 @@ from functools import cached_property
 
 import numpy as np
 
-from ..checks import InputError, as_list, check, is_name, plain, plain_fields
+from ..checks import InputError, as_list, check, is_name, plain_fields
 from ..checks import same_name, shown
-from .splits import ArraySplit, LazySplit, fill_own_splits, part
+from .labels import number_labels
+from .splits import ArraySplit, LazySplit, fill_own_splits, labelled_splits, part
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-005
-def _check_name(name: str):
+def check_name(name: str):
+    "Raise InputError for what can be no name of a task."
     is_short = is_name(name) and len(name) <= 100
     allowed = 'a printable text of 1 to 100 characters without a colon'
     check('task name', name, is_short and ':' not in name, allowed)
@@ -74,7 +77,7 @@ class Task:
 
     def __post_init__(self):
         plain_fields(self)
-        _check_name(self.name)
+        check_name(self.name)
         check_private(self.private)
         check('source', self.source, isinstance(self.source, str), 'a text')
         _check_classes(self.classes, self.name)
@@ -101,15 +104,31 @@ class Task:
         return h.hexdigest()
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-009
-def _array_split(pair, where: str) -> ArraySplit:
-    "The split of a pair (images, labels), checked."
-    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    check(where, type(pair).__name__, is_pair, 'a pair (images, labels)')
-    return ArraySplit(*pair, where=where)
+def _pair(given, where: str) -> tuple:
+    "Images and labels. Raises InputError for what is no pair."
+    is_pair = isinstance(given, (tuple, list)) and len(given) == 2
+    check(where, type(given).__name__, is_pair, 'a pair (images, labels)')
+    return given
 
 
-def _mixed(split: ArraySplit) -> LazySplit:
-    return part(split, np.random.default_rng(0).permutation(len(split)))
+def mixed_task(
+    name: str,
+    splits: Mapping[str, ArraySplit | LazySplit],  # 'train' and perhaps others, with labels
+    classes: tuple[str, ...],
+    private: bool,
+) -> Task:
+    """A task of examples in any order: put in another one, and missing splits held out.
+
+    Images without a label are left alone. Raises InputError if they cannot be a task.
+    """
+    for s, split in splits.items():
+        if not len(split):
+            raise InputError(f'split {s!r} of task {name!r} is empty: it must have at least one image')
+    mixed = {
+        s: part(split, np.random.default_rng(0).permutation(len(split)))
+        for s, split in labelled_splits(splits, name).items()
+    }
+    return Task(name, classes, **fill_own_splits(mixed), private=private)
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-010
 def task_from_arrays(
@@ -117,32 +136,25 @@ def task_from_arrays(
     train: tuple,  # (images, labels)
     validation: tuple | None = None,  # missing: 5% of train, more of few images
     test: tuple | None = None,  # missing: the same
-    classes: Sequence[str] | None = None,  # missing: the numbers up to the largest label
+    classes: Sequence[str] | None = None,  # missing: the numbers up to the largest, or the texts
     private: bool = False,  # its model is never a seed for another task
 ) -> Task:
     """A task from arrays.
 
-    Images are (n, h, w[, 1 or 3]) or lists of images of any size, bytes or floats in [0, 1];
-    labels are whole numbers (n,). Raises InputError if they cannot be a task.
+    Images are as `as_images` takes them: arrays, or lists of images and paths, which are read at
+    once. Labels are as `read_labels` takes them: numbers, texts or one-hot rows; an image without
+    one is left alone. Raises InputError if they cannot be a task.
     """
-    _check_name(name)
+    check_name(name)
     given = dict(train=train, validation=validation, test=test)
-    given = {s: pair for s, pair in given.items() if s == 'train' or pair is not None}
-    splits = {s: _array_split(pair, f'{s} of task {name!r}') for s, pair in given.items()}
-    for s, split in splits.items():
-        where = f'split {s!r} of task {name!r}'
-        if not len(split):
-            raise InputError(f'{where} is empty: it must have at least one image')
-        if split.labels.min() < 0:
-            raise InputError(f'{where} has labels from {split.labels.min()}: must be 0 or more')
-    if classes is None:
-        classes = range(1 + max(int(split.labels.max()) for split in splits.values()))
-    allowed = 'a list of at most a million names'
-    classes = as_list(f'classes of task {name!r}', classes, allowed)
-    named = len(classes) <= 10**6 and all(isinstance(plain(c), (str, int)) for c in classes)
-    check(f'classes of task {name!r}', classes, named, allowed)
-    filled = fill_own_splits({s: _mixed(split) for s, split in splits.items()})
-    return Task(name, tuple(map(str, classes)), **filled, private=private)
+    where = {s: f'{s} of task {name!r}' for s in given}
+    pairs = {
+        s: _pair(pair, where[s]) for s, pair in given.items() if s == 'train' or pair is not None
+    }
+    labels = {s: labels for s, (_, labels) in pairs.items()}
+    classes, numbers = number_labels(labels, classes, name)
+    splits = {s: ArraySplit(images, numbers[s], where[s]) for s, (images, _) in pairs.items()}
+    return mixed_task(name, splits, classes, private)
 
 # %% ../../nbs/30_tasks/02_task.ipynb #cell-017
 def image_and_label(
