@@ -152,8 +152,8 @@ def test_seed_models_take_turns_in_a_shuffled_order():
 def test_a_seed_model_is_offered_with_half_the_chance_for_every_child_it_had_for_the_task():
     run = scanning(tasks='ab')
     n, parents = 2000, Counter()
-    had = {('b', m.id): k for k, m in enumerate(run.state.seeds('b'), 1)}
-    state = replace(run.state, offspring=had)
+    had = {m.id: k for k, m in enumerate(run.state.seeds('b'), 1)}
+    state = replace(run.state, offspring={'b': had})
     (first, second) = run.state.seeds('b')
     for seed in range(n):
         config = replace(run.config, seed=seed, children_per_generation=1)
@@ -181,17 +181,18 @@ def test_the_order_goes_on_in_the_next_generation_and_begins_anew_in_the_next_it
 def test_offspring_count_over_all_iterations_and_for_seed_models_too():
     run = scanning(task_iterations=3)
     run.finish()
-    counted = Counter()
+    counted = {}
     for record in run.records:
         for child in record.get('children', ()):
-            counted[record['task'], child['model']['parent']] += 1
+            of_task = counted.setdefault(record['task'], Counter())
+            of_task[child['model']['parent']] += 1
     assert run.state.offspring == counted
     iterations = Counter(
         (r['task'], c['model']['parent'], r['iteration'])
         for r in run.records
         for c in r.get('children', ())
     )
-    assert len(iterations) > len(counted), 'a model was a parent in two iterations'
+    assert len(iterations) > sum(map(len, counted.values())), 'a model was a parent in two iterations'
 
 
 # Ties

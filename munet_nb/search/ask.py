@@ -141,9 +141,10 @@ def scores_of(
     size = config.scale_factor, reference_params(arch)
     classes, whole = len(state.tasks[task].classes), reference_flops(arch)
     score = SCORES[config.selection]
+    priced = config.compute_factor < 1  # else no score depends on it
 
     def worth(model):
-        computation = prediction_flops(model, arch, classes) / whole
+        computation = prediction_flops(model, arch, classes) / whole if priced else 0.0
         return score(model, users, *size, config.compute_factor, computation)
 
     return {m.id: worth(m) for m in models}
@@ -210,8 +211,8 @@ class _Parents:
         self.untried = [m for m in wanted if m.id not in state.tried]
         self.scores = scores_of(self.active, state, task, config, arch)
         # Counted on while children are drawn: one model shall not be the parent of all.
-        had = {m.id: state.offspring.get((task, m.id), 0) for m in (*self.seeds, *self.active)}
-        self.offspring = had
+        had = state.offspring.get(task, {})
+        self.offspring = {m.id: had.get(m.id, 0) for m in (*self.seeds, *self.active)}
 
     @property
     def best(self) -> Model | None:

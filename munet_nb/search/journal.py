@@ -18,6 +18,7 @@ from ..checks import InputError, check, make, unknown
 from ..models.growth import grown_fields
 from ..models.hparams import MU_HPARAMS, HParams
 from ..models.accounting import users_of_models
+from ..models.ledger import Ledger
 from ..models.model import LayerRef, Model, Trunk, model_from_json
 from ..models.pool import Digest, Users, users_of
 from ..network.arch import Arch, get_arch
@@ -156,7 +157,7 @@ class Keeping:
 
     def _newest_first(self, ids: Iterable[str]) -> list[Model]:
         ids = {*ids, *(m.id for m in self._state.roots)}
-        return [m for m in reversed(self._state.models.values()) if m.id in ids]
+        return Ledger.of(self._state.models).newest_first(ids)
 
     @cached_property
     def _visited(self) -> list[str]:
@@ -198,7 +199,7 @@ class State:
 
     root: Model
     tasks: Mapping[str, TaskInfo]
-    models: Mapping[str, Model]  # every model that ever was a root, active or kept, oldest first
+    models: Mapping[str, Model]  # all that ever was a root, active or kept, oldest first: a Ledger
     kept: Mapping[str, str] = field(default_factory=dict)  # task -> id of its one kept model
     visits: Mapping[str, int] = field(default_factory=dict)  # task -> finished task iterations
     task: str | None = None  # the task being worked on; None between task iterations
@@ -206,7 +207,8 @@ class State:
     spent: int = 0  # segments of training in this task iteration, summed over its children
     active: tuple[str, ...] = ()  # the active population
     tried: frozenset[str] = frozenset()  # seed models tried in this task iteration
-    offspring: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (task, parent): count
+    # task -> its children that each parent had
+    offspring: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     turned: int = 0  # seed models passed in this task iteration, if they are scanned in turn
     tests: Mapping[str, float] = field(default_factory=dict)  # task -> kept model's test accuracy
     config: Config = Config()  # in force
@@ -376,7 +378,7 @@ def _begun(state, record):
     _need(len(tasks) == len(record['tasks']), 'tasks: two have the same name')
     _need(root.parent is None, f'root.parent = {root.parent!r}: a root model has none')
     config = config_from_json(record.get('config', {}))
-    return State(root, tasks, {root.id: root}, config=config)
+    return State(root, tasks, Ledger({root.id: root}), config=config)
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-011
 def _check_turn(state, task: str, iteration: int, generation: int):
@@ -417,15 +419,15 @@ def _generation(state, record):
     for seed in record['seeds_tried']:
         _need(seed in state.models, f'seeds_tried: there is no model {seed!r}')
     active = state.population(task)
-    models = dict(state.models)
-    offspring = dict(state.offspring)
+    accepted = {}
+    offspring = dict(state.offspring.get(task, {}))
     for i, c in enumerate(record['children']):
         _check_child(state, record, i)
         parent = c['model']['parent']
-        offspring[task, parent] = offspring.get((task, parent), 0) + 1
+        offspring[parent] = offspring.get(parent, 0) + 1
         if c['accepted']:
             model = model_from_json(c['model'])
-            models[model.id] = model
+            accepted[model.id] = model
             active += (model.id,)
     _check_best(record, active)
     spent, tried = state.spent, state.tried  # between iterations, of the probes alone
@@ -434,9 +436,9 @@ def _generation(state, record):
         task=task,
         generation=record['generation'] + 1,
         spent=spent + record['segments'] * len(record['children']),
-        models=models,
+        models=Ledger.of(state.models).plus(accepted),
         active=active,
-        offspring=offspring,
+        offspring={**state.offspring, task: offspring},
         turned=record.get('turned', 0),
         tried=tried | set(record['seeds_tried']),
     )
@@ -534,7 +536,7 @@ def _reconfigured(state, config: Config):
     root = replace(state.root, hparams=replace(config.defaults, num_layers=depth))
     most = state.config.task_iterations
     unpaid = {t: n for t, n in state.common.items() if state.visits.get(t, 0) < most}
-    models = {**state.models, root.id: root}
+    models = Ledger({**state.models, root.id: root})
     state = replace(
         state,
         config=config,
@@ -642,9 +644,10 @@ def _common_trunk(state, record):
     trunk = model_from_json(record['trunk'])
     entrants = {m.task: m for m in map(model_from_json, record['models'])}
     ids = {t: m.id for t, m in entrants.items()}
+    new = {m.id: m for m in (trunk, *entrants.values())}
     return replace(
         state,
-        models={**state.models, trunk.id: trunk, **{m.id: m for m in entrants.values()}},
+        models=Ledger.of(state.models).plus(new),
         trunks=(*state.trunks, trunk.id),
         kept={**ids, **state.kept},
         entrants={**state.entrants, **ids},
