@@ -33,6 +33,7 @@ _HOMES = {
     'ray_workers': 'workers.cluster',
     'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
+    'track': 'tracking.track',
 }
 __all__ = sorted([*_HOMES, 'plots'])
 

@@ -36,6 +36,7 @@ NAMES = [
     'ray_workers',
     'report',
     'task_from_arrays',
+    'track',
 ]
 SEARCH = 'mu.Evolution, mu.Config, mu.load_root, mu.load_benchmark, mu.load_tfds, mu.System'
 

@@ -13,7 +13,7 @@ TOP = Path(__file__).resolve().parents[1]
 PACKAGE = 'munet_nb'
 CHAPTERS = (
     'checks', 'words', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'workers', 'runs',
-    'pictures', 'serving', 'bench', 'choices', 'evaluation', 'predict_files', 'options', 'cli',
+    'pictures', 'serving', 'tracking', 'bench', 'choices', 'evaluation', 'predict_files', 'options', 'cli',
     'start',
 )
 APART = 'making'  # of packaged data: it uses the chapters, and they do not use it
