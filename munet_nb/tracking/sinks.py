@@ -110,6 +110,7 @@ def curve_name(scalar: Scalar) -> str:
 
 # %% ../../nbs/87_tracking/02_sinks.ipynb #d11631c4
 _ELSEWHERE = ('children', 'learning curves')  # tables that are pages or curves of a service
+_KINDS = ('1 system', '2 tasks', '3 children')  # TensorBoard lists by name, and children are many
 
 
 def _folder_of(top: Path, which: Which) -> Path:
@@ -142,8 +143,7 @@ class TensorBoard:
 
         writers = self._children if len(of) > 1 else self._writers
         if of not in writers:
-            kind = ('system', 'tasks', 'children')[len(of)]
-            folder = self._folder.joinpath(kind, *map(file_name, of))
+            folder = self._folder.joinpath(_KINDS[len(of)], *map(file_name, of))
             writers[of] = SummaryWriter(str(folder), flush_secs=3600)
         return writers[of]
 
@@ -335,7 +335,7 @@ class WandB:
         self.told = read_told(self._file)
         self._run = None
         self._row = {}  # what the records since the last `remember` tell
-        self._against = {}  # metric -> what it is drawn against
+        self._drawn = set()  # metrics for which W&B knows what they are drawn against
 
     def _begun(self):
         import wandb
@@ -355,7 +355,7 @@ class WandB:
     def tell(self, event: Event):
         if len(event.of) > 1:
             return  # a child, which the tables tell of
-        top = '/'.join(event.of) or 'system'
+        top = '/'.join(map(file_name, event.of)) or 'system'  # W&B makes files of names
         match event:
             case Scalar():
                 self._tell_scalar(top, event)
@@ -371,8 +371,9 @@ class WandB:
 
     def _tell_scalar(self, top: str, event: Scalar):
         metric, against = f'{top}/{event.name}', f'{top}/{event.against}'
-        if self._against.setdefault(metric, against) == against:
+        if metric not in self._drawn:  # against what it is told first: generations
             self._begun().define_metric(metric, step_metric=against)
+            self._drawn.add(metric)
         self._row |= {metric: event.value, against: event.step}
 
     def remember(self, told: Told):
@@ -397,7 +398,7 @@ def _line_charts(frame: pd.DataFrame) -> dict:
     found = {}
     for task, own in frame.groupby('task', sort=False):
         curves = [curve for _, curve in own.groupby('child', sort=False)][-_CURVES:]
-        found[f'{task}/learning curves'] = wandb.plot.line_series(
+        found[f'{file_name(task)}/learning curves'] = wandb.plot.line_series(
             [list(c.segment) for c in curves],
             [list(c.validation) for c in curves],
             keys=[c.child.iloc[0] for c in curves],
