@@ -36,6 +36,7 @@ _HOMES = {
     'report': 'pictures.report',
     'task_from_arrays': 'tasks.task',
     'task_from_dataset': 'tasks.datasets',
+    'track': 'tracking.track',
 }
 __all__ = sorted([*_HOMES, 'plots'])
 

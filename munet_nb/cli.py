@@ -346,6 +346,42 @@ def _compare(args: argparse.Namespace):
     else:
         say(repr(compare(args.run, args.other, trust_sources=args.trust_sources)))
 
+# %% ../nbs/95_cli.ipynb #9fd67f8c
+def _add_track(commands):
+    p = commands.add_parser(
+        'track',
+        help='a run in TensorBoard, MLflow or Weights & Biases',
+        description='Curves, hyperparameters, pictures, tables and a card of each model. DIR is only '
+        'read: while a search goes on, afterwards, or on another machine. The same command again '
+        'adds what is new.',
+    )
+    p.set_defaults(do=_track)
+    p.add_argument('run', metavar='DIR', help='run directory')
+    p.add_argument(
+        '--to',
+        required=True,
+        metavar='SERVICE',
+        help="tensorboard, mlflow or wandb; each needs pip install 'munet_nb[SERVICE]'",
+    )
+    p.add_argument(
+        '--place',
+        metavar='PLACE',
+        help='tensorboard: a folder (default: tensorboard); mlflow: a tracking URI (default: as '
+        'MLflow finds it, MLFLOW_TRACKING_URI or a file here); wandb: [ENTITY/]PROJECT (default: '
+        'WANDB_PROJECT or munet)',
+    )
+    p.add_argument(
+        '--follow',
+        action='store_true',
+        help='wait for what another process adds, until the search is at its end or Ctrl-C',
+    )
+
+
+def _track(args: argparse.Namespace):
+    from munet_nb.tracking.track import track
+
+    say(repr(track(args.run, args.to, args.place, args.follow)))
+
 # %% ../nbs/95_cli.ipynb #2c6627ab
 def _add_check(commands):
     p = commands.add_parser('check', help='what is whole of a run, and what is not')
@@ -783,6 +819,7 @@ def make_parser(
     _add_extend(commands, words)
     _add_report(commands)
     _add_compare(commands)
+    _add_track(commands)
     _add_check(commands)
     _add_repair(commands)
     _add_predict(commands)
@@ -816,6 +853,7 @@ _WHEN_STOPPED = {
     'evaluate': 'nothing was written',
     'export': 'nothing was written',
     'serve': 'requests in progress were cut off',
+    'track': 'what was told is kept, and the same command goes on',
 }
 
 

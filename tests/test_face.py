@@ -39,6 +39,7 @@ NAMES = [
     'report',
     'task_from_arrays',
     'task_from_dataset',
+    'track',
 ]
 SEARCH = 'mu.Evolution, mu.Config, mu.load_root, mu.load_benchmark, mu.load_tfds, mu.System'
 

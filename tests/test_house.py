@@ -13,8 +13,8 @@ TOP = Path(__file__).resolve().parents[1]
 PACKAGE = 'munet_nb'
 CHAPTERS = (
     'checks', 'words', 'network', 'models', 'tasks', 'search', 'engine', 'roots', 'workers', 'runs',
-    'pictures', 'serving', 'bench', 'choices', 'evaluation', 'predict_files', 'options', 'cli',
-    'start', 'classifier',
+    'pictures', 'serving', 'tracking', 'bench', 'choices', 'evaluation', 'predict_files', 'options',
+    'cli', 'start', 'classifier',
 )
 APART = 'making'  # of packaged data: it uses the chapters, and they do not use it
 MAY_DRAW = ('pictures', APART)

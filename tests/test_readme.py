@@ -30,7 +30,7 @@ def test_every_munet_command_of_the_readme_parses():
     typed = [line.split('#')[0].split() for line in lines()]
     commands = [words[1:] for words in typed if words[:1] == ['munet']]
     names = {'demo', 'evolve', 'resume', 'extend', 'report', 'check', 'repair', 'predict', 'bench'}
-    names |= {'route', 'serve', 'add-task', 'evaluate', 'export', 'compare', 'look'}
+    names |= {'route', 'serve', 'add-task', 'evaluate', 'export', 'compare', 'look', 'track'}
     assert {c[0] for c in commands} == names
     for c in commands:
         make_parser().parse_args(c)

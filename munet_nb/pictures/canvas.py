@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'LIGHT', 'DARK', 'PAGE', 'find_letters', 'Picture', 'save_picture', 'Theme', 'check_theme',
-    'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'counted', 'listed',
-    'columns_of', 'shortened', 'without_math', 'short_name', 'task_legend', 'trunk_name',
+    'LIGHT', 'DARK', 'PAGE', 'find_letters', 'Picture', 'png_of', 'save_picture', 'Theme',
+    'check_theme', 'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'counted',
+    'listed', 'columns_of', 'shortened', 'without_math', 'short_name', 'task_legend', 'trunk_name',
     'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
 ]
 
@@ -121,13 +121,18 @@ class Picture(Figure):
         super().draw(renderer)
 
     def _repr_mimebundle_(self, **options):
-        out = BytesIO()
-        self.savefig(out, format='png', dpi=100)
-        png = base64.b64encode(out.getvalue()).decode()
+        png = base64.b64encode(png_of(self)).decode()
         about = {'image/png': {'alt': self.alt}} if self.alt else {}
         return {'image/png': png, 'text/plain': self.alt or repr(self)}, about
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #3a9e5c17
+def png_of(picture: Figure) -> bytes:
+    "A picture as the bytes of a PNG file."
+    out = BytesIO()
+    picture.savefig(out, format='png', dpi=100)
+    return out.getvalue()
+
+
 def save_picture(
     picture: Figure,
     path: Path,  # of a .png, or another format that its suffix says

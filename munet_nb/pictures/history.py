@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'MOST_TOLD', 'SIZES', 'Past', 'check_told', 'state_of', 'History', 'children_by_task',
+    'MOST_TOLD', 'SIZES', 'WATCH', 'Past', 'check_told', 'state_of', 'History', 'children_by_task',
     'curve_text', 'told_changes', 'told_child', 'told_children', 'size_of', 'config_after',
-    'Arrival', 'trunk_tasks', 'arrivals_by_task',
+    'Arrival', 'trunk_tasks', 'arrivals_by_task', 'journal_size', 'may_grow', 'read_on',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
@@ -17,7 +17,8 @@ from ..checks import as_list, check, is_one_of, unknown
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model, model_from_json
 from ..runs.report import mega_flops
-from ..search.ask import scores_of
+from ..runs.rundir import RunDir
+from ..search.ask import next_task, scores_of
 from ..search.config import Config, config_from_json, with_fields
 from ..search.journal import State, apply_record, open_first, replay
 from ..search.mutation import mutations
@@ -263,3 +264,27 @@ def arrivals_by_task(records: Sequence[Mapping], state: State) -> dict[str, list
             for arrival in _arrivals_of(r, state, kept, records[:i]):
                 found.setdefault(arrival.model.task, []).append(arrival)
     return {t: found[t] for t in state.tasks if t in found}
+
+# %% ../../nbs/80_pictures/02_history.ipynb #54e0145a
+WATCH = 1.0  # seconds until the journal of another process is looked at again
+
+
+def journal_size(run: RunDir) -> int:
+    "Bytes of a run's journal; 0 if it is not there."
+    return run.journal.stat().st_size if run.journal.is_file() else 0
+
+
+def may_grow(run: RunDir, state: State) -> bool:
+    "Whether another process may add to a run that stands at this state: it is not at its end."
+    if run.is_gone():
+        return False
+    return bool(state.groups) or next_task(state, state.config) is not None
+
+
+def read_on(run: RunDir, records: list[dict]):
+    """Add to the records of a run what another process wrote since they were read.
+
+    Raises InputError if the run is gone, or its journal was altered.
+    """
+    run.refuse_if_gone()
+    records.extend(run.records()[len(records) :])

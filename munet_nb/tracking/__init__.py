@@ -1,0 +1,1 @@
+"A run in the tracking services that people use: TensorBoard, MLflow, Weights & Biases."
