@@ -6,7 +6,7 @@ from pathlib import Path
 import setuptools
 
 TOP = Path(__file__).parent
-EXTRAS = ('hf', 'glyphs', 'onnx', 'ray', 'serve', 'dev')
+EXTRAS = ('hf', 'glyphs', 'onnx', 'ray', 'serve', 'docs', 'dev')
 
 config = ConfigParser(delimiters=['='], interpolation=None)
 config.read(TOP / 'settings.ini', encoding='utf-8')
