@@ -185,13 +185,18 @@ def settings() -> dict[str, str]:
     return dict(config['DEFAULT'])
 
 
+def anchor_of(title: str, separator: str) -> str:
+    "The anchor that Jupyter gives a title."
+    return title.replace(' ', separator)
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     "Take addresses from settings.ini, anchors as Jupyter makes them, and the order of the map."
     told = settings()
     config.site_description = told['description']
     config.repo_url = told['git_url'] or None
     config.site_url = told['doc_host'] + told['doc_baseurl'] if told['doc_host'] else None
-    config.mdx_configs['toc']['slugify'] = lambda text, separator: text.replace(' ', separator)
+    config.mdx_configs.setdefault('toc', {})['slugify'] = anchor_of
     pages = [
         {title: [{name: address_of(path)} for name, path in notebooks.items()]}
         for title, notebooks in chapters().items()
