@@ -6,7 +6,9 @@ from pathlib import Path
 import setuptools
 
 TOP = Path(__file__).parent
-EXTRAS = ('hf', 'glyphs', 'onnx', 'ray', 'serve', 'tensorboard', 'mlflow', 'wandb', 'dev')
+EXTRAS = (
+    'hf', 'glyphs', 'onnx', 'ray', 'serve', 'tensorboard', 'mlflow', 'wandb', 'docs', 'dev',
+)
 
 config = ConfigParser(delimiters=['='], interpolation=None)
 config.read(TOP / 'settings.ini', encoding='utf-8')

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checks import InputError, Notice, as_path, for_terminal, is_count
+from .checks import InputError, Notice, as_path, for_terminal, is_count, version_of
 from .options import add_config, add_moved, add_sources, add_workers, preset_of
 from .options import read_config, read_executor, read_moved, read_tasks, read_values
 from .words import count, operations, parameters, percent, seconds
@@ -810,6 +810,8 @@ def make_parser(
         description='Evolve one pretrained Vision Transformer into a system that solves many '
         'image-classification tasks.',
     )
+    told = f'munet_nb {version_of("munet_nb")}'
+    parser.add_argument('--version', action='version', version=told)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     _add_demo(commands)
     _add_look(commands)

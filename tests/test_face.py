@@ -109,11 +109,13 @@ with mu.Evolution.create('run', mu.load_root('Ti3-glyphs'), tasks, config) as ev
 
 
 def test_the_wheel_is_enough_for_the_first_generation_of_the_demo(tmp_path):
-    "It is built from a copy and used from another folder, so that nothing of the checkout helps."
+    "It is built from the source archive of a copy, and used from another folder."
     copy, wheels, site = tmp_path / 'copy', tmp_path / 'wheels', tmp_path / 'site'
     shutil.copytree(TOP, copy, ignore=sync.not_copied)
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
-    build = [*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', str(wheels), str(copy)]
+    subprocess.run([sys.executable, 'setup.py', '--quiet', 'sdist'], cwd=copy, check=True)
+    (archive,) = copy.glob('dist/munet_nb-*.tar.gz')
+    build = [*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', str(wheels), str(archive)]
     subprocess.run(build, check=True)
     (wheel,) = wheels.glob('munet_nb-*.whl')
     subprocess.run([*pip, 'install', '--no-deps', '--target', str(site), str(wheel)], check=True)

@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
+import munet_nb as mu
 from munet_nb.cli import make_parser
+from munet_nb.roots.export import export_model, how_to_load
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / 'README.md').read_text()
@@ -37,10 +43,44 @@ def test_every_munet_command_of_the_readme_parses():
 
 
 def test_the_python_snippet_runs(tmp_path):
-    (code,) = blocks('python')
+    (code,) = (block for block in blocks('python') if 'load_benchmark' in block)
     out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert (tmp_path / 'runs/first/journal.jsonl').exists()
+
+
+def made_root(folder):
+    "A model directory, as transformers would have it."
+    root = mu.load_root('random:Ti1', image_size=16)
+    layers = {name: layer.params for name, layer in root.layers.items()}
+    zeros = {'kernel': np.zeros((192, 2), np.float32), 'bias': np.zeros(2, np.float32)}
+    export_model(folder, 'huggingface', root.arch, layers | {'head': {'dense': zeros}}, 16, ['a', 'b'])
+
+
+def made_images(folder):
+    for i in range(16):
+        path = folder / 'train' / 'ab'[i % 2] / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+
+
+def test_own_folders_and_an_own_vit_are_three_lines(tmp_path, monkeypatch):
+    "With 16 pixels, and the search made but not run."
+    monkeypatch.chdir(tmp_path)
+    made_root(tmp_path / 'my_vit')
+    for name in ('pets', 'cars'):
+        made_images(tmp_path / 'images' / name)
+    (code,) = (block for block in blocks('python') if 'my_vit' in block)
+    assert len(code.splitlines()) == 3 and code.count('224') == code.count('.run()') == 1
+    exec(code.replace('224', '16').replace('.run()', '.close()'), {'mu': mu})
+    assert list(mu.Evolution.resume('runs/mine', trust_sources=True).tasks) == ['pets', 'cars']
+
+
+@pytest.mark.parametrize('format', ['onnx', 'stablehlo', 'huggingface'])
+def test_exports_are_loaded_as_munet_export_tells(format):
+    "Whether these lines work is tested where exports are."
+    assert how_to_load('exported', format) in [block.rstrip() for block in blocks('python')]
 
 
 def test_links_to_files_lead_somewhere():
