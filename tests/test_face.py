@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import munet_nb as mu
+import pytest
 import sync
 
 TOP = Path(__file__).resolve().parents[1]
@@ -104,6 +105,7 @@ with mu.Evolution.create('run', mu.load_root('Ti3-glyphs'), tasks, config) as ev
 """
 
 
+@pytest.mark.core
 def test_the_wheel_is_enough_for_the_first_generation_of_the_demo(tmp_path):
     "It is built from a copy and used from another folder, so that nothing of the checkout helps."
     copy, wheels, site = tmp_path / 'copy', tmp_path / 'wheels', tmp_path / 'site'
