@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import sync
 from munet_nb.cli import make_parser
 
 TOP = Path(__file__).resolve().parents[1]
@@ -24,6 +25,13 @@ def test_the_two_lines_are_there_and_ci_runs_the_second():
     assert SETUP in lines()
     assert 'bash tests/run' in lines()
     assert 'bash tests/run' in (TOP / '.ci/run').read_text().splitlines()
+
+
+def test_the_pythons_it_names_are_those_that_are_tested():
+    cfg = sync.settings(TOP)
+    *others, last = tested = cfg['tested_pythons'].split()
+    told = f"Python {cfg['min_python']} or newer, tested with {', '.join(others)} and {last}"
+    assert told in README and tested[0] == cfg['min_python']
 
 
 def test_every_munet_command_of_the_readme_parses():
