@@ -155,7 +155,6 @@ def test_evaluate_tells_how_many_images_and_an_interval(run, folders, tmp_path, 
     assert 'goes with one --task' in capsys.readouterr().err
 
 
-@pytest.mark.core
 def test_export_tells_what_it_wrote_and_how_to_load_it_and_overwrites_nothing(run, tmp_path, capsys):
     out = tmp_path / 'odd'
     export = ['export', str(run), '--task', 'odd', '--format', 'safetensors', '--out', str(out)]
