@@ -23,6 +23,9 @@ setuptools.setup(
     author=cfg['author'],
     license='Apache-2.0',
     python_requires=f'>={cfg["min_python"]}',
+    classifiers=[
+        f'Programming Language :: Python :: {version}' for version in cfg['tested_pythons'].split()
+    ],
     long_description=(TOP / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     packages=setuptools.find_packages(include=[package, f'{package}.*']),

@@ -57,8 +57,8 @@ def badge(cfg, name: str) -> str:
 
 
 def requirement(cfg) -> str:
-    "What pip installs on Colab: the public repository, else the package of that name."
-    return f'"{cfg["lib_name"]} @ git+{cfg["git_url"]}"' if cfg['git_url'] else cfg['lib_name']
+    "What pip installs on Colab: the public repository; nothing, while there is none."
+    return f'{cfg["lib_name"]} @ git+{cfg["git_url"]}' if cfg['git_url'] else ''
 
 
 def source(cell: dict) -> str:
@@ -72,9 +72,9 @@ def publish(nb: dict, cfg, name: str):
     own = [c for c in code if "'google.colab' in sys.modules" in source(c)]
     if not own:
         return
-    install = f'%pip install --quiet {requirement(cfg)}'
+    package = f'PACKAGE = {requirement(cfg)!r}'
     for c in own:
-        text = re.sub(r'%pip install --quiet .*', lambda _: install, source(c))
+        text = re.sub(r"^PACKAGE = '.*?'", lambda _: package, source(c), flags=re.M)
         c['source'] = text.splitlines(True)
     first = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
     title = re.sub(r'\n\n\[!\[Open in Colab\].*', '', source(first))

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from zlib import crc32
@@ -24,8 +24,6 @@ from zlib import crc32
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
 from safetensors.numpy import load_file, save_file
 
 from munet_nb import Config, Evolution, System, load_root
@@ -53,8 +51,6 @@ from munet_nb.roots.formats import AUGREG, TIMM
 from munet_nb.search.config import TrainingSettings
 from munet_nb.tasks.task import task_from_arrays
 
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
 
 SMALL = dict(
     hidden_size=192,
@@ -67,7 +63,19 @@ SMALL = dict(
 )
 
 
+@cache
+def pytorch():
+    "PyTorch and transformers, for the tests that compare with them: the others run without."
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
+
+
 def torch_vit(kind='ViTForImageClassification', **config):
+    torch, transformers = pytorch()
     torch.manual_seed(0)
     name = kind.partition('For')[0].removesuffix('Model') + 'Config'
     made = getattr(transformers, name)(**SMALL | config)
@@ -95,6 +103,7 @@ def head_of(model):
 
 
 def their_logits(model, images):
+    torch, _ = pytorch()
     images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     with torch.no_grad():
         return model(torch.from_numpy(images)).logits.numpy()
@@ -152,10 +161,12 @@ def test_export_of_what_was_read(tmp_path):
     before, after = (load_file(tmp_path / n / 'model.safetensors') for n in 'ab')
     assert before.keys() == after.keys()
     assert all(before[k].tobytes() == after[k].tobytes() for k in before)
+    _, transformers = pytorch()
     same = transformers.ViTForImageClassification.from_pretrained(tmp_path / 'b').eval()
     assert (their_logits(same, images) == their_logits(model, images)).all()
 
 
+@pytest.mark.core
 def test_first_blocks(tmp_path):
     "A root of n blocks has the first n blocks, with the last norm, as a model of n blocks does."
     np.savez(tmp_path / 'ti.npz', **random_arrays(AUGREG, get_arch('Ti'), 32))
@@ -168,6 +179,7 @@ def test_first_blocks(tmp_path):
             load_root(tmp_path / 'ti.npz', layers=bad)
 
 
+@pytest.mark.core
 def test_positions_are_resized_as_the_authors_do(tmp_path):
     "Linearly between the grids' corners, the class token's apart."
     arrays = random_arrays(AUGREG, get_arch('Ti1'), 224)
@@ -215,6 +227,7 @@ def test_colors_that_a_model_was_trained_with(tmp_path):
 UNTOLD = 'is missing, or does not tell the colors.*'
 
 
+@pytest.mark.core
 def test_timm_with_a_second_token_and_colors(tmp_path):
     "timm's distilled DeiT: the token and its position are left out; config.json has the colors."
     arch, config = get_arch('Ti1/16-erf'), tmp_path / 'config.json'
@@ -272,6 +285,7 @@ def test_colors_are_not_guessed(tmp_path, kind):
             load_root(tmp_path)
 
 
+@pytest.mark.core
 def test_a_name_that_the_arrays_do_not_have(tmp_path):
     "Our own file says which architecture it holds. If that is another, it is refused."
     layers = load_root('random:Ti1').layers
@@ -286,6 +300,7 @@ def test_a_name_that_the_arrays_do_not_have(tmp_path):
 
 def test_dinov2_counts():
     "Whole backbones at 518 pixels, counted without LayerScale and the mask's token."
+    torch, transformers = pytorch()
     for name, heads, width in (('S/14', 6, 384), ('B/14', 12, 768)):
         config = transformers.Dinov2Config(
             hidden_size=width, num_attention_heads=heads, image_size=518, patch_size=14
@@ -300,6 +315,7 @@ def test_dinov2_counts():
 
 @pytest.mark.parametrize('kind', ['float16', 'bfloat16'])
 def test_half_precision(tmp_path, kind):
+    torch, _ = pytorch()
     model = torch_vit().to(getattr(torch, kind))
     model.save_pretrained(tmp_path)
     scale = load_root(tmp_path).layers['norm'].params['norm']['scale']
@@ -408,7 +424,7 @@ LIES = {
         'not a safetensors file, or a truncated one',
     ),
     'a pickle by another name': (
-        lambda f: torch.save({}, f / 'model.safetensors'),
+        lambda f: pytorch()[0].save({}, f / 'model.safetensors'),
         'not a safetensors file',
     ),
     'only a pickle': (only_bin, 'pytorch_model.bin.*runs code.*save_pretrained'),
@@ -433,6 +449,7 @@ def archive(tmp_path):
     return random_arrays(AUGREG, get_arch('Ti1'), 32), tmp_path / 'x.npz'
 
 
+@pytest.mark.core
 def test_arrays_that_lie(archive):
     "An archive is refused by what it says of itself, and nothing in it is run."
     good, path = archive
@@ -457,6 +474,7 @@ def test_arrays_that_lie(archive):
     assert not (path.parent / 'sprung').exists()
 
 
+@pytest.mark.core
 def test_files_that_are_no_archives(archive):
     good, path = archive
     np.savez(path, **good)
@@ -913,7 +931,10 @@ def flat_params(system):
     }
 
 
-@pytest.mark.parametrize('change', CHANGES)
+IN_CORE = pytest.param('an adapter', marks=pytest.mark.core)  # the longest chain: half a minute less
+
+
+@pytest.mark.parametrize('change', ['as it is', IN_CORE, 'one block'])
 def test_export_of_a_system(system, tmp_path, change):
     "Our own formats hold what the system has, to the bit."
     system = changed(system, CHANGES[change])
@@ -933,6 +954,7 @@ def test_export_of_a_system(system, tmp_path, change):
 @pytest.mark.parametrize('change', ['as it is', 'one block'])
 def test_export_of_a_system_to_transformers(system, tmp_path, change):
     "PyTorch computes what the system predicts; what was exported can be a root model."
+    torch, transformers = pytorch()
     system = changed(system, CHANGES[change])
     system.export('stripes', tmp_path / 'safetensors', 'safetensors')
     system.export('stripes', tmp_path / 'hf')
@@ -977,6 +999,7 @@ def served(folder):
     return np.load(folder / 'out.npy')
 
 
+@pytest.mark.core
 @pytest.mark.parametrize('format', ['huggingface', 'stablehlo', 'safetensors'])
 def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch, format):
     def full(arrays, path, *_):

@@ -66,6 +66,7 @@ def run(folders, tmp_path_factory):
     return path
 
 
+@pytest.mark.core
 def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, capsys):
     assert main(['report', str(run)]) == 0
     out = capsys.readouterr().out
@@ -105,6 +106,7 @@ def test_a_private_task_is_marked_in_the_journal(run):
     assert {t['name']: t['private'] for t in tasks} == {'odd': False, 'size': True}
 
 
+@pytest.mark.core
 def test_predict_shows_classes_and_probabilities(run, folders, capsys):
     file = next((folders / 'odd' / 'odd').iterdir())
     assert main(['predict', str(run), '--task', 'odd', '--top', '2', str(file)]) == 0
@@ -177,6 +179,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.core
 def test_resume_of_a_finished_run_reports_and_changes_nothing(run, capsys):
     before = (run / 'journal.jsonl').read_bytes()
     assert main(['resume', str(run), '--trust-sources']) == 0
@@ -235,6 +238,7 @@ def bad_inputs(folders, tmp):
     }
 
 
+@pytest.mark.core
 def test_bad_input_is_one_line_exit_status_2_and_writes_nothing(folders, tmp_path, capsys):
     for message, args in bad_inputs(folders, tmp_path).items():
         try:
@@ -376,6 +380,7 @@ for line in ('--help', 'evovle', *(f'{{name}} --help' for name in commands), 'be
 """
 
 
+@pytest.mark.core
 def test_help_and_a_mistyped_command_load_nothing_heavy():
     "What takes seconds to import is imported by the command that needs it."
     done = subprocess.run([sys.executable, '-c', HELP], capture_output=True, text=True)

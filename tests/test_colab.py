@@ -4,11 +4,16 @@ Each runs until its kernel is killed in the middle of a generation, then again, 
 disconnected runtime.
 """
 
+import importlib.util
 import os
+import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
@@ -118,3 +123,39 @@ def test_what_a_reader_gets_without_an_edit_is_the_papers_experiment(name):
     widths = {int(m.split('_')[1]) for m in methods if 'adapters' in m}
     assert widths == {8, 16, 32, 64, 128, 256, 512}
     assert 'finetune_all' in methods
+
+
+INSTALLING = sorted(
+    p.relative_to(TOP / 'nbs').with_suffix('').as_posix()
+    for p in (TOP / 'nbs').rglob('*.ipynb')
+    if '%pip' in p.read_text()
+)
+
+
+def run_cells(cells, package: str, monkeypatch) -> list[str]:
+    "What cells ask pip for, on a machine that looks like Colab; `package` was typed into the first."
+    asked = []
+    shell = SimpleNamespace(run_line_magic=lambda magic, line: asked.append((magic, line)))
+    names = {'get_ipython': lambda: shell}
+    monkeypatch.setitem(sys.modules, 'google.colab', ModuleType('google.colab'))
+    for cell in cells:
+        source = re.sub(r"^PACKAGE = '.*?'", f'PACKAGE = {package!r}', cell.source, flags=re.M)
+        exec(TransformerManager().transform_cell(source), names)
+    assert all(magic == 'pip' for magic, _ in asked)
+    return [line.format(**names) for _, line in asked]
+
+
+@pytest.mark.parametrize('name', INSTALLING)
+def test_nothing_is_installed_by_our_name_and_what_is_missing_is_said(name, monkeypatch):
+    "A name of ours in an index may belong to anybody."
+    nb = read(name)
+    assert not re.search(r'pip install(?! -e).*munet_nb', '\n'.join(c.source for c in code(nb)))
+    install, check = code(nb)[:2]
+    with pytest.raises(SystemExit, match='PACKAGE, in this cell, is empty: set it to .*wheel'):
+        run_cells([install], '', monkeypatch)
+    for package in ('/content/munet_nb-0.1.0-py3-none-any.whl', 'git+https://example.org/x'):
+        asked = run_cells([install, check], package, monkeypatch)
+        assert asked[0] == f'install --quiet "{package}"'
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='munet_nb is not installed.*PACKAGE.*both cells'):
+        run_cells([install, check], 'a wheel', monkeypatch)

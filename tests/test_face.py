@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import munet_nb as mu
+import pytest
 import sync
 
 TOP = Path(__file__).resolve().parents[1]
@@ -108,6 +109,7 @@ with mu.Evolution.create('run', mu.load_root('Ti3-glyphs'), tasks, config) as ev
 """
 
 
+@pytest.mark.core
 def test_the_wheel_is_enough_for_the_first_generation_of_the_demo(tmp_path):
     "It is built from the source archive of a copy, and used from another folder."
     copy, wheels, site = tmp_path / 'copy', tmp_path / 'wheels', tmp_path / 'site'

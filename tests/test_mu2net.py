@@ -303,6 +303,7 @@ def mu2net_run() -> list[dict]:
     return json.loads(json.dumps(run.records, default=lambda number: number.item()))
 
 
+@pytest.mark.core
 def test_a_search_by_all_rules_is_the_one_on_record():
     golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     now = mu2net_run()

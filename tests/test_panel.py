@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -152,6 +153,16 @@ def small_search(folder, **values) -> Evolution:
         **values,
     )
     return Evolution.create(folder / 'run', load_root('random:Ti1'), tasks, config)
+
+
+@pytest.mark.core
+def test_a_panel_is_shown_by_ipywidgets_7_and_8_alike(tmp_path):
+    "Colab has 7: no class, method or argument of 8 alone (of an argument it only warns)."
+    with small_search(tmp_path) as evo, warnings.catch_warnings():
+        warnings.filterwarnings('error', 'Passing unrecognized arguments')
+        for panel in (Dashboard(evo), Dashboard.open(evo.path)):
+            shown = panel._repr_mimebundle_()['application/vnd.jupyter.widget-view+json']
+            assert shown == {'version_major': 2, 'version_minor': 0, 'model_id': panel.panel.model_id}
 
 
 def kinds(evo) -> list[str]:
@@ -339,6 +350,7 @@ def test_a_run_directory_that_was_deleted_is_told_as_such(tmp_path, look):
         assert not titles and panel.views['Architectures'].value
 
 
+@pytest.mark.core
 def test_a_value_out_of_range_is_answered_not_changed(tmp_path):
     with small_search(tmp_path) as evo:
         panel = Dashboard(evo)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sync
 from PIL import Image
 
 import munet_nb as mu
@@ -30,6 +31,13 @@ def test_the_two_lines_are_there_and_ci_runs_the_second():
     assert SETUP in lines()
     assert 'bash tests/run' in lines()
     assert 'bash tests/run' in (TOP / '.ci/run').read_text().splitlines()
+
+
+def test_the_pythons_it_names_are_those_that_are_tested():
+    cfg = sync.settings(TOP)
+    *others, last = tested = cfg['tested_pythons'].split()
+    told = f"Python {cfg['min_python']} or newer, tested with {', '.join(others)} and {last}"
+    assert told in README and tested[0] == cfg['min_python']
 
 
 def test_every_munet_command_of_the_readme_parses():

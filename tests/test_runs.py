@@ -75,6 +75,7 @@ def whole(tmp_path_factory):
     return path
 
 
+@pytest.mark.core
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_path):
     with start(tmp_path / 'again') as evo:
         compiled, heard = evo.programs.compilations.total(), []
@@ -231,6 +232,7 @@ def test_a_closed_run_takes_no_more_records(tmp_path):
     assert contents(tmp_path / 'c') == before
 
 
+@pytest.mark.core
 def test_torn_last_record_and_left_over_files_do_not_matter(whole, tmp_path):
     with start(tmp_path / 't') as evo:
         evo.step()
@@ -266,6 +268,7 @@ def test_a_run_can_have_one_writer_and_many_readers(whole, tmp_path):
         System.open(tmp_path / 'w')
 
 
+@pytest.mark.core
 def test_refused_resumes_change_nothing(whole, tmp_path):
     shutil.copytree(whole, tmp_path / 'r')
     path = tmp_path / 'r'
@@ -295,6 +298,7 @@ def test_refused_resumes_change_nothing(whole, tmp_path):
     assert contents(path) == contents(whole)
 
 
+@pytest.mark.core
 def test_a_new_task_joins_and_what_finished_tasks_use_stays_bit_identical(whole, tmp_path):
     shutil.copytree(whole, tmp_path / 'j')
     rng = np.random.default_rng(0)
@@ -356,6 +360,7 @@ def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monke
     assert not list((tmp_path / 'elsewhere').iterdir())
 
 
+@pytest.mark.core
 def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
     with start(tmp_path / 'c') as evo:
         evo.step()

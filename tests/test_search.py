@@ -262,6 +262,7 @@ def test_every_task_gets_its_share_of_children(config):
     assert ends == again_and_again, 'the whole list is passed over, again and again'
 
 
+@pytest.mark.core
 def test_test_accuracy_is_never_used_to_select():
     rng = np.random.default_rng(0)
     without_test = []
@@ -273,6 +274,7 @@ def test_test_accuracy_is_never_used_to_select():
     assert without_test[0] == without_test[1]
 
 
+@pytest.mark.core
 def test_a_late_task_catches_up_and_leaves_the_others_alone():
     run = ToyRun(Config(children_per_task=6, children_per_generation=3), [info(n) for n in 'ab'])
     run.finish()
@@ -314,6 +316,7 @@ def assert_frequency(count, p, n=N):
     assert abs(count - n * p) < far, f'{count / n:.4f} instead of {p}'
 
 
+@pytest.mark.core
 def test_each_mutation_happens_with_probability_mu():
     root, children = children_of_root()
     trained = Counter(name for c in children for name in c.changes)
@@ -342,6 +345,7 @@ def check_steps(values, space, start):
         assert_frequency(values[v], p)
 
 
+@pytest.mark.core
 def test_data_hyperparameters_move_with_probability_mu_per_generation():
     run = ToyRun(Config(children_per_task=10**6, children_per_generation=1), [info('a')])
     run.step()
@@ -358,6 +362,7 @@ def test_data_hyperparameters_move_with_probability_mu_per_generation():
         assert_frequency(moved[f], 0.1 if inside else 0.05, n)  # at an end half of the steps stay
 
 
+@pytest.mark.core
 def test_a_generation_out_of_turn_is_refused():
     run = ToyRun(Config(children_per_task=8, children_per_generation=4), [info('a'), info('b')])
     run.step()
@@ -368,6 +373,7 @@ def test_a_generation_out_of_turn_is_refused():
         replay(run.records[:1] + run.records[2:])
 
 
+@pytest.mark.core
 def test_independent_mutations():
     _, children = children_of_root()
     assert_frequency(sum({'embedding', 'cls'} <= set(c.changes) for c in children), 0.01)
@@ -375,6 +381,7 @@ def test_independent_mutations():
     assert_frequency(both, 0.01)
 
 
+@pytest.mark.core
 def test_without_auto_tuning_only_the_depth_moves():
     root, children = children_of_root(tune=False)
     assert {replace(c.hparams, num_layers=2) for c in children} == {root.hparams}
@@ -384,6 +391,7 @@ def test_without_auto_tuning_only_the_depth_moves():
     assert back == {roots}, 'taken back from the closest ancestor that has it'
 
 
+@pytest.mark.core
 def test_mu_of_zero_and_one():
     always = {'norm', 'head'}
     for c in children_of_root(0.0)[1][:50]:
@@ -455,6 +463,7 @@ def test_parents_are_drawn_with_the_specified_distribution(active, n_seeds, seed
         assert_frequency(counts[i], min(p, 1.0), n)
 
 
+@pytest.mark.core
 def test_offspring_of_the_running_generation_count_before_it_is_trained():
     config = Config(children_per_task=40, children_per_generation=20, mutation_prob=0.0)
     run = ToyRun(config, [info('a')])

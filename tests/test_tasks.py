@@ -61,6 +61,7 @@ def data_dir(tmp_path_factory):
     return d
 
 
+@pytest.mark.core
 def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(data_dir):
     task = load_tfds('tiny_shapes', data_dir=data_dir)
     assert task.classes == ('tall', 'wide', 'square')
@@ -138,6 +139,7 @@ def test_there_is_no_advice_on_data_that_has_no_place(source):
     assert if_gone('my cats', source) == ''
 
 
+@pytest.mark.core
 def test_a_task_is_loaded_from_one_line_and_its_source_is_such_a_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder_of(tmp_path / 'pets', 'cat', 'dog', n=10)
@@ -171,6 +173,7 @@ def test_the_rules_and_the_errors_know_a_data_set_by_its_name_without_a_version(
     assert sizes == (39, 1, 40), "the last 2% of cifar100's train validate"
 
 
+@pytest.mark.core
 def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
     # TFDS tries again for minutes
     monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)
@@ -206,6 +209,7 @@ def test_a_format_without_random_access_is_refused_with_the_command_that_adds_on
         load_tfds('tiny_shapes', data_dir=tmp_path / 'd')
 
 
+@pytest.mark.core
 def test_the_exceptions_to_the_five_percent_rule():
     r = tfds_ranges('imagenet2012', dict(train=1000, validation=50))
     assert r['train'] == ('imagenet2012', 'train', range(1000))
@@ -228,6 +232,7 @@ def test_the_exceptions_to_the_five_percent_rule():
         tfds_ranges('omniglot', dict(train=10))
 
 
+@pytest.mark.core
 def test_the_five_percent_rule_on_other_data_sets():
     r = tfds_ranges('emnist/letters', dict(train=100, test=20))
     assert r['validation'][2] == range(5)
@@ -245,6 +250,7 @@ def test_five_percent_covers_every_example_once(n):
             assert sorted(i for r in five_percent(n, v, t).values() for i in r) == list(range(n))
 
 
+@pytest.mark.core
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 120), min_size=2, max_size=12), st.booleans(), st.booleans())
 def test_few_images_of_ones_own_are_held_out_class_by_class(counts, v, t):
@@ -287,6 +293,7 @@ def test_a_folder_of_sixty_photographs_holds_out_some_of_every_class_and_says_wh
     assert task.fingerprint == load_folder(folder).fingerprint
 
 
+@pytest.mark.core
 def test_files_of_16_bits_and_turned_photographs_are_read_as_they_look(tmp_path):
     from munet_nb.tasks.images import open_image
 
@@ -327,6 +334,7 @@ def test_hidden_files_are_not_images_of_a_task(tmp_path):
     assert len(t.train) + len(t.validation) + len(t.test) == 20
 
 
+@pytest.mark.core
 def test_split_folders_go_by_their_usual_names_and_nothing_is_left_out_in_silence(tmp_path):
     from munet_nb import load_folder
 
@@ -392,6 +400,7 @@ def test_a_folder_that_may_not_be_read_is_named_and_not_skipped(closed, tmp_path
         load_folder(folder)
 
 
+@pytest.mark.core
 def test_one_image_is_not_taken_for_many_and_palettes_are_looked_up():
     from munet_nb.tasks.images import to_images
 
@@ -438,6 +447,7 @@ def test_characters8_has_no_image_in_two_splits_and_every_class_in_each():
             assert {s[i][1] for i in range(len(s))} == set(range(len(t.classes))), t.name
 
 
+@pytest.mark.core
 def test_a_packaged_benchmark_is_loaded_again_from_its_source():
     task = load_source('benchmark:characters8', 'telugu')
     assert (task.name, len(task.classes)) == ('telugu', 40)

@@ -176,9 +176,9 @@ class Controls:
         prefixed = [row.form for row in SOURCES.values() if ':' in row.form]
         self.source = W.Text(
             placeholder=', '.join(['image folder', *prefixed]),
-            tooltip=forms(),
             layout=W.Layout(flex='1 1 200px', max_width='420px'),
         )
+        self.source.tooltip = forms()  # ipywidgets 7 knows none here, and says so when it is made
         self.add_button = make_button(
             'Add task',
             'plus',

@@ -190,7 +190,7 @@ class Dashboard:
     def _repr_mimebundle_(self, **options):
         self.refresh()  # it may be shown for the second time
         return {
-            **self.panel._repr_mimebundle_(**options),
+            'application/vnd.jupyter.widget-view+json': self.panel.get_view_spec(),
             'text/plain': 'A panel, which lives in a running notebook: run this cell to see it.',
         }
 
