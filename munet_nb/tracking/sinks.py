@@ -228,7 +228,9 @@ def _experiment_of(client: 'MlflowClient', which: Which) -> tuple[str, Told]:
                 'restore it, or choose another place'
             )
         return found.experiment_id, Told(**json.loads(found.tags.get('munet.told', '{}')))
-    return client.create_experiment(which.label, tags={'munet.run': which.digest}), Told()
+    kind = 'custom_model_development'  # so that its page opens at its runs, not at conversations
+    tags = {'munet.run': which.digest, 'mlflow.experimentKind': kind}
+    return client.create_experiment(which.label, tags=tags), Told()
 
 
 def _runs_of(client: 'MlflowClient', experiment: str) -> dict[Of, str]:
