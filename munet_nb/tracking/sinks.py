@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SINKS', 'Which', 'Told', 'Sink', 'file_name', 'refuse_inside', 'read_told', 'write_told',
-    'curve_name', 'TensorBoard', 'MLflow', 'WandB', 'Service', 'find_service',
+    'SINKS', 'Which', 'Told', 'Sink', 'file_name', 'refuse_inside', 'curve_name', 'read_told',
+    'write_told', 'TensorBoard', 'MLflow', 'WandB', 'Service', 'find_service',
 ]
 
 # %% ../../nbs/87_tracking/02_sinks.ipynb #1c966f9a
@@ -89,6 +89,11 @@ def refuse_inside(folder: Path, which: Which):
         )
 
 
+def curve_name(scalar: Scalar) -> str:
+    "A curve's name: what it shows, and against what."
+    return f'{scalar.name}/by {scalar.against}'
+
+# %% ../../nbs/87_tracking/02_sinks.ipynb #b9679eee
 def read_told(path: Path) -> Told:
     "What a file says was told; nothing if it is not there. Raises InputError for another file."
     try:
@@ -102,11 +107,6 @@ def read_told(path: Path) -> Told:
 def write_told(path: Path, told: Told):
     "Keep what was told in a file."
     write_atomic(path, json.dumps(asdict(told)).encode())
-
-
-def curve_name(scalar: Scalar) -> str:
-    "A curve's name: what it shows, and against what."
-    return f'{scalar.name}/by {scalar.against}'
 
 # %% ../../nbs/87_tracking/02_sinks.ipynb #d11631c4
 _ELSEWHERE = ('children', 'learning curves')  # tables that are pages or curves of a service
@@ -228,7 +228,9 @@ def _experiment_of(client: 'MlflowClient', which: Which) -> tuple[str, Told]:
                 'restore it, or choose another place'
             )
         return found.experiment_id, Told(**json.loads(found.tags.get('munet.told', '{}')))
-    return client.create_experiment(which.label, tags={'munet.run': which.digest}), Told()
+    kind = 'custom_model_development'  # so that its page opens at its runs, not at conversations
+    tags = {'munet.run': which.digest, 'mlflow.experimentKind': kind}
+    return client.create_experiment(which.label, tags=tags), Told()
 
 
 def _runs_of(client: 'MlflowClient', experiment: str) -> dict[Of, str]:
@@ -386,9 +388,10 @@ class WandB:
     def close(self) -> str:
         if self._run is None:
             return ''
-        address, folder = self._run.url, Path(self._run.dir).parent
-        self._run.finish()
-        return f'see {address}' if address else f'wandb sync {folder}'
+        run = self._run
+        look = f'wandb sync {Path(run.dir).parent}' if run.offline else f'see {run.url}'
+        run.finish()
+        return look
 
 # %% ../../nbs/87_tracking/02_sinks.ipynb #fb9e6390
 def _line_charts(frame: pd.DataFrame) -> dict:
