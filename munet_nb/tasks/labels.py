@@ -58,7 +58,8 @@ def _from_members(members: Sequence, where: str) -> np.ndarray:
     for m in known:
         if isinstance(m, str):
             raise InputError(f'labels of {where}: {shown(m)} stands among others that are no texts')
-        if not isinstance(m, (int, float)) or not float(m).is_integer():
+        whole = isinstance(m, (int, float)) and abs(m) < 2**31 and float(m).is_integer()
+        if not whole:
             raise InputError(f'labels of {where}: {shown(m)}: must be {_ALLOWED}')
     return np.array([-1 if m is None else int(m) for m in members], np.int64)
 
