@@ -9,7 +9,7 @@ __all__ = [
 
 # %% ../../nbs/10_network/00_arch.ipynb #cell-002
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..checks import InputError, shown
 
@@ -27,9 +27,10 @@ class Arch:
     reference_size: int = 32  # image size at which `reference_params` counts, pixels
     gelu: str = 'tanh'  # of the blocks: one of GELUS
     eps: float = 1e-6  # of all LayerNorms but those of adapters
-    prenorm: bool = False  # whether a LayerNorm stands before the first block
-    front: int = 1  # tokens before those of the patches: the class token, then registers
-    pool: str = 'token'  # what the head reads: one of POOLS
+    # What only other families have, which the name tells whoever prints an architecture:
+    prenorm: bool = field(default=False, repr=False)  # whether a norm is before the first block
+    front: int = field(default=1, repr=False)  # tokens before patches: class token, registers
+    pool: str = field(default='token', repr=False)  # what the head reads: one of POOLS
 
 # %% ../../nbs/10_network/00_arch.ipynb #cell-007
 VARIANTS = {

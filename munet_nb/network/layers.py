@@ -125,7 +125,8 @@ class Block(nn.Module):
         qkv = dense(3 * width, name='qkv')(_layer_norm(flat, 'norm1', self.eps))
         qkv = qkv.reshape(n, tokens, 3, self.heads, channels)
         q, k, v = qkv[:, :out, 0], qkv[:, :, 1], qkv[:, :, 2]
-        x = x[:, :out].reshape(n * out, width) + dense(width, name='out')(_attended(q, k, v))
+        attended = _attended(q, k, v)
+        x = x[:, :out].reshape(n * out, width) + dense(width, name='out')(attended)
         return _with_mlp(x, dense, self.mlp, self.gelu, self.eps).reshape(n, out, width)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-020

@@ -170,7 +170,7 @@ def _hugging_face_colors(where, kind):
     return _normalization(_Fields(where, config))
 
 # %% ../../nbs/60_roots/03_origin.ipynb #cell-013
-_TIMM_POOLS = {'token': '', 'avg': 'gap', '': ''}  # theirs -> ours; '': as the format says
+_TIMM_POOLS = {'token': 'token', 'avg': 'gap', '': ''}  # theirs -> ours; '': not told
 
 
 def _timm_origin(folder, format, prefix):
@@ -186,8 +186,8 @@ def _timm_origin(folder, format, prefix):
             '[0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]'
         )
     allowed = f"one of {', '.join(map(repr, _TIMM_POOLS))}, of those that timm knows"
-    told = _Fields(where, whole).get('global_pool', 'token', lambda v: v in _TIMM_POOLS, allowed)
-    pool = _TIMM_POOLS[told] if format is TIMM else ''
+    told = _Fields(where, whole).get('global_pool', '', lambda v: v in _TIMM_POOLS, allowed)
+    pool = 'gapnorm' if told == 'avg' and format is TIMM_MEAN else _TIMM_POOLS[told]
     return Origin(format, prefix, 'erf', 1e-6, *_normalization(_Fields(where, config)), pool)
 
 # %% ../../nbs/60_roots/03_origin.ipynb #be271fb3
