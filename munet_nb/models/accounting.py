@@ -7,6 +7,8 @@ __all__ = ['accounted_params', 'users_of_models', 'params_per_task', 'prediction
 
 # %% ../../nbs/20_models/04_accounting.ipynb #cell-002
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 
 from .hparams import sizes_of
 from .model import Model
@@ -28,7 +30,8 @@ def accounted_params(
         tasks = users.get(ref.digest, ())
         return ref.n_params / (len(tasks) + (model.task not in tasks))
 
-    return sum(share(ref) for ref in model.chain)
+    # Python 3.12 and newer round a `sum` in another way, which would tell in the journal.
+    return reduce(add, map(share, model.chain), 0)
 
 
 def users_of_models(
