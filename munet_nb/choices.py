@@ -23,13 +23,14 @@ from .engine.programs import shared_programs
 from .engine.training import Times, train_generation
 from .models.model import Root, root_model
 from .network.arch import get_arch
-from .network.chain import local_devices, seed_key
+from .network.chain import seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root
 from .search.config import Config, Counts, Speed, expected_seconds, with_fields
 from .search.plans import Draft, Surroundings, draft_of, plan_child
 from .tasks.splits import smallest_difference
 from .tasks.task import Task, check_tasks
+from .workers.executors import Executor, Inline
 
 # %% ../nbs/91_choices.ipynb #c52c33f3
 SAMPLE = 64  # images of a task that are looked at
@@ -281,6 +282,7 @@ def choose(
     layers: int | None = None,  # how many of the root's blocks, from the bottom
     preset: str | None = None,
     minutes: float | None = None,  # that the search should take; None: as the preset says
+    executor: Executor | None = None,  # who will train; None: this process
     **values,  # fields of the configuration, as `Config.preset` takes them
 ) -> Choice:
     """Root, image size, preset and budget for a search over these tasks; what is given wins.
@@ -293,7 +295,7 @@ def choose(
     check('minutes', minutes, minutes is None or is_number(minutes) and minutes > 0, allowed)
     check('layers', layers, layers is None or is_count(layers), 'a whole number from 1 on')
     check('root', root, root is None or isinstance(root, str), 'a text, or None')
-    accelerated = local_devices()[0].platform != 'cpu'
+    accelerated = (executor or Inline()).accelerated
     facts = [facts_of(task) for task in tasks]
     choice = plan(facts, accelerated, can_be_fetched, root, layers, preset, values)
     if minutes is None:

@@ -208,7 +208,7 @@ def _evolve(args: argparse.Namespace):
     tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
         values = read_values(args, Config.preset(preset or preset_for(tasks)))
-        choice = choose(tasks, args.root, args.layers, preset, args.minutes, **values)
+        choice = choose(tasks, args.root, args.layers, preset, args.minutes, executor, **values)
         say(f'{choice}\n')
         _run(Evolution.create(args.run, choice.load_root(), tasks, choice.config, executor))
 

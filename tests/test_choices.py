@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from munet_nb.roots import fetch
 from munet_nb.roots.load import PAPER_ROOTS
 from munet_nb.runs.rundir import RunDir
 from munet_nb.search.config import PRESETS, Config, Speed, expected_seconds
+from munet_nb.workers import processes
 
 TINY, BASE = PAPER_ROOTS['characters'][0], PAPER_ROOTS['decathlon'][0]
 PHOTOS = Facts('pets', 2, (3000, 150, 150), True, (300, 400), (900, 1200), 480)
@@ -161,6 +163,27 @@ def test_whether_a_root_can_be_had_is_asked_of_the_disk_first(tmp_path, monkeypa
     assert not fetch.can_be_fetched(name)
     kept_at(f'http://127.0.0.1:9/{fetch.augreg_file(name)}', tmp_path).touch()
     assert fetch.can_be_fetched(name)
+
+
+def test_who_trains_tells_whether_there_is_an_accelerator(monkeypatch):
+    monkeypatch.setattr(choices, 'can_be_fetched', lambda name: True)
+    task = drawn(60, 300, 300, 3)
+    elsewhere = SimpleNamespace(accelerated=True)  # this process was told to leave it alone
+    found = choose([task], executor=elsewhere)
+    assert (found.root, found.config.defaults.image_size) == (BASE, 224)
+    assert choose([task]).root == TINY
+
+
+def test_processes_have_an_accelerator_if_they_may_see_one_and_jax_can_use_it(monkeypatch):
+    for name, found in (('accelerators', lambda: 2), ('entry_points', lambda group: [group])):
+        monkeypatch.setattr(processes, name, found)
+    no_device = dict(CUDA_VISIBLE_DEVICES=''), dict(CUDA_VISIBLE_DEVICES='-1')
+    for environment in (dict(JAX_PLATFORMS='cpu'), *no_device):
+        assert not processes.can_accelerate(environment)
+    assert processes.can_accelerate(dict(JAX_PLATFORMS='cuda,cpu', CUDA_VISIBLE_DEVICES='1'))
+    assert processes.can_accelerate({})
+    monkeypatch.setattr(processes, 'entry_points', lambda group: [])
+    assert not processes.can_accelerate({})
 
 
 def test_choose_chooses_for_tasks_in_memory(monkeypatch):
