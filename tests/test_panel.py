@@ -17,8 +17,10 @@ import pytest
 from matplotlib.figure import Figure
 from toy import ARCH, ToyRun, info
 
-from munet_nb.pictures import panel, tabs
+from munet_nb.checks import Notice
+from munet_nb.pictures import panel, tabs, worker
 from munet_nb.pictures.panel import Dashboard
+from munet_nb.pictures.worker import Listener
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, VIEWS, WORKERS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
@@ -152,6 +154,32 @@ def small_search(folder, **values) -> Evolution:
         **values,
     )
     return Evolution.create(folder / 'run', load_root('random:Ti1'), tasks, config)
+
+
+class Fails(Listener):
+    "Cannot show what it hears."
+
+    def begins(self, training):
+        raise RuntimeError('no picture')
+
+    evaluated = begins
+
+    def ends(self):
+        raise RuntimeError('no picture')
+
+
+def test_who_looks_on_cannot_end_a_training(tmp_path, monkeypatch):
+    def no_changes(generation, state):
+        raise RuntimeError('no words')
+
+    monkeypatch.setattr(worker, 'changes_of', no_changes)
+    with small_search(tmp_path, common_trunks=False, probed_seeds=0) as evo:
+        trains = worker.Worker.of(evo)
+        trains.join(Fails())
+        with pytest.warns(Notice, match='looks on failed: RuntimeError: no picture'):
+            trains.run('generation')
+            trains.wait(100)
+        assert kinds(evo) == ['run', 'generation'] and trains.said.startswith('paused after')
 
 
 def kinds(evo) -> list[str]:
