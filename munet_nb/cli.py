@@ -319,8 +319,8 @@ def _add_compare(commands):
     p = commands.add_parser(
         'compare',
         help='a page that compares two runs, or a run and a baseline',
-        description='Writes compare_OTHER.html into the first run. Where both may look at the same '
-        'test images, they are asked again, and differences have their intervals.',
+        description='Writes compare_OTHER.html into the first run. Where it is known what both answer '
+        'to the same test images, differences have their intervals.',
     )
     p.set_defaults(do=_compare)
     p.add_argument('run', metavar='DIR', help='run directory')
