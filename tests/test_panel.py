@@ -12,6 +12,7 @@ from io import BytesIO
 from statistics import median
 from threading import Event, Thread
 from time import perf_counter, sleep
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
@@ -159,27 +160,24 @@ def small_search(folder, **values) -> Evolution:
 class Fails(Listener):
     "Cannot show what it hears."
 
-    def begins(self, training):
-        raise RuntimeError('no picture')
-
-    evaluated = begins
-
-    def ends(self):
+    def answer(self, text, error=False):
         raise RuntimeError('no picture')
 
 
-def test_who_looks_on_cannot_end_a_training(tmp_path, monkeypatch):
+def test_who_looks_on_cannot_end_a_training(monkeypatch):
     def no_changes(generation, state):
         raise RuntimeError('no words')
 
+    trains, heard = worker.Worker(SimpleNamespace()), []
+    sees = Listener()
+    sees.answer = lambda text, error: heard.append(text)
+    trains.listeners = Fails(), sees
+    with pytest.warns(Notice, match='looks on failed: RuntimeError: no picture'):
+        trains.answer('joined')
+    assert heard == ['joined']  # whoever comes after it hears all the same
     monkeypatch.setattr(worker, 'changes_of', no_changes)
-    with small_search(tmp_path, common_trunks=False, probed_seeds=0) as evo:
-        trains = worker.Worker.of(evo)
-        trains.join(Fails())
-        with pytest.warns(Notice, match='looks on failed: RuntimeError: no picture'):
-            trains.run('generation')
-            trains.wait(100)
-        assert kinds(evo) == ['run', 'generation'] and trains.said.startswith('paused after')
+    generation = SimpleNamespace(title='mnist', children=(1, 2), segments=3)
+    assert worker.Training.of(generation, None).changes == {}
 
 
 def kinds(evo) -> list[str]:
