@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = [
     'SAMPLE', 'SMALL', 'PACKAGED', 'STEPS', 'MOST_SEGMENTS', 'Facts', 'facts_of', 'is_characters',
-    'preset_for', 'root_for_photos', 'patch_of', 'size_for_photos', 'with_steps', 'Choice', 'plan',
-    'measure_speed', 'choose', 'for_minutes',
+    'preset_for', 'root_for_photos', 'size_for_photos', 'size_for_characters', 'with_steps',
+    'Choice', 'plan', 'measure_speed', 'choose', 'for_minutes',
 ]
 
 # %% ../nbs/91_choices.ipynb #db36666f
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,14 +22,14 @@ from .engine.generation import Engine
 from .engine.programs import shared_programs
 from .engine.training import Times, train_generation
 from .models.model import Root, root_model
-from .network.arch import get_arch
-from .network.chain import local_devices, seed_key
+from .network.chain import seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
-from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root
+from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root, patch_of_root
 from .search.config import Config, Counts, Speed, expected_seconds, with_fields
 from .search.plans import Surroundings, draft_of, plan_child
 from .tasks.splits import smallest_difference
 from .tasks.task import Task, check_tasks
+from .workers.executors import Executor, Inline
 
 # %% ../nbs/91_choices.ipynb #c52c33f3
 SAMPLE = 64  # images of a task that are looked at
@@ -106,38 +106,42 @@ def root_for_photos(
     return PACKAGED, [f'Root {PACKAGED}: the packaged one.'], [warning]
 
 # %% ../nbs/91_choices.ipynb #8cf1ce3b
-def patch_of(
-    spec: str,  # of a root
-) -> int:
-    "The side of a root's patches in pixels, if its name tells; else 16, that of nearly all."
-    kind, _, name = spec.partition(':')
-    variant = name.split('-')[0].split('#')[0]
-    return get_arch(variant).patch if kind in ('random', 'augreg') else 16
-
-
 def size_for_photos(
     facts: Sequence[Facts],
     accelerated: bool,  # whether there is an accelerator
     root: str,
 ) -> int:  # pixels
     "The size at which a root looks at photographs: at most what it can pay for, or what they have."
-    patch = patch_of(root)
+    patch = patch_of_root(root)
     most = 64 if root in PACKAGED_ROOTS else 224 if accelerated else 96
     side = max(f.side for f in facts)
     return max(2, min(most // patch, -(-side // patch))) * patch
+
+
+def size_for_characters(config: Config, root: str) -> int:
+    "The image size of a configuration, rounded up to whole patches of a root."
+    patch = patch_of_root(root)
+    return -(-config.defaults.image_size // patch) * patch
 
 # %% ../nbs/91_choices.ipynb #a03a000e
 STEPS = 96  # batches that a child is trained on at least
 MOST_SEGMENTS = 40  # that this may take
 
 
-def with_steps(config: Config, facts: Sequence[Facts]) -> Config:
+def with_steps(
+    config: Config,
+    facts: Sequence[Facts],
+    given: Collection[str] = (),  # fields of the configuration that stay as they are
+) -> Config:
     "A configuration whose children take steps enough on the smallest of the tasks."
+    if 'segments' in given:
+        return config
     training = config.training
     batches = min(training.segment_batches(f.counts[0]) for f in facts)
     segments = max(training.segments, min(MOST_SEGMENTS, -(-STEPS // batches)))
     longer = segments / training.segments
-    values = {n: round(getattr(config, n) * longer) for n in ('trial_segments', 'trunk_segments')}
+    others = [n for n in ('trial_segments', 'trunk_segments') if n not in given]
+    values = {n: round(getattr(config, n) * longer) for n in others}
     return with_fields(config, segments=segments, **values)
 
 # %% ../nbs/91_choices.ipynb #cbc63ab5
@@ -220,7 +224,7 @@ def plan(
     preset: str | None = None,
     values: Mapping[str, object] | None = None,  # fields of the configuration that were given
 ) -> Choice:
-    "What a search starts from. Raises InputError for an unknown preset or field."
+    "What a search starts from. Raises InputError for an unknown preset, field or root."
     values, characters = dict(values or {}), is_characters(facts)
     name = preset or ('demo' if characters else 'photos')
     photos = 'in color, or larger than characters'
@@ -230,11 +234,13 @@ def plan(
     spec, own, reasons, warnings = _chosen_root(
         facts, root, name, characters, accelerated, can_be_had
     )
-    if name == 'photos':
+    if 'image_size' not in values and name == 'photos':
         config = with_fields(config, image_size=size_for_photos(facts, accelerated, spec))
-    if preset is None:
-        config = with_steps(config, facts)
+    elif 'image_size' not in values and preset is None:
+        config = with_fields(config, image_size=size_for_characters(config, spec))
     config = with_fields(config, **values)
+    if preset is None:
+        config = with_steps(config, facts, values)
     size = config.defaults.image_size
     given = ', as given' if 'image_size' in values else ''
     looks = f'Images are looked at with {size} x {size} pixels{given}.'
@@ -284,6 +290,7 @@ def choose(
     layers: int | None = None,  # how many of the root's blocks, from the bottom
     preset: str | None = None,
     minutes: float | None = None,  # that the search should take; None: as the preset says
+    executor: Executor | None = None,  # who will train; None: this process
     **values,  # fields of the configuration, as `Config.preset` takes them
 ) -> Choice:
     """Root, image size, preset and budget for a search over these tasks; what is given wins.
@@ -296,7 +303,7 @@ def choose(
     check('minutes', minutes, minutes is None or is_number(minutes) and minutes > 0, allowed)
     check('layers', layers, layers is None or is_count(layers), 'a whole number from 1 on')
     check('root', root, root is None or isinstance(root, str), 'a text, or None')
-    accelerated = local_devices()[0].platform != 'cpu'
+    accelerated = (executor or Inline()).accelerated
     facts = [facts_of(task) for task in tasks]
     choice = plan(facts, accelerated, can_be_fetched, root, layers, preset, values)
     if minutes is None:

@@ -208,7 +208,7 @@ def _evolve(args: argparse.Namespace):
     tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
         values = read_values(args, Config.preset(preset or preset_for(tasks)))
-        choice = choose(tasks, args.root, args.layers, preset, args.minutes, **values)
+        choice = choose(tasks, args.root, args.layers, preset, args.minutes, executor, **values)
         say(f'{choice}\n')
         _run(Evolution.create(args.run, choice.load_root(), tasks, choice.config, executor))
 
@@ -319,8 +319,8 @@ def _add_compare(commands):
     p = commands.add_parser(
         'compare',
         help='a page that compares two runs, or a run and a baseline',
-        description='Writes compare_OTHER.html into the first run. Where both may look at the same '
-        'test images, they are asked again, and differences have their intervals.',
+        description='Writes compare_OTHER.html into the first run. Where it is known what both answer '
+        'to the same test images, differences have their intervals.',
     )
     p.set_defaults(do=_compare)
     p.add_argument('run', metavar='DIR', help='run directory')

@@ -26,7 +26,7 @@ from .runs.rundir import RunDir
 from .runs.start import tasks_of_run
 from .runs.system import System
 from .search.journal import open_records
-from .tasks.folders import images_below
+from .tasks.folders import folders_in, images_below
 from .tasks.splits import SPLIT_NAMES
 from .words import percent
 
@@ -104,9 +104,9 @@ def _labelled(folder: Path, task: str, classes: Sequence[str]) -> list[tuple[Pat
     "The image files in the folders of classes, and their labels."
     labels = {same_name(name): label for label, name in enumerate(classes)}
     found = []
-    for below in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != '.'):
+    for below in folders_in(folder):
         if same_name(below.name) not in labels:
-            if below.name in SPLIT_NAMES:
+            if below.name.lower() in SPLIT_NAMES:
                 raise InputError(f'{folder}: has splits in it; give the folder of one, as {below}')
             raise unknown(f'class of task {task!r} in {folder}', below.name, classes)
         label = labels[same_name(below.name)]

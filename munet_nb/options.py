@@ -195,12 +195,14 @@ def preset_of(args: argparse.Namespace) -> str:
 
 def preset_on(
     words: Sequence[str],  # of a line that is not parsed yet
-    new: bool,  # whether it begins a run, which needs a preset
+    new: bool,  # whether it begins a run
 ) -> str | None:
-    "The preset whose values a line begins with; None: a run's own."
+    "The preset whose values a line begins with; None: a run's own, or chosen from the images."
     preset, benchmark = (_last_given(words, f'--{name}') for name in ('preset', 'benchmark'))
-    if preset in PRESETS or not new:
-        return preset if preset in PRESETS else None
+    if preset in PRESETS:
+        return preset
+    if not new or benchmark is None:
+        return None
     return preset_of(argparse.Namespace(preset=None, benchmark=benchmark))
 
 # %% ../nbs/94_options.ipynb #77ec6a22
@@ -264,13 +266,14 @@ def add_config(
     preset, defaults = preset_on(words, new), config_fields()
     values = config_values(Config.preset(preset)) if preset else {}
     tunes = values.get('auto_tune', False)
-    start = 'as in the run; one that is given changes all'
+    start, told = 'as in the run; one that is given changes all', 'as in the run'
     if new:
         start = "the benchmark's, else chosen from the images"
-    told = f'as in the preset {preset}' if preset else 'as in the run'
+        told = 'chosen from the images: the preset demo for small gray ones, else photos'
+    told = f'as in the preset {preset}' if preset else told
     for title, meanings in MEANINGS.items():
         first = title == next(iter(MEANINGS))
-        other = f'What is not given is {told}; --preset NAME --help tells the values of another.'
+        other = f'What is not given is {told}; --preset NAME --help tells the values of a preset.'
         group = parser.add_argument_group(title, other if first else None)
         if first:
             group.add_argument(

@@ -197,6 +197,8 @@ def test_the_views_of_a_task_with_its_images_and_without(run, tasks):
     with Evolution.resume(run, tasks) as evo:
         system = evo.system
         made = {name: error_view(name, system, 'mnist') for name in ERROR_VIEWS}
+        for name in ('Mistakes', 'Attention'):  # of the images that models are selected by
+            assert '<img' in error_view(name, system, 'mnist', 'validation')
         looks = system.attention('mnist', [tasks[0].test[0][0], np.zeros((9, 30, 3), np.uint8)])
     assert looks.shape == (2, 2, 2) and (looks.sum((1, 2)) < 1).all() and looks.min() >= 0
     wrong = int((~system.answers('mnist').right).sum())
@@ -205,6 +207,9 @@ def test_the_views_of_a_task_with_its_images_and_without(run, tasks):
     assert all('<svg' in made[name] for name in ('Confusion', 'Classes', 'Calibration'))
     assert not any('<i>' in html or 'src="http' in html for html in made.values())
     assert any('&lt;i&gt;none' in html for html in made.values())
+    system._data = {'mnist': replace(tasks[0], test=part(tasks[0].test, range(39, -1, -1)))}
+    for name in ('Mistakes', 'Attention'):
+        assert 'the data changed since the model answered' in error_view(name, system, 'mnist')
     alone = System.open(run)  # without the images
     assert 'not loaded' in error_view('Mistakes', alone, 'mnist')
     kin = error_view('Gained and lost', alone, 'mnist')

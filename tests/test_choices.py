@@ -1,7 +1,10 @@
 "What a search starts from, when nothing is said: by kind of data, machine, network, and minutes."
 
 import re
+import time
 from dataclasses import replace
+from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +16,12 @@ import munet_nb as mu
 from munet_nb import choices
 from munet_nb.choices import Facts, choose, facts_of, for_minutes, measure_speed, plan
 from munet_nb.cli import main
-from munet_nb.roots import fetch
+from munet_nb.roots import downloads, fetch
+from munet_nb.roots.export import export_model
 from munet_nb.roots.load import PAPER_ROOTS
 from munet_nb.runs.rundir import RunDir
 from munet_nb.search.config import PRESETS, Config, Speed, expected_seconds
+from munet_nb.workers import processes
 
 TINY, BASE = PAPER_ROOTS['characters'][0], PAPER_ROOTS['decathlon'][0]
 PHOTOS = Facts('pets', 2, (3000, 150, 150), True, (300, 400), (900, 1200), 480)
@@ -82,11 +87,34 @@ def test_what_is_given_wins_and_what_does_not_fit_is_warned_of():
         plan([PHOTOS], False, have(TINY), values=dict(colour=1))
 
 
+def test_a_given_root_gets_images_of_whole_patches_whatever_its_name_tells(tmp_path):
+    root = mu.load_root('random:Ti1/14', image_size=28)
+    params = {name: layer.params for name, layer in root.layers.items()}
+    params['head'] = {'dense': {'kernel': np.zeros((192, 2), 'f'), 'bias': np.zeros(2, 'f')}}
+    export_model(tmp_path / 'vit', 'huggingface', root.arch, params, 28, ('a', 'b'))
+    for facts, accelerated, size in ((PHOTOS, False, 84), (PHOTOS, True, 224), (GLYPHS, True, 42)):
+        choice = plan([facts], accelerated, have(), str(tmp_path / 'vit'))
+        assert choice.config.defaults.image_size == size
+        choice.load_root()
+    with pytest.raises(mu.InputError, match='no such file'):
+        plan([PHOTOS], False, have(), 'nowhere')
+
+
 def test_few_images_get_steps_enough():
     few = replace(PHOTOS, counts=(36, 12, 12))
     training = plan([few, PHOTOS], False, have(TINY)).config.training
     assert training.segments * training.segment_batches(36) == 80
     assert plan([few], False, have(TINY), preset='demo').config == Config.preset('demo')
+
+
+def test_steps_follow_what_is_given_and_what_is_given_stays():
+    few, scans = (replace(f, counts=(36, 12, 12)) for f in (PHOTOS, GLYPHS))
+    smaller = plan([few], False, have(TINY), values=dict(batch_size=8)).config.training
+    assert smaller.segments * smaller.segment_batches(36) == 100  # not 40 segments of 5 batches
+    given = plan([scans], False, have(), values=dict(segments=6)).config
+    assert (given.trial_segments, given.trunk_segments) == (2, 12)  # the preset's, for 6 segments
+    trials = plan([scans], False, have(), values=dict(trial_segments=3)).config
+    assert (trials.training.segments, trials.trial_segments, trials.trunk_segments) == (40, 3, 80)
 
 
 def test_facts_are_those_of_the_images():
@@ -161,6 +189,44 @@ def test_whether_a_root_can_be_had_is_asked_of_the_disk_first(tmp_path, monkeypa
     assert not fetch.can_be_fetched(name)
     kept_at(f'http://127.0.0.1:9/{fetch.augreg_file(name)}', tmp_path).touch()
     assert fetch.can_be_fetched(name)
+
+
+def test_whether_a_root_can_be_had_is_not_waited_for_however_many_addresses_there_are(
+    tmp_path, monkeypatch
+):
+    over = Event()
+
+    def nobody_answers(*_, **__):
+        over.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(downloads, 'PATIENCE', 0.05)
+    monkeypatch.setattr(downloads, '_request', nobody_answers)
+    started = time.perf_counter()
+    assert not downloads.can_be_had('http://127.0.0.1:9/root.npz', tmp_path)
+    assert time.perf_counter() - started < 10
+    over.set()
+
+
+def test_who_trains_tells_whether_there_is_an_accelerator(monkeypatch):
+    monkeypatch.setattr(choices, 'can_be_fetched', lambda name: True)
+    task = drawn(60, 300, 300, 3)
+    elsewhere = SimpleNamespace(accelerated=True)  # this process was told to leave it alone
+    found = choose([task], executor=elsewhere)
+    assert (found.root, found.config.defaults.image_size) == (BASE, 224)
+    assert choose([task]).root == TINY
+
+
+def test_processes_have_an_accelerator_if_they_may_see_one_and_jax_can_use_it(monkeypatch):
+    for name, found in (('accelerators', lambda: 2), ('entry_points', lambda group: [group])):
+        monkeypatch.setattr(processes, name, found)
+    no_device = dict(CUDA_VISIBLE_DEVICES=''), dict(CUDA_VISIBLE_DEVICES='-1')
+    for environment in (dict(JAX_PLATFORMS='cpu'), *no_device):
+        assert not processes.can_accelerate(environment)
+    assert processes.can_accelerate(dict(JAX_PLATFORMS='cuda,cpu', CUDA_VISIBLE_DEVICES='1'))
+    assert processes.can_accelerate({})
+    monkeypatch.setattr(processes, 'entry_points', lambda group: [])
+    assert not processes.can_accelerate({})
 
 
 def test_choose_chooses_for_tasks_in_memory(monkeypatch):

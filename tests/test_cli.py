@@ -78,14 +78,22 @@ def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, cap
 
 
 def test_a_run_is_compared_with_a_copy_and_with_a_baseline_that_is_trained_once(
-    run, tmp_path, capsys
+    run, tmp_path, capsys, monkeypatch
 ):
     pets = shutil.copytree(run, tmp_path / 'pets')
     shutil.copytree(run, tmp_path / 'copy')
     assert main(['compare', str(pets), str(tmp_path / 'copy'), '--trust-sources']) == 0
     assert capsys.readouterr().out.count('paired not told apart') == 2
+    with monkeypatch.context() as m:  # what both runs keep is not asked again, nor trust needed
+        m.setattr(sys.modules['munet_nb.pictures.compare'], 'right_answers', None)
+        assert main(['compare', str(pets), str(tmp_path / 'copy')]) == 0
+    assert capsys.readouterr().out.count('paired not told apart') == 2
+    assert 'Gained and lost' in (pets / 'compare_copy.html').read_text()
+    shutil.rmtree(tmp_path / 'copy' / 'answers')
     assert main(['compare', str(pets), str(tmp_path / 'copy')]) == 0
     assert capsys.readouterr().out.count('not kept') == 2
+    assert main(['compare', str(pets), str(tmp_path / 'copy'), '--trust-sources']) == 0
+    assert capsys.readouterr().out.count('paired not told apart') == 2
 
     with_baseline = ['compare', str(pets), '--with', 'norm_head']
     assert main(with_baseline) == 2
@@ -148,7 +156,13 @@ def test_evaluate_tells_how_many_images_and_an_interval(run, folders, tmp_path, 
     out, err = capsys.readouterr()
     assert out.splitlines()[1].split()[:3] == ['odd', str(new), '60'] and '% to ' in out
     assert 'note.png' in err and err.count('\n') == 1
-    (new / 'odd').rename(new / 'uneven')
+    (new / '__MACOSX').mkdir()
+    assert main([*evaluate, '--folder', str(new)]) == 0
+    assert "the system's own: 1 ('__MACOSX')" in capsys.readouterr().err
+    (new / 'odd').rename(new / 'Train')
+    assert main([*evaluate, '--folder', str(new)]) == 2
+    assert 'has splits in it' in capsys.readouterr().err
+    (new / 'Train').rename(new / 'uneven')
     assert main([*evaluate, '--folder', str(new), '--csv']) == 2
     assert "'uneven'" in capsys.readouterr().err
     assert main(['evaluate', str(run), '--folder', str(new)]) == 2
@@ -434,6 +448,9 @@ def test_help_tells_the_values_of_the_preset_that_is_on_the_line(capsys):
     assert '(default: 0.9; tuned over 3 values, 0.8 to 0.95)' in help_of(
         'evolve --benchmark characters8', capsys
     )
+    told = help_of('evolve', capsys)
+    assert 'What is not given is chosen from the images:' in told
+    assert 'in one such iteration --' in told  # no value: it depends on the images
     told = help_of('extend runs/pets', capsys)
     assert 'in one such iteration --' in told and 'What is not given is as in the run;' in told
     assert 'in one such iteration (default: 8)' in help_of('extend runs/pets --preset demo', capsys)

@@ -257,7 +257,7 @@ def test_an_extended_run_is_read_checked_and_drawn_like_any_other(finished, exte
     assert line.what == 'extended'
     assert line.tells == (
         'scale_factor 0.98 -> 0.9; task_iterations 1 -> 2; segments 2 -> 1; search lr '
-        '0.01 ... 0.5 (6 values) -> 0.05 ... 0.5 (5 values); tasks third'
+        '0.01, 0.02, 0.05, 0.1, 0.2, 0.5 -> 0.05, 0.1, 0.2, 0.3, 0.5; tasks third'
     )
     history = History(records)
     for n in (at, at + 1, len(records)):

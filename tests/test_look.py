@@ -125,6 +125,21 @@ def test_a_class_all_of_whose_files_are_broken_is_refused(pets):
         load_folder(pets, skip_broken=True)
 
 
+def test_a_class_all_of_whose_files_are_broken_is_told_by_a_look(pets):
+    for path in (pets / 'cat').iterdir():
+        path.write_bytes(b'')
+    seen = mu.look(pets)
+    told = str(seen)
+    for line in ('! 20 files are broken', "train has no image of 'cat'", 'broken: cat/19.jpg (it is'):
+        assert line in told, told
+    assert '>cat/19.jpg<' in seen._repr_html_()
+    for path in (pets / 'dog').iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(InputError, match='nothing is left of a split: 40 of 40') as refused:
+        mu.look(pets)
+    assert str(refused.value).count('.jpg') == 40
+
+
 def test_what_a_stranger_writes_of_left_out_files_reads_nothing_else(pets, tmp_path):
     breaks(pets)
     task = load_folder(pets, skip_broken=True)

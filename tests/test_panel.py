@@ -13,13 +13,16 @@ from io import BytesIO
 from statistics import median
 from threading import Event, Thread
 from time import perf_counter, sleep
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
 from toy import ARCH, ToyRun, info
 
-from munet_nb.pictures import panel, tabs
+from munet_nb.checks import Notice
+from munet_nb.pictures import panel, tabs, worker
 from munet_nb.pictures.panel import Dashboard
+from munet_nb.pictures.worker import Listener
 from munet_nb.pictures.tabs import OTHER_PICTURES, PICTURES, VIEWS, WORKERS
 from munet_nb.roots.load import load_root
 from munet_nb.runs.evolution import Evolution
@@ -163,6 +166,29 @@ def test_a_panel_is_shown_by_ipywidgets_7_and_8_alike(tmp_path):
         for panel in (Dashboard(evo), Dashboard.open(evo.path)):
             shown = panel._repr_mimebundle_()['application/vnd.jupyter.widget-view+json']
             assert shown == {'version_major': 2, 'version_minor': 0, 'model_id': panel.panel.model_id}
+
+
+class Fails(Listener):
+    "Cannot show what it hears."
+
+    def answer(self, text, error=False):
+        raise RuntimeError('no picture')
+
+
+def test_who_looks_on_cannot_end_a_training(monkeypatch):
+    def no_changes(generation, state):
+        raise RuntimeError('no words')
+
+    trains, heard = worker.Worker(SimpleNamespace()), []
+    sees = Listener()
+    sees.answer = lambda text, error: heard.append(text)
+    trains.listeners = Fails(), sees
+    with pytest.warns(Notice, match='looks on failed: RuntimeError: no picture'):
+        trains.answer('joined')
+    assert heard == ['joined']  # whoever comes after it hears all the same
+    monkeypatch.setattr(worker, 'changes_of', no_changes)
+    generation = SimpleNamespace(title='mnist', children=(1, 2), segments=3)
+    assert worker.Training.of(generation, None).changes == {}
 
 
 def kinds(evo) -> list[str]:

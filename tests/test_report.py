@@ -97,6 +97,25 @@ def test_two_runs_are_compared_from_their_journals(tmp_path):
     assert 'not kept' in seen.text and 'the same configuration and the same root' in seen.text
 
 
+def test_runs_are_called_otherwise_than_columns(tmp_path):
+    first, second = (renamed(tmp_path / name) for name in ('from', 'task'))
+    page = compare(first, second)
+    assert 'from (run)' in page.summary and 'task (run)' in page.summary
+    rows = page.summary.splitlines()
+    assert rows[0].split()[0] == 'task' and 'digits' in page.summary
+
+
+def test_the_report_has_what_is_told_beside_the_journal(tmp_path):
+    run = renamed(tmp_path / 'run')
+    told = {'record': 1, 'seconds': 12.0, 'compiling': 3.0, 'examples': {'digits': 1234567}}
+    few = {'task': 'digits', 'validation': 2, 'test': 2, 'largest': 1.0}
+    (run / 'costs.jsonl').write_text('\n'.join(map(json.dumps, (told, few))))
+    page = report(run)
+    seen = check_page(page.path.read_text())
+    for text in ('1,234,567', '25.0%', 'near chance'):
+        assert text in seen.text and text in page.summary, text
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path):
     run = renamed(tmp_path / 'run')
     begun = tmp_path / 'begun'

@@ -16,6 +16,7 @@ import pytest
 from munet_nb import Config, Evolution, InputError, System
 from munet_nb import load_benchmark, load_root, task_from_arrays
 from munet_nb.runs.advance import Watch
+from munet_nb.runs.files import StoredPool
 from munet_nb.runs.repair import check_run
 from munet_nb.runs.rundir import RunDir
 from munet_nb.words import heard_by
@@ -73,6 +74,19 @@ def whole(tmp_path_factory):
     with start(path) as evo:
         evo.run()
     return path
+
+
+def test_a_state_is_never_seen_without_its_layers(tmp_path, monkeypatch):
+    with start(tmp_path / 'run') as evo:
+        keep, before, seen = StoredPool.keep, (evo.state, evo.pool), []
+
+        def looks(pool, digests):
+            seen.append((evo.state, evo.pool))
+            return keep(pool, digests)
+
+        monkeypatch.setattr(StoredPool, 'keep', looks)
+        evo.change(scale_factor=0.5)
+        assert seen == [before] and evo.state is not before[0]
 
 
 @pytest.mark.core

@@ -28,7 +28,7 @@ from ..models.hparams import sizes_of
 from ..models.model import Root, model_from_json, pack_correct, unpack_correct
 from ..network.chain import chain_flops
 from ..pictures.compare import Side, Solved, compare_sides, open_past, readable_tasks
-from ..pictures.compare import right_answers, side_of_run
+from ..pictures.compare import right_answers, side_name, side_of_run
 from ..pictures.history import Past
 from ..pictures.page import Page
 from ..runs.files import refuse_link
@@ -215,7 +215,7 @@ def compare_with(
     refs = past.state.root.chain
     layers = run.load(ref.digest for ref in refs)
     root = Root(past[0]['root_name'], arch, {ref.name: x for ref, x in zip(refs, layers)})
-    name = run.path.resolve().name
+    name = side_name(run.path.resolve().name, method)
     sides = (
         side_of_run(run, past, name, data),
         side_of_baseline(Beside(run, past, method, root, tell), data),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'difference_interval', 'correlation', 'paired_interval', 'Solved', 'Side', 'right_answers',
-    'readable_tasks', 'side_of_run', 'differences', 'costs', 'plot_differences', 'compare_sides',
-    'open_past', 'same_data', 'compare',
+    'readable_tasks', 'kept_answers', 'side_of_run', 'differences', 'costs', 'plot_differences',
+    'compare_sides', 'open_past', 'side_name', 'same_data', 'compare',
 ]
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #e74e7212
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import InputError, as_path
+from ..engine.answers import Answers
 from ..engine.feeds import Feed
 from ..engine.predict import Network, feed_correct
 from ..engine.programs import shared_programs
@@ -28,6 +29,7 @@ from .canvas import LIGHT, PAGE, Picture, Theme, check_theme, new_picture
 from .canvas import label_width, short_name, svg_of
 from .flow import plot_flow_graph
 from .history import History, Past
+from .mistakes import change_html
 from .page import Page, Section, figure, paragraph, side_by_side
 from .page import sorting_table, subheading, write_page
 from .progress import plot_progress
@@ -35,7 +37,7 @@ from .report import settings_that_differ, system_rows
 from ..runs.answers import wilson
 from ..runs.rundir import RunDir
 from ..runs.start import strange_sources, tasks_of_run
-from ..runs.system import System
+from ..runs.system import System, read_answers
 from ..search.config import TrainingSettings
 from ..search.journal import kept_models
 from ..tasks.task import Task
@@ -83,6 +85,7 @@ class Solved:
     mega_flops: float  # of a prediction
     shares: str  # with whom it has layers in common
     right: np.ndarray | None = None  # bool (test images,); None: unknown
+    answers: Answers | None = None  # to the test images; None: not kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +127,35 @@ def readable_tasks(
     return tasks_of_run(replace(past.state, tasks=infos), None, run.path, trust_sources)
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #97fc7c37
+def kept_answers(run: RunDir, past: Past) -> dict[str, Answers]:
+    "What the models of a run answer to the test images of their tasks, as far as that is kept."
+    state, found = past.state, {}
+    for task, model in kept_models(state).items():
+        try:
+            found[task] = read_answers(run, model, state, state.config.training, 'test')
+        except InputError:  # it is lost, or was altered
+            pass
+    return found
+
+
+def _asked_again(run: RunDir, past: Past, data: Mapping[str, Task]) -> dict[str, np.ndarray]:
+    "Which test images the models of a run get right, by task."
+    networks = System.open(run.path).networks if data else {}
+    training = past.state.config.training
+    return {t: right_answers(networks[t], data[t], training) for t in data if t in networks}
+
+# %% ../../nbs/80_pictures/22_compare.ipynb #7435d1fb
 def side_of_run(
     run: RunDir,
     past: Past,  # all of it
     name: str,
-    data: Mapping[str, Task],  # images that its models are asked about, by task
+    data: Mapping[str, Task],  # images that its models may be asked about, by task
 ) -> Side:
     "A run as a side. Raises InputError if a layer is needed that is missing or was altered."
-    state, config = past.state, past.state.config
-    networks = System.open(run.path).networks if data else {}
+    state, answers = past.state, kept_answers(run, past)
+    rights = {task: told.right for task, told in answers.items()}
+    lost = {task: images for task, images in data.items() if task not in answers}
+    rights |= _asked_again(run, past, lost)
     tasks = {
         row['task']: Solved(
             fingerprint=state.tasks[row['task']].fingerprint,
@@ -141,14 +164,13 @@ def side_of_run(
             charged=row['charged'],
             mega_flops=row['MFLOPs'],
             shares=row['from'],
-            right=right_answers(networks[row['task']], data[row['task']], config.training)
-            if row['task'] in data and row['task'] in networks
-            else None,
+            right=rights.get(row['task']),
+            answers=answers.get(row['task']),
         )
         for row in system_rows(past).to_dict('records')
     }
     kept = kept_models(state).values()
-    told = f'the run {run.path.absolute().name}, seed {config.seed}'
+    told = f'the run {run.path.absolute().name}, seed {state.config.seed}'
     return Side(name, told, tasks, params_per_task(kept) if kept else math.nan, past)
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #bd2319e0
@@ -158,7 +180,7 @@ def _difference(first: Solved, second: Solved) -> dict:
     rights = first.right, second.right
     if any(right is None for right in rights):
         return told | {'answers': 'not kept', 'better': ''}
-    same = first.fingerprint == second.fingerprint
+    same = first.fingerprint == second.fingerprint and len(rights[0]) == len(rights[1])
     counts = [(int(right.sum()), len(right)) for right in rights]
     low, high = paired_interval(*rights) if same else difference_interval(*counts)
     better = 'first' if low > 0 else 'second' if high < 0 else 'not told apart'
@@ -254,8 +276,8 @@ def _in_short(first: Side, second: Side, table: pd.DataFrame) -> Section:
 _MEANS = (
     'Accuracies are those on the test images, difference is the first less the second, and from '
     'and to are the ends of its 95% interval (Newcombe 1998). Paired: both answered the same '
-    'images. Not kept: the images may not be read, so that there is no interval '
-    '(--trust-sources, if both runs are trusted).'
+    'images. Not kept: a run lost what its model answered, and the images to ask it again may not '
+    'be read, so that there is no interval (--trust-sources, if both runs are trusted).'
 )
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #c8a1f7c9
@@ -293,7 +315,27 @@ def _beside(first: Side, second: Side) -> list[Section]:
     return sections
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #d53cc51f
-def compare_sides(first: Side, second: Side, path: Path) -> Page:
+def _gained_and_lost(first: Side, second: Side, data: Mapping[str, Task]) -> list[Section]:
+    "Which images the first side gets right that the second does not, and the other way round."
+    body = ''
+    for task, solved in first.tasks.items():
+        other = second.tasks.get(task)
+        if other and solved.answers and other.answers and solved.fingerprint == other.fingerprint:
+            images = data[task].test if task in data else None
+            told = first.past.state.tasks[task].classes, images, (second.name, first.name)
+            try:
+                body += subheading(task) + change_html(other.answers, solved.answers, *told)
+            except InputError as e:  # other images than those that were answered
+                body += paragraph(str(e), note=True)
+    return [Section('Gained and lost', body)] if body else []
+
+
+def compare_sides(
+    first: Side,
+    second: Side,
+    path: Path,
+    data: Mapping[str, Task] = {},  # images to show, by task
+) -> Page:
     """Write a page that compares two sides.
 
     Raises InputError if they have no task in common, or it cannot be written.
@@ -307,6 +349,7 @@ def compare_sides(first: Side, second: Side, path: Path) -> Page:
     sections = [
         _in_short(first, second, table),
         Section('Tasks in common', common),
+        *_gained_and_lost(first, second, data),
         Section('Size and computation', sorting_table(costs(first, second), formats, long=shared)),
         *_settings(first, second),
         *_beside(first, second),
@@ -326,13 +369,23 @@ def open_past(
     return run, History(records).at(len(records))
 
 
+# What other columns of the tables are called, and what stands in them instead of a name.
+_TAKEN = ('task', 'difference', 'from', 'to', 'answers', 'better', 'setting', 'not told apart')
+
+
+def side_name(name: str, other: str = '') -> str:
+    "What a run is called beside another side, in tables that have names of their own."
+    return f'{name} (run)' if name in (*_TAKEN, other) else name
+
+
 def _names(first: RunDir, second: RunDir) -> tuple[str, str]:
     "What two runs are called. Raises InputError if they are the same one."
     paths = [run.path.resolve() for run in (first, second)]
     if paths[0] == paths[1]:
         raise InputError(f'{first.path} and {second.path}: are the same run')
     names = tuple(path.name for path in paths)
-    return names if names[0] != names[1] else tuple(map(str, paths))
+    names = names if names[0] != names[1] else tuple(map(str, paths))
+    return tuple(map(side_name, names))
 
 
 def same_data(first: Past, second: Past) -> list[str]:
@@ -360,4 +413,4 @@ def compare(
     if run.pool.is_dir() and other.pool.is_dir():  # the packaged example has no layers
         data = readable_tasks(run, past, same_data(past, past_of_other), trust_sources)
     sides = side_of_run(run, past, names[0], data), side_of_run(other, past_of_other, names[1], data)
-    return compare_sides(*sides, as_path(path, 'path'))
+    return compare_sides(*sides, as_path(path, 'path'), data)

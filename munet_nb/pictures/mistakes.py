@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'ERROR_VIEWS', 'embedded', 'Shown', 'gallery', 'told_of', 'plain_gallery', 'with_attention',
-    'plot_attention', 'told_change', 'change_html', 'error_view',
+    'ERROR_VIEWS', 'embedded', 'Shown', 'gallery', 'answered_images', 'told_of', 'plain_gallery',
+    'with_attention', 'plot_attention', 'told_change', 'change_html', 'error_view',
 ]
 
 # %% ../../nbs/80_pictures/20_mistakes.ipynb #65cd1133
@@ -27,6 +27,7 @@ from .page import figure, paragraph
 from ..runs.answers import GainedAndLost, calibration, confusion_matrix
 from ..runs.answers import gained_and_lost, mistakes
 from ..runs.system import System
+from ..tasks.splits import ArraySplit, LazySplit
 
 # %% ../../nbs/80_pictures/20_mistakes.ipynb #e483589b
 _STAMP = 96  # pixels of a side, at most
@@ -73,6 +74,30 @@ def gallery(images: Iterable[Shown]) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{stamps}</div>'
 
 # %% ../../nbs/80_pictures/20_mistakes.ipynb #288f9374
+def answered_images(
+    answers: Answers,
+    images: ArraySplit | LazySplit,  # of which the first were answered
+) -> LazySplit:
+    """Those images of a split that were answered.
+
+    Raises InputError if they are others, now or when one is read: their labels tell.
+    """
+    told = 'the data changed since the model answered: the images have other labels now'
+    changed = InputError(f'{images.where}: {told}')
+    n = len(answers)
+    known = getattr(images, 'labels', None)
+    if n > len(images) or known is not None and not np.array_equal(known[:n], answers.labels):
+        raise changed
+
+    def read(i):
+        image, label = images[i]
+        if label != answers.labels[i]:
+            raise changed
+        return image, label
+
+    return LazySplit(n, read, images.where)
+
+
 def told_of(
     answers: Answers,
     number: int,  # of the image
@@ -90,9 +115,10 @@ def plain_gallery(
     answers: Answers,
     numbers: Iterable[int],  # of images
     classes: Sequence[str],
-    images,  # a split, its first images answered: images[i] is (image, label)
+    images,  # as `answered_images` takes them
 ) -> str:
-    "Images with what a model answered. Raises InputError if they cannot be read."
+    "Images with what a model answered. Raises InputError if they cannot be read, or are others."
+    images = answered_images(answers, images)
     return gallery(told_of(answers, i, classes, images[i][0]) for i in numbers)
 
 # %% ../../nbs/80_pictures/20_mistakes.ipynb #bec44300
@@ -216,7 +242,8 @@ def _change(system: System, task: str, split: str) -> str:
 
 
 def _attention(system: System, task: str, split: str) -> str:
-    answers, images = system.answers(task, split), system.images(task, split)
+    answers = system.answers(task, split)
+    images = answered_images(answers, system.images(task, split))
     numbers = mistakes(answers, _SIDE) or list(range(min(_SIDE, len(answers))))
     pictures = [images[i][0] for i in numbers]
     looks = system.attention(task, pictures)

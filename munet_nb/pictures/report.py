@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'PICTURES', 'value_text', 'nearest_preset', 'settings_that_differ', 'system_rows',
-    'error_sections', 'report',
+    'PICTURES', 'nearest_preset', 'settings_that_differ', 'system_rows', 'error_sections', 'report',
 ]
 
 # %% ../../nbs/80_pictures/21_report.ipynb #1238a7fd
@@ -31,22 +30,14 @@ from .mistakes import error_view
 from .page import Page, Section, figure, pairs_list, paragraph, sorting_table
 from .page import subheading, write_page
 from .progress import plot_front, plot_lineage, plot_progress, plot_sizes
-from .tables import journal_table
+from .tables import journal_table, value_text
 from ..runs.rundir import RunDir
 from ..runs.system import System, sizes_table, system_table
 from ..search.ask import next_task
 from ..search.config import PRESETS, Config, config_changes
+from ..search.costs import Beside
 from ..search.journal import kept_models, open_first
 from ..words import FORMATS, TOLD
-
-# %% ../../nbs/80_pictures/21_report.ipynb #8d824424
-def value_text(value) -> str:
-    "A value of a configuration; of a list of more than six its ends."
-    if value is None:
-        return 'none'
-    if isinstance(value, tuple) and len(value) > 6:
-        return f'{value[0]} to {value[-1]} ({len(value)} values)'
-    return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 # %% ../../nbs/80_pictures/21_report.ipynb #02037de2
 def _facts(past: Past) -> dict[str, str]:
@@ -150,9 +141,10 @@ def _what_it_is(past: Past) -> Section:
     return Section('What it is', body)
 
 # %% ../../nbs/80_pictures/21_report.ipynb #c5bbb3e4
-def system_rows(past: Past) -> pd.DataFrame:
-    "The table of the system with the tasks as a column."
-    return system_table(past.state, open_first(past[0])[0]).reset_index()
+def system_rows(past: Past, beside: Beside = Beside()) -> pd.DataFrame:
+    "The table of the system with the tasks as a column, as far as was told with what they cost."
+    arch, _ = open_first(past[0])
+    return system_table(past.state, arch, beside, len(past)).reset_index()
 
 
 def _in_words(told: Mapping[str, str], columns: Sequence[str]) -> str:
@@ -160,8 +152,8 @@ def _in_words(told: Mapping[str, str], columns: Sequence[str]) -> str:
     return paragraph('; '.join(f'{c}: {told[c]}' for c in columns if c in told) + '.', note=True)
 
 
-def _system(past: Past) -> Section:
-    table = system_rows(past)
+def _system(past: Past, beside: Beside) -> Section:
+    table = system_rows(past, beside)
     if not len(table):
         return Section('System', paragraph('No task has a model yet.'))
     body = sorting_table(table, FORMATS, TOLD, long=['from']) + _in_words(TOLD, table.columns)
@@ -290,11 +282,11 @@ def report(
     """
     run = RunDir(run)
     records = run.records()
-    past = History(records).at(len(records))
+    past, beside = History(records).at(len(records)), run.told_beside()
     path = run.path / 'report.html' if path is None else as_path(path, 'path')
     sections = [
         _what_it_is(past),
-        _system(past),
+        _system(past, beside),
         *_pictures(past),
         _hyperparameters(past),
         *_common_trunks(past),
@@ -302,5 +294,5 @@ def report(
         _journal(past),
         _versions(),
     ]
-    summary = system_rows(past).to_string(index=False, formatters=FORMATS, na_rep='-')
+    summary = system_rows(past, beside).to_string(index=False, formatters=FORMATS, na_rep='-')
     return write_page(path, f'Run {run.path.absolute().name}', sections, summary)

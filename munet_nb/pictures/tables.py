@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'COLUMNS', 'WORKER_COLUMNS', 'MOST_WORKERS', 'leaderboard', 'journal_table', 'workers_table',
+    'COLUMNS', 'WORKER_COLUMNS', 'MOST_WORKERS', 'leaderboard', 'value_text', 'journal_table',
+    'workers_table',
 ]
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #e35dbf460318d1a5d001273b0906012b
@@ -47,12 +48,12 @@ def leaderboard(
     return table.sort_values(by, ascending=by in _SMALL_FIRST)
 
 # %% ../../nbs/80_pictures/11_tables.ipynb #a4b33688
-def _shown(value) -> str:
-    "A value of a configuration; of a list its ends."
+def value_text(value) -> str:
+    "A value of a configuration; of a list of more than six its ends."
     if value is None:
         return 'none'
-    if isinstance(value, tuple) and len(value) > 3:
-        return f'{value[0]} ... {value[-1]} ({len(value)} values)'
+    if isinstance(value, tuple) and len(value) > 6:
+        return f'{value[0]} to {value[-1]} ({len(value)} values)'
     return ', '.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -61,7 +62,8 @@ def _extended(r, before):
     if 'config' in r:
         in_force = config_after(before)
         changes = config_changes(in_force, config_after([r])) if in_force else {}
-        tells = [f'{name} {_shown(old)} -> {_shown(new)}' for name, (old, new) in changes.items()]
+        told = {name: map(value_text, pair) for name, pair in changes.items()}
+        tells = [f'{name} {old} -> {new}' for name, (old, new) in told.items()]
     if r['tasks']:
         tells.append(f"tasks {', '.join(task['name'] for task in r['tasks'])}")
     return 'extended', '', '; '.join(tells)

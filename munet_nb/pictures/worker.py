@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..checks import InputError, check, is_one_of
+from ..checks import InputError, check, is_one_of, notice
 from .curves import changes_of
 from ..runs.advance import Watch
 from ..runs.evolution import Evolution
@@ -38,7 +38,10 @@ class Training:
         "A generation that begins to train."
         what = 'group' if isinstance(generation, GroupGeneration) else 'child'
         children = len(generation.children)
-        changes = changes_of(generation, state)
+        try:
+            changes = changes_of(generation, state)
+        except Exception:  # they are only shown, and must not end a training
+            changes = {}
         return cls(generation.title, children, generation.segments, what=what, changes=changes)
 
     @property
@@ -149,7 +152,10 @@ class Worker:
 
     def _tell(self, what: str, *told):
         for listener in self.listeners:
-            getattr(listener, what)(*told)
+            try:
+                getattr(listener, what)(*told)
+            except Exception as e:  # who looks on must not end a training
+                notice(sentence_of('somebody who looks on failed', e))
 
     def say(self, text: str, error: bool = False):
         "Tell everybody what the search does."

@@ -70,8 +70,8 @@ class Evolution:
         executor: Executor | None = None,  # who trains; None: this process
     ):
         self.records = records
-        self.state, self.arch, _ = open_records(records)
-        self.pool = pool
+        state, self.arch, _ = open_records(records)
+        self._now = state, pool  # of one moment, for those who read without a lock
         self.tasks = tasks
         self.times = Times()
         self._run_dir = run
@@ -145,6 +145,16 @@ class Evolution:
     # What it is
 
     @property
+    def state(self) -> State:
+        "What the journal's records have made."
+        return self._now[0]
+
+    @property
+    def pool(self) -> StoredPool:
+        "The layers that are alive."
+        return self._now[1]
+
+    @property
     def path(self) -> Path:
         "The run directory."
         return self._run_dir.path
@@ -167,15 +177,21 @@ class Evolution:
     @property
     def system(self) -> System:
         "What the search has made so far; the same one until something is recorded."
-        of, system = self._system
-        state = self.state
-        if of is not state:
-            kept = [m for models in choices_of(state).values() for m in models]
-            pool = LayerPool(self.pool[d] for m in kept for d in m.digests)
-            told = self.arch, self.config.training, self.tasks
-            system = System(state, pool, *told, run=self._run_dir)
-            self._system = state, system
-        return system
+        while True:
+            now, (of, system) = self._now, self._system
+            if of is now[0]:
+                return system
+            try:
+                self._system = now[0], self._system_of(*now)
+            except InputError:  # a layer that nothing needs any more was just swept away
+                if self._now is now:
+                    raise
+
+    def _system_of(self, state: State, pool: StoredPool) -> System:
+        kept = [m for models in choices_of(state).values() for m in models]
+        layers = LayerPool(pool[d] for m in kept for d in m.digests)
+        told = self.arch, state.config.training, self.tasks
+        return System(state, layers, *told, run=self._run_dir)
 
     def told_beside(self) -> Beside:
         "What is told beside the journal, see `RunDir.told_beside`."
@@ -473,8 +489,7 @@ class Evolution:
                 self._ahead.drop()
                 self._ahead = Ahead(self.executor)
             self.records.append(record)
-            self.state = state
-            self.pool = self.pool.add(layers).keep(state.alive)
+            self._now = state, self.pool.add(layers).keep(state.alive)
             self._costs.tell(record, len(self.records) - 1, self.tasks, self.config.training)
 
     def settle(self):

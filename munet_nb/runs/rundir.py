@@ -221,7 +221,7 @@ def _refuse_if_taken(run: RunDir):
             'choose another run directory'
         )
     names = {p.name for p in run.path.iterdir()} if run.path.is_dir() else set()
-    foreign = names - {'.lock', 'pool', 'journal.jsonl', 'journal.head', 'costs.jsonl'}
+    foreign = names - {'.lock', 'pool', 'journal.jsonl', 'journal.head'}
     foreign = {name for name in foreign if not _HALF_WRITTEN.fullmatch(name)}
     foreign |= {p.name for p in run.pool.glob('*') if not _OWN.fullmatch(p.name)}
     if foreign:
@@ -262,7 +262,6 @@ class RunWriter(RunDir):
             with self._tells('nothing was begun; choose a directory on a disk with room'):
                 write_atomic(head_file(self.journal), Head().to_bytes())
                 self.journal.write_bytes(b'')  # there may be a torn line of a run that never began
-                self.costs.unlink(missing_ok=True)
             self.go_on(0)
             self.sweep(())  # what is left of a run that never began, or never went on
             self.append(first, layers)

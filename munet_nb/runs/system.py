@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'system_table', 'assembly_of', 'sizes_of_system', 'sizes_table', 'network_of', 'layers_needed',
-    'routing_key', 'ancestor_of', 'key_of_answers', 'checked_pairs', 'System',
+    'routing_key', 'ancestor_of', 'key_of_answers', 'read_answers', 'checked_pairs', 'System',
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
@@ -254,8 +254,12 @@ def key_of_answers(
     return answers_key(layers, *told, split)
 
 
-def _read_answers(
-    run: RunDir | None, model: Model, state: State, training: TrainingSettings, split: str
+def read_answers(
+    run: RunDir | None,
+    model: Model,
+    state: State,
+    training: TrainingSettings,
+    split: str,  # one of ANSWERED
 ) -> Answers:
     "What a model answers. Raises InputError if that is not kept, or was altered."
     if run is None:
@@ -487,7 +491,7 @@ class System:
         model = self.ancestor(task) if ancestor else self.models[task]
         if model is None:
             raise InputError(f'the model of task {task!r} was made from none of the same task')
-        return _read_answers(self._run, model, self._state, self._training, split)
+        return read_answers(self._run, model, self._state, self._training, split)
 
     def attention(
         self,

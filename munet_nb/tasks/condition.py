@@ -266,7 +266,7 @@ def survey_of(
         if as_path(source, 'image folder').is_dir():
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore', Notice)  # all of it is told here
-                reading = read_folder(source, skip_broken=True)
+                reading = read_folder(source, only_look=True)
             task = reading.task
             left_out, broken = reading.left_out, reading.broken
         else:
@@ -340,7 +340,7 @@ def _about_classes(survey: Survey) -> list[str]:
             f'the classes are unbalanced: {most!r} has {train.max():,} images to train on, {least!r} '
             f'{train.min():,}. A model is right more often by preferring the larger ones'
         )
-    for split, counts in zip(SPLITS[1:], others):
+    for split, counts in zip(SPLITS, survey.counts.T):
         missing = [c for c, n in zip(classes, counts) if not n]
         if missing:
             told.append(f'{split} has no image of {_names(missing)}')

@@ -6,7 +6,7 @@
 __all__ = [
     'LeftOut', 'REASONS', 'DECODE_PIXELS', 'Broken', 'image_suffixes', 'place_in_order',
     'read_split', 'source_of', 'parse_without', 'FolderReading', 'read_folder', 'load_folder',
-    'load_folder_without', 'images_below', 'read_idx', 'load_idx',
+    'load_folder_without', 'folders_in', 'images_below', 'read_idx', 'load_idx',
 ]
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-002
@@ -204,7 +204,7 @@ def _whole_ones(
             broken[path] = str(why).removeprefix(for_terminal(f'{path}: '))
     return {path: got for path, got in found.items() if path not in broken}
 
-
+# %% ../../nbs/30_tasks/03_folders.ipynb #7a0863b7
 def read_split(
     labels: Mapping[Path, int],  # of the files
     folder: Path,  # of the task
@@ -298,9 +298,9 @@ def _list_folder(folder: Path, left_out: LeftOut) -> _Listing:
     return _Listing(tuple(classes), found['train'], images)
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #4bc27cd6
-def _tell_broken(folder: Path, broken: Broken, n: int) -> str:
+def _tell_broken(folder: Path, broken: Broken, n: int, most: int = REASONS) -> str:
     "How many of a folder's n images are broken, and what is wrong with the first of them."
-    first = sorted(broken)[:REASONS]
+    first = sorted(broken)[:most]
     told = [f'{path.relative_to(folder)}: {broken[path]}' for path in first]
     if len(broken) > len(first):
         told.append(f'and {len(broken) - len(first):,} more (munet look tells all)')
@@ -364,6 +364,14 @@ def _refuse_broken(listing: _Listing, folder: Path, broken: Broken, skip_broken:
         raise InputError(f'{told}. Without them: {e}') from None
     notice(f'{told}. They are left out')
 
+
+def _refuse_lost(listing: _Listing, folder: Path, broken: Broken):
+    "Raise InputError, which tells of all that is broken, if nothing is left of a split."
+    if any(images.keys() <= broken.keys() for images in listing.images.values()):
+        n = sum(map(len, listing.images.values()))
+        told = _tell_broken(folder, broken, n, len(broken))
+        raise InputError(f'image folder {folder}: nothing is left of a split: {told}')
+
 # %% ../../nbs/30_tasks/03_folders.ipynb #8406397f
 def read_folder(
     folder: str | Path,  # split/class/file or class/file
@@ -371,6 +379,7 @@ def read_folder(
     private: bool = False,  # its model is never a seed for another task
     skip_broken: bool = False,  # leave broken files out
     without: Set[str] = frozenset(),  # files that are left out whatever they are
+    only_look: bool = False,  # not to train: classes may be without images, and all is read
 ) -> FolderReading:
     "As `load_folder`."
     folder = as_path(folder, 'image folder').resolve()
@@ -384,13 +393,16 @@ def read_folder(
     for images in listing.images.values():
         _leave_out(images, folder, {same_name(n) for n in without}, left_out)
     _tell(folder, left_out)
-    if all(listing.images.values()):  # a split without images is what a Task refuses
+    if all(listing.images.values()) and not only_look:  # an empty split is what a Task refuses
         _check_classes(listing.train, listing.classes, listing.images['train'])
     broken = {}
     splits = {}
     for s, images in listing.images.items():
-        splits[s] = read_split(images, folder, f'{s} of task {name!r}', broken, skip_broken)
-    if broken:
+        where = f'{s} of task {name!r}'
+        splits[s] = read_split(images, folder, where, broken, skip_broken or only_look)
+    if broken and only_look:
+        _refuse_lost(listing, folder, broken)
+    elif broken:
         _refuse_broken(listing, folder, broken, skip_broken)
     paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
     names = without | paths.keys()
@@ -424,6 +436,16 @@ def load_folder_without(
     return read_folder(folder, name, without=names).task
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #d512cc6b
+def folders_in(
+    folder: Path,  # that there is
+) -> list[Path]:
+    "The folders in a folder, in order. What is left out is told. Raises InputError as `images_below`."
+    left_out = defaultdict(set)
+    found = [folder / name for name in _folders_in(folder, left_out)]
+    _tell(folder, left_out)
+    return found
+
+
 def images_below(
     folder: Path,  # that there is
 ) -> list[Path]:

@@ -208,6 +208,14 @@ def room(
     cores = cores or min(hosts, default=1)
     return {'num_cpus': cores}, sum(n // cores for n in hosts)
 
+
+def _accelerates(
+    options: Mapping,  # what an actor takes
+) -> bool:
+    "Whether an actor is given an accelerator."
+    return 'num_gpus' in options or 'resources' in options
+
+
 # %% ../../nbs/65_workers/07_ray.ipynb #9f79bf75
 class Store:
     "What the driver has put into the object store, by name."
@@ -250,6 +258,7 @@ class RayCrew:
         self._pending = {}  # name of a result -> worker, what was asked
         self.store = Store(self._ray)
         self._started = 0
+        self.accelerated = False  # until a machine with accelerators is seen
         self._most = 0  # workers at a time
         self._losses = 0  # of workers, since one of them did something
         self._looked = float('-inf')
@@ -267,6 +276,7 @@ class RayCrew:
             return
         self._looked = now
         options, count = room(self._ray.nodes(), self._cores)
+        self.accelerated = _accelerates(options)
         while len(self._actors) < count:
             self._start(options, now)
         self._most = max(self._most, count)
@@ -280,8 +290,7 @@ class RayCrew:
             runtime_env={'env_vars': worker_environment()},
             **options,
         ).remote(jax_settings())
-        accelerated = 'num_gpus' in options or 'resources' in options
-        self._actors[name] = _Actor(handle, accelerated, answered=now)
+        self._actors[name] = _Actor(handle, _accelerates(options), answered=now)
         self._pending[handle.hello.remote()] = name, 'hello'
 
     # Doing jobs

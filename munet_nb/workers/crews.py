@@ -41,6 +41,8 @@ class Event:
 class Crew(Protocol):
     "Workers somewhere."
 
+    accelerated: bool  # whether they have accelerators
+
     def begin(self, worker: str, piece: Piece, pool: Mapping, tasks: Mapping[str, Task]):
         "Have a worker do a piece. `pool` has the layers that it needs."
 
@@ -116,6 +118,11 @@ class Dispatcher:
     def workers(self) -> int:
         "How many workers there are."
         return max(1, len(self.board.hands))
+
+    @property
+    def accelerated(self) -> bool:
+        "Whether they have accelerators."
+        return self.crew.accelerated
 
     def submit(
         self,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..engine.training import no_progress
 from ..models.pool import Digest, Layer
+from ..network.chain import local_devices
 from ..tasks.task import Task
 from .jobs import Job
 from .worker import Done, Worker
@@ -21,6 +22,7 @@ class Executor(Protocol):
     "Does jobs, somewhere."
 
     workers: int  # how many jobs it does at a time
+    accelerated: bool  # whether on accelerators
 
     def submit(
         self,
@@ -53,6 +55,11 @@ class Inline:
 
     def __init__(self):
         self._worker: Worker | None = None
+
+    @property
+    def accelerated(self) -> bool:
+        "Whether JAX has one. Raises InputError as `local_devices`."
+        return local_devices()[0].platform != 'cpu'
 
     def submit(
         self,
