@@ -180,7 +180,7 @@ class Choice:
 
     def sentences(self) -> list[str]:
         "What was chosen and why, and what to beware of."
-        took = 'Time: not known until the first segments are trained (--minutes sets it).'
+        took = 'Time: not known until the first segments are trained (minutes, --minutes set it).'
         if self.seconds is not None:
             took = f'Time: about {self.seconds / 60:.1f} minutes, as this machine was measured.'
         return [*self.reasons, took, *(f'Warning: {text}' for text in self.warnings)]
