@@ -184,7 +184,7 @@ class Choice:
 
     def sentences(self) -> list[str]:
         "What was chosen and why, and what to beware of."
-        took = 'Time: not known until the first segments are trained (--minutes sets it).'
+        took = 'Time: not known until the first segments are trained (minutes, --minutes set it).'
         if self.seconds is not None:
             took = f'Time: about {self.seconds / 60:.1f} minutes, as this machine was measured'
             took += '; less if common trunks are soon found.' if self.config.common_trunks else '.'

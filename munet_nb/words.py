@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = [
     'UNKNOWN', 'FORMATS', 'TOLD', 'IMAGES', 'NEAR_CHANCE', 'Hear', 'percent', 'count', 'parameters',
-    'operations', 'size', 'seconds', 'about', 'name_of', 'explained', 'near_chance', 'marked',
-    'listener', 'heard_by', 'doing',
+    'operations', 'size', 'seconds', 'about', 'left_to_right', 'name_of', 'explained',
+    'near_chance', 'marked', 'listener', 'heard_by', 'doing',
 ]
 
 # %% ../nbs/01_words.ipynb #fac20494
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,12 +90,21 @@ def _from_one(numbers: str) -> str:
     return '.'.join(str(int(part) + 1) for part in parts) if fine else ''
 
 
+_LEFT_TO_RIGHT = '\u200e'  # a mark that nobody sees
+
+
+def left_to_right(name: str) -> str:
+    "A name for the middle of a line: one in Arabic or Hebrew does not turn what follows it."
+    turns = any(unicodedata.bidirectional(letter) in ('R', 'AL') for letter in name)
+    return name + _LEFT_TO_RIGHT if turns else name
+
+
 def name_of(id: str) -> str:  # of a model, a common trunk or a group, as the journal has it
     "What people are shown for an id: they count from 1, the journal counts from 0."
     what, _, which = id.rpartition(':')
     if not what:
         return id
-    return f'{what} {_from_one(which) or which.replace("_", " ")}'
+    return f'{left_to_right(what)} {_from_one(which) or which.replace("_", " ")}'
 
 # %% ../nbs/01_words.ipynb #39be24de
 def _score(value: float) -> str:

@@ -27,6 +27,7 @@ FLAGS = [
     '--disable-sync',
     '--no-first-run',
 ]
+PATIENCE = 300  # seconds that a busy machine may take; only what fails waits as long
 SETTINGS = {
     'apputils-extension/notification': {
         'fetchNews': 'false',
@@ -108,7 +109,7 @@ def lab(home: Path, theme: str = 'JupyterLab Light'):
         )
         try:
             address = wait_for(
-                lambda: _address(server, home), 60, lambda: (home / 'lab.log').read_text()
+                lambda: _address(server, home), lambda: (home / 'lab.log').read_text()
             )
             yield address
         finally:
@@ -131,9 +132,9 @@ def _address(server, home) -> str | None:
             pass  # not yet
 
 
-def wait_for(condition, seconds: float, tell=lambda: ''):
-    "The first true value of a condition."
-    end = time.monotonic() + seconds
+def wait_for(condition, tell=lambda: ''):
+    "The first true value of a condition; where it never comes, it fails with what `tell` tells."
+    end = time.monotonic() + PATIENCE
     while not (value := condition()):
         assert time.monotonic() < end, tell()
         time.sleep(0.05)

@@ -7,11 +7,12 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from browser import browser, lab, wait_for
+from browser import PATIENCE, browser, lab, wait_for
 from PIL import Image
 from playwright.sync_api import expect
 
 from munet_nb import example_run
+from munet_nb.pictures.mistakes import ERROR_VIEWS
 from munet_nb.pictures.report import report
 
 QUICKSTART = Path(__file__).resolve().parents[1] / 'nbs/guides/00_quickstart.ipynb'
@@ -46,6 +47,19 @@ SHOWN = '''(panel, of) => {
     svg.clientWidth <= panel.clientWidth] }'''
 
 
+# What each view of errors has on the page, if it shows what it is for.
+SHOWS = {
+    'Confusion': 'svg[aria-label*="are taken for another class"]',
+    'Classes': 'svg[aria-label*="images are right, by class"]',
+    'Mistakes': 'figure[title*="answered"] img',
+    'Calibration': 'svg[aria-label*="confidence and accuracy"]',
+    'Gained and lost': 'p:text-matches("images right that|from none of the same task")',
+    'Attention': 'figure[title*="answered"] img',
+}
+# Pictures in a page that could not be read.
+UNREAD = "images => images.filter(image => !image.complete || !image.naturalWidth).length"
+
+
 class Panel:
     "What is on the page, in the words of a user."
 
@@ -69,7 +83,7 @@ class Panel:
         "One generation: the count of those to go falls by one."
         left = self.to_go()
         self.click('Step')
-        wait_for(lambda: self.to_go() == left - 1, 60, lambda: self.root.inner_text())
+        wait_for(lambda: self.to_go() == left - 1, lambda: self.root.inner_text())
         self.ready()
 
     def to_go(self) -> int:
@@ -92,7 +106,7 @@ class Panel:
 
     def picture(self, of='.munet-page') -> str:
         "The picture that is looked at, or the curves. It fits into the panel, and has a name."
-        html, name, inside = wait_for(lambda: self.root.evaluate(SHOWN, of), 30)
+        html, name, inside = wait_for(lambda: self.root.evaluate(SHOWN, of))
         assert name and inside
         return html
 
@@ -103,7 +117,7 @@ class Panel:
             now = self.picture(of)
             return now if now != old else None
 
-        return wait_for(another, 30, lambda: f'{of}: the picture stayed the same')
+        return wait_for(another, lambda: f'{of}: the picture stayed the same')
 
 
 def run_cells(page, first, last):
@@ -146,8 +160,8 @@ def page(tmp_path):
     write_images(tmp_path / 'work/brightness')
     with lab(tmp_path) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 1280, 'height': 900})
-        page.set_default_timeout(60_000)
-        expect.set_options(timeout=60_000)
+        page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         page.goto(address + 'lab/tree/quickstart.ipynb')
         try:
             yield page
@@ -183,7 +197,6 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     assert second.to_go() == panel.to_go() and second.text('message') == panel.text('message')
     wait_for(
         lambda: second.picture('.munet-curves') == panel.picture('.munet-curves'),
-        30,
         lambda: 'both show the same curves',
     )
 
@@ -199,8 +212,19 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     print('acknowledged after (ms):', *map(round, times))
     assert statistics.median(times) < 300, times
     panel.ready()
-    wait_for(lambda: 0 < panel.to_go() < left - 3, 30, lambda: panel.root.inner_text())
+    wait_for(lambda: 0 < panel.to_go() < left - 3, lambda: panel.root.inner_text())
     assert 'paused' in panel.text('message')
+
+    # What the model of the first task, which had its turn, gets wrong.
+    assert set(SHOWS) == set(ERROR_VIEWS)
+    for view, shown in SHOWS.items():
+        panel.look('Errors', view)
+        panel.choose('task', 'mnist')
+        expect(panel.root.locator(f'.munet-page {shown}').first).to_be_visible()
+        assert panel.root.locator('.munet-page img').evaluate_all(UNREAD) == 0
+        if shown.startswith('svg'):
+            assert panel.root.evaluate(TOLD)
+    panel.look('System', 'Architectures')
 
     # Back to the start and forth again.
     now = panel.text('moment')
@@ -216,11 +240,11 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     expect(moment).to_have_text('start')
     outline = page.evaluate('getComputedStyle(document.activeElement).outlineStyle')
     assert outline == 'solid', 'what has the focus shows it'
-    wait_for(lambda: height() < tall, 30, lambda: 'at the start there is nothing to see')
+    wait_for(lambda: height() < tall, lambda: 'at the start there is nothing to see')
     box = slider.bounding_box()
     slider.click(position={'x': box['width'] - 2, 'y': box['height'] / 2})
     expect(moment).to_have_text(now)
-    wait_for(lambda: height() >= tall, 30, lambda: 'the system is back')
+    wait_for(lambda: height() >= tall, lambda: 'the system is back')
 
     # A value out of range is answered, and stays to be mended.
     scale = panel.root.locator('input[type=number]').first
@@ -255,7 +279,7 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     # The page is closed and opened again: the search is where it was, and goes on.
     left = panel.to_go()
     page.keyboard.press('Control+s')
-    wait_for(lambda: 'widget-view+json' in (tmp_path / 'work/quickstart.ipynb').read_text(), 30)
+    wait_for(lambda: 'widget-view+json' in (tmp_path / 'work/quickstart.ipynb').read_text())
     page.reload()
     shown = page.locator('.jp-Notebook .jp-Cell').nth(PANEL)
     shown.scroll_into_view_if_needed()  # what is out of sight is not rendered
@@ -279,7 +303,7 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     told = said.inner_text()
     last = told.partition('drawn last: ')[2].split()
     texts = panel.root.locator('.munet-page svg text')
-    wait_for(lambda: ' '.join(texts.all_text_contents()).split() == last, 30, lambda: told)
+    wait_for(lambda: ' '.join(texts.all_text_contents()).split() == last, lambda: told)
     bad = ':is([data-mime-type*="error"], [data-mime-type*="stderr"])'
     told = page.locator(f'.jp-OutputArea-output{bad}').all_inner_texts()
     few = 'cannot be told apart'  # that the folder is small is told when the run is resumed
@@ -306,16 +330,21 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
             in_order = sorted(found, key=float if place else str, reverse=not rising)
             return len(found) == 3 and found == in_order
 
-        wait_for(is_sorted, 30, lambda: f'{column}: {values()}')  # noqa: B023
+        wait_for(is_sorted, lambda: f'{column}: {values()}')  # noqa: B023
 
 
 def test_a_report_is_read_on_a_phone(tmp_path):
-    "The page never scrolls sideways, though tables and pictures do; a click on a head sorts."
+    """The page never scrolls sideways, though tables and pictures do; a click on a head sorts.
+
+    It needs no other file, and the browser has nothing to complain about.
+    """
     path = report(example_run(), tmp_path / 'report.html').path
     with browser() as chromium:
         page = chromium.new_page(viewport={'width': 390, 'height': 844}, color_scheme='dark')
-        asked = []
+        asked, complaints = [], []
         page.on('request', lambda request: asked.append(request.url))
+        page.on('console', lambda message: complaints.append(message.text))
+        page.on('pageerror', complaints.append)
         page.goto(path.as_uri())
         assert asked == [path.as_uri()]
         assert page.evaluate('document.documentElement.scrollWidth') == 390
@@ -333,3 +362,4 @@ def test_a_report_is_read_on_a_phone(tmp_path):
             values = [int(text.replace(',', '')) for text in cells.all_inner_texts()]
             assert len(values) == 8 and values == sorted(values, reverse=not rising)
         assert head.locator('..').get_attribute('aria-sort') == 'ascending'
+        assert not complaints

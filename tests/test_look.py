@@ -198,7 +198,7 @@ def test_the_summary_tells_what_to_look_at(seen):
         'messy: 2 classes, 41 train + 14 validation + 13 test images',
         '! 2 of 14 images of validation (14.3%) are in train too (0 to the pixel, 2 changed)',
         '! 1 of 13 images of test (7.7%) is in train too (1 to the pixel, 0 changed)',
-        '! 1 times an image has a copy in another class, as train/',
+        '! 1 image has a copy in another class, as train/',
         '! 5 files are broken',
         'broken: train/cat/2.jpg (it is empty)',
         'broken: train/<i>dog/3.jpg (it is no picture of a known kind)',

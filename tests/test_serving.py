@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import uvicorn
-from browser import browser, wait_for
+from browser import PATIENCE, browser, wait_for
 from fastapi.testclient import TestClient
 from PIL import Image
 from playwright.sync_api import expect
@@ -196,9 +196,9 @@ def test_a_task_that_joins_is_served_and_no_request_fails(growing, monkeypatch):
                 thread.start()
             assert client.get('/healthz').json()['tasks'] == 1
             growing.solve_next_task()
-            wait_for(lambda: client.get('/healthz').json()['tasks'] == 2, 30)
+            wait_for(lambda: client.get('/healthz').json()['tasks'] == 2)
             already = len(statuses)
-            wait_for(lambda: len(statuses) > already + 5, 30)
+            wait_for(lambda: len(statuses) > already + 5)
         finally:
             stop.set()
             for thread in threads:
@@ -370,9 +370,9 @@ def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting):
     system = waiting.current.system
     with client_of(waiting) as client:  # one loop for all its requests
         first, _ = in_threads(client, ['/predict/parity'])
-        wait_for(lambda: system.batches, 20)
+        wait_for(lambda: system.batches)
         others, found = in_threads(client, ['/predict', '/predict/digits', '/predict/parity'])
-        wait_for(lambda: 'munet_in_progress{replica=""} 4.0' in client.get('/metrics').text, 20)
+        wait_for(lambda: 'munet_in_progress{replica=""} 4.0' in client.get('/metrics').text)
         system.go_on.set()
         for thread in (*first, *others):
             thread.join()
@@ -386,7 +386,7 @@ def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting):
 def test_more_than_the_limit_come_again_and_nobody_waits_for_ever(waiting):
     with client_of(waiting, Limits(requests=1, seconds=0.5)) as client:
         threads, found = in_threads(client, ['/predict'])
-        wait_for(lambda: waiting.current.system.batches, 20)
+        wait_for(lambda: waiting.current.system.batches)
         refused = client.post('/predict', content=GOOD, headers=PNG)
         threads[0].join()
         waiting.current.system.go_on.set()
@@ -420,7 +420,7 @@ def on_a_socket(app):
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        wait_for(lambda: server.started, 20)
+        wait_for(lambda: server.started)
         (own,) = server.servers[0].sockets
         yield f'http://127.0.0.1:{own.getsockname()[1]}/'
     finally:
@@ -432,7 +432,7 @@ def on_a_socket(app):
 def page(served):
     with on_a_socket(client_of(served, token='open sesame').app) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 360, 'height': 740})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.complaints = []
         page.on('console', lambda m: page.complaints.append(m.text))
         page.on('pageerror', lambda e: page.complaints.append(str(e)))
@@ -474,7 +474,7 @@ def test_an_image_is_answered_by_all_tasks_on_the_page(page):
 
     # Its path is lit, shared layers are drawn as one, and a list says it in words.
     layers = page.locator('.layer').count()
-    wait_for(lambda: page.locator('.lit').count() == layers, 10)
+    wait_for(lambda: page.locator('.lit').count() == layers)
     boxes = page.locator('g.layer').count()
     assert boxes < page.evaluate('system.tasks.flatMap(t => t.layers).length')
     assert page.locator('#in-words li').count() == 2

@@ -98,13 +98,13 @@ def draw_square(
     tell(square, told)
 
 # %% ../../nbs/80_pictures/01_axes.ipynb #1b2ab0b81b3185fc02bfe4b756186f90
-def nothing_yet(ax: Axes, theme: Theme):
-    "Say that there is nothing to see yet."
+def nothing_yet(ax: Axes, theme: Theme, text: str = 'nothing yet'):
+    "Say that there is nothing to see."
     ax.set_axis_off()
     ax.text(
         0.5,
         0.5,
-        'nothing yet',
+        text,
         transform=ax.transAxes,
         ha='center',
         va='center',

@@ -6,8 +6,8 @@
 __all__ = [
     'LIGHT', 'DARK', 'PAGE', 'find_letters', 'Picture', 'png_of', 'save_picture', 'Theme',
     'check_theme', 'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'counted',
-    'listed', 'columns_of', 'shortened', 'without_math', 'short_name', 'task_legend', 'trunk_name',
-    'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
+    'listed', 'columns_of', 'shortened', 'without_math', 'short_text', 'short_name', 'task_legend',
+    'trunk_name', 'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
 ]
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #6b4845e2ae46349bbaa46a3e012034ab
@@ -302,7 +302,7 @@ def svg_of(
     head = (
         f'<svg class="munet-picture" role="img" aria-label="{html.escape(alt)}" '
         f'style="width:100%; max-width:{picture.get_figwidth() * 1.6:.1f}in; '
-        'stroke-linejoin:round; direction:ltr" viewBox='
+        'stroke-linejoin:round; text-rendering:geometricPrecision; direction:ltr" viewBox='
     )
     return _SVG.sub(lambda found: f'{head}"{found[1]}">', text, count=1)
 
@@ -386,12 +386,23 @@ def without_math(text: str) -> str:
     return for_terminal(text).replace('$', r'\$')
 
 
-def short_name(
-    task: str,
+def short_text(
+    text: str,
     most: int = 24,  # columns
 ) -> str:
-    "A task's name without its collection, as long as there is room for."
-    return without_math(shortened(for_terminal(task.split('/')[-1]), most))
+    "A name to draw, as long as there is room for; names that begin alike keep how they end."
+    text = for_terminal(text)
+    if columns_of(text) <= most:
+        return without_math(text)
+    end = shortened(text[::-1], most // 3)[:-1][::-1]
+    while end and not columns_of(end[0]):
+        end = end[1:]  # an accent without its letter
+    return without_math(shortened(text, most - columns_of(end)) + end)
+
+
+def short_name(task: str, most: int = 24) -> str:
+    "A task's name to draw, without its collection."
+    return short_text(task.split('/')[-1], most)
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #8b5732fb5e02d1610e54c3753991baa4
 def task_legend(colors: Mapping[str | None, str], tasks: Iterable[str]) -> list[Patch]:
@@ -452,6 +463,11 @@ def _style_axes(ax, theme, alone):
         text.set(color=theme.ink, fontsize=9 if alone else 8)
 
 
+def _aside(handles: Sequence[Patch]) -> float:
+    "Inches that a legend at the right takes."
+    return 0.5 + label_width(h.get_label() for h in handles) if handles else 0.0
+
+
 def new_picture(
     width: float,  # inches, also below
     height: float,  # or more, if the legend is higher
@@ -468,9 +484,8 @@ def new_picture(
     check_theme(theme)
     left, below, right, above = pads
     across, down = gaps
-    aside = 0.0  # what the legend takes
+    aside = _aside(handles)
     if handles:
-        aside = 0.5 + label_width(h.get_label() for h in handles)
         height = max(height, 0.4 + 0.175 * (len(handles) + 1))
     ax_width = (width - left - right - aside - across * (columns - 1)) / columns
     ax_height = (height - below - above - down * (rows - 1)) / rows
@@ -514,5 +529,5 @@ def small_multiples(
     "A picture with many small axes, four in a row."
     columns = max(1, min(4, n))
     rows = max(1, -(-n // columns))
-    width = 2.5 * columns + (1.3 if handles else 0)
+    width = max(2.5 * columns, 3.4) + _aside(handles)
     return new_picture(width, 1.9 * rows + 0.2, theme, rows, columns, n, handles=handles)

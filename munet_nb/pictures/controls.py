@@ -25,6 +25,7 @@ STYLE = '''<style>
   --munet-faint: var(--jp-ui-font-color3, #888888); --munet-much: var(--jp-brand-color1, #3B8FD0)}
 .munet .munet-view, .munet .munet-curves {width: 100%}
 .munet .munet-picture {display: block; height: auto}
+.munet figure {margin: 0} .munet figcaption {opacity: .8}
 .munet .munet-choice .jupyter-button, .munet .munet-choice button {
   width: auto; padding: 0 10px; margin: 0 2px 2px 0}
 .munet .munet-group button {font-weight: 600}

@@ -16,18 +16,12 @@ from matplotlib.patches import Rectangle
 
 from ..engine.answers import Answers
 from .axes import no_frame
-from .canvas import LIGHT, Picture, Theme, label_width, new_picture, tell
-from .canvas import without_math
+from .canvas import LIGHT, Picture, Theme, label_width, let_through
+from .canvas import new_picture, short_text, tell
 from ..runs.answers import calibration, class_table, confusion_matrix, most_confused
 
 # %% ../../nbs/80_pictures/19_errors.ipynb #26aa45a2
 MOST_CONFUSED = 20  # classes that are shown
-_LONGEST = 24  # letters of a name
-
-
-def _name(name: str) -> str:
-    "The name of a class to draw, cut where it is long."
-    return without_math(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + '…')
 
 
 def _cell(ax: Axes, row: int, column: int, n: int, images: int, worst: float, theme: Theme):
@@ -38,7 +32,8 @@ def _cell(ax: Axes, row: int, column: int, n: int, images: int, worst: float, th
     color = theme.faint if right else theme.much
     square = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=alpha, linewidth=0)
     ax.add_patch(square)
-    ax.text(column, row, str(n), ha='center', va='center', fontsize=7, color=theme.ink)
+    how = dict(ha='center', va='center', fontsize=7, color=theme.ink)
+    let_through(ax.text(column, row, str(n), **how))
     return square
 
 
@@ -50,7 +45,7 @@ def plot_confusion(
     "Which classes are taken for which: a row per class, a column per answer."
     matrix = confusion_matrix(answers)
     shown = most_confused(matrix, MOST_CONFUSED)
-    names = [_name(classes[i]) for i in shown]
+    names = [short_text(classes[i]) for i in shown]
     images = np.bincount(answers.labels, minlength=len(classes))
     shares = (matrix - np.diag(np.diag(matrix))) / np.maximum(images, 1)[:, None]
     worst = shares.max() or 1.0
@@ -86,13 +81,14 @@ def plot_classes(
     table = class_table(answers, classes)
     there = table[table.images > 0].sort_values(['accuracy', 'low'], kind='stable')
     shown = there.head(MOST_CLASSES)
-    names = [_name(name) for name in shown['class']]
+    names = [short_text(name) for name in shown['class']]
     pads = (label_width(names) + 0.3, 0.5, 0.25, 0.35)
     fig, (ax,) = new_picture(5.5, 0.2 * len(shown) + 1.1, theme, pads=pads)
     ax.axvline(100 * answers.accuracy, color=theme.faint, linewidth=1, linestyle='--', zorder=1)
     for y, row in enumerate(shown.to_dict('records')):
         (line,) = ax.plot([100 * row['low'], 100 * row['high']], [y, y], color=theme.much, lw=2)
-        (dot,) = ax.plot(100 * row['accuracy'], y, 'o', color=theme.much, markersize=5)
+        how = dict(color=theme.much, markersize=5, clip_on=False)
+        (dot,) = ax.plot(100 * row['accuracy'], y, 'o', **how)
         taken = f", {row['times']} taken for {row['taken for']}" if row['times'] else ''
         told = f"{row['class']}: {row['right']} of {row['images']} right{taken}"
         told += f" (95% interval {row['low']:.0%} to {row['high']:.0%})"

@@ -84,9 +84,11 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     lineages = {task: state.lineage(model) for task, model in kept_models(state).items()}
     moved = list(hyperparameter_table(records).columns)
     handles = [*task_legend(colors, lineages), *trunk_legend(colors, trunk_tasks(records))]
-    fig, axs = small_multiples(max(len(moved), 1), theme, handles)
-    if not moved:
+    fig, axs = small_multiples(max(len(moved), 1), theme, handles if moved else ())
+    if not lineages:
         nothing_yet(axs[0], theme)
+    elif not moved:
+        nothing_yet(axs[0], theme, "all models have the root's values")
     for ax, name in zip(axs, moved):
         _draw_values(ax, name, lineages, colors)
     for ax in axs[-4:]:

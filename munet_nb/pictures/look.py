@@ -28,7 +28,7 @@ from ..engine.augment import augment, augment_args
 from ..engine.pixels import pack, resize, shrink, to_pixels
 from ..models.hparams import HParams
 from ..network.chain import seed_key
-from .canvas import PAGE, new_picture, svg_of, tell, without_math
+from .canvas import PAGE, label_width, new_picture, short_text, svg_of, tell
 from .page import Section, figure, page_of, paragraph, sorting_table
 from ..runs.files import write_atomic
 from ..search.config import Config
@@ -87,9 +87,9 @@ _COLORS = dict(zip(SPLITS, (PAGE.much, PAGE.faint, PAGE.ink)))
 def plot_classes(survey: Survey) -> str:
     "A bar per class, as an SVG."
     classes = survey.task.classes
-    names = [without_math(c if len(c) <= 24 else c[:23] + '…') for c in classes]
+    names = [short_text(c) for c in classes]
     handles = [Patch(color=color, label=split) for split, color in _COLORS.items()]
-    pads = (1.9, 0.35, 0.15, 0.1)
+    pads = (label_width(names) + 0.2, 0.35, 0.15, 0.1)
     fig, (ax,) = new_picture(8, 0.55 + 0.24 * len(classes), PAGE, pads=pads, handles=handles)
     places, left = np.arange(len(classes)), np.zeros(len(classes))
     for split, counts in zip(SPLITS, survey.counts.T):

@@ -28,6 +28,7 @@ from ..runs.answers import GainedAndLost, calibration, confusion_matrix
 from ..runs.answers import gained_and_lost, mistakes
 from ..runs.system import System
 from ..tasks.splits import ArraySplit, LazySplit
+from ..words import left_to_right
 
 # %% ../../nbs/80_pictures/20_mistakes.ipynb #e483589b
 _STAMP = 96  # pixels of a side, at most
@@ -47,7 +48,8 @@ def embedded(
     picture.save(out, format='PNG' if exact else 'JPEG', quality=85)
     data = base64.b64encode(out.getvalue()).decode()
     kind = 'png' if exact else 'jpeg'
-    style = f'height:{_STAMP}px;image-rendering:{"pixelated" if exact else "auto"}'
+    style = f'height:{_STAMP}px;max-width:100%;object-fit:contain;'
+    style += f'image-rendering:{"pixelated" if exact else "auto"}'
     return f'<img src="data:image/{kind};base64,{data}" alt="{for_html(alt)}" style="{style}">'
 
 
@@ -198,13 +200,14 @@ def _confusion(system: System, task: str, split: str) -> str:
     answers, classes = system.answers(task, split), system.classes[task]
     there = int(confusion_matrix(answers).sum())
     wrong = there - int(answers.right.sum())
-    alt = f'{task}: {wrong} of {there} images are taken for another class'
+    alt = f'{left_to_right(task)}: {wrong} of {there} images are taken for another class'
     return figure(svg_of(plot_confusion(answers, classes, PAGE), alt), alt)
 
 
 def _classes(system: System, task: str, split: str) -> str:
     answers = system.answers(task, split)
-    alt = f'{task}: {answers.accuracy:.1%} of {len(answers):,} {split} images are right, by class'
+    told = f'{answers.accuracy:.1%} of {len(answers):,} {split} images are right, by class'
+    alt = f'{left_to_right(task)}: {told}'
     return figure(svg_of(plot_classes(answers, system.classes[task], PAGE), alt), alt)
 
 
@@ -212,8 +215,8 @@ def _calibration(system: System, task: str, split: str) -> str:
     answers = system.answers(task, split)
     found = calibration(answers)
     caption = (
-        f'{task}: confidence and accuracy are {found.error:.1%} apart. A model whose confidence '
-        f'is right shows {found.by_chance:.1%} on {len(answers):,} images, by chance.'
+        f'{left_to_right(task)}: confidence and accuracy are {found.error:.1%} apart. A model '
+        f'whose confidence is right shows {found.by_chance:.1%} on {len(answers):,} images, by chance.'
     )
     return figure(svg_of(plot_calibration(answers, PAGE), caption), caption)
 

@@ -35,14 +35,14 @@ h1 {font-size: 1.5rem} h2 {font-size: 1.15rem; margin-top: 2.2rem}
 table {border-collapse: collapse; font-variant-numeric: tabular-nums}
 th, td {padding: 3px 16px 3px 0; text-align: right; white-space: nowrap}
 th:first-child, td:first-child, .text {text-align: left}
-td:first-child {white-space: normal; overflow-wrap: anywhere; min-width: 7em; max-width: 20em}
+td:first-child {white-space: normal; overflow-wrap: anywhere; min-width: 10em; max-width: 20em}
 tr {border-bottom: 1px solid rgba(128, 128, 128, .3)}
 th button {all: unset; cursor: pointer; font-weight: 600}
 th button:focus-visible {outline: 2px solid var(--munet-much)}
 th[aria-sort=ascending] button::after {content: ' \\25b2'}
 th[aria-sort=descending] button::after {content: ' \\25bc'}
 th[title] button {text-decoration: underline dotted}
-td.long {white-space: normal; min-width: 12em}
+td.long {white-space: normal; min-width: 12em; overflow-wrap: anywhere}
 figure {margin: 12px 0} figcaption, .note {color: var(--munet-quiet); font-size: .9rem}
 img, svg {max-width: 100%}
 .scrolls > svg {display: block; min-width: var(--least, 0)} .scrolls {max-width: var(--most, none)}
@@ -70,8 +70,14 @@ dt {color: var(--munet-quiet)} dd {margin: 0} table {margin: 12px 0}
 
 # %% ../../nbs/80_pictures/18_page.ipynb #db849929
 _SORTS = '''
-for (const head of document.querySelectorAll('th button')) head.onclick = () => {
-  const th = head.parentElement, row = th.parentElement, at = [...row.children].indexOf(th);
+for (const th of document.querySelectorAll('th')) {
+  const head = document.createElement('button');
+  head.append(...th.childNodes);
+  th.append(head);
+  head.onclick = () => sortBy(th);
+}
+function sortBy(th) {
+  const row = th.parentElement, at = [...row.children].indexOf(th);
   const down = th.getAttribute('aria-sort') !== 'descending';
   for (const other of row.children) other.removeAttribute('aria-sort');
   th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
@@ -81,7 +87,7 @@ for (const head of document.querySelectorAll('th button')) head.onclick = () => 
   const rows = [...body.rows].sort((a, b) => numbers
     ? number(a) - number(b) : key(a).localeCompare(key(b)));
   body.append(...(down ? rows.reverse() : rows));
-};
+}
 '''
 
 # %% ../../nbs/80_pictures/18_page.ipynb #5fcb2f53
@@ -91,14 +97,14 @@ def sorting_table(
     told: Mapping[str, str] = {},  # column -> what it means, shown under the pointer
     long: Collection[str] = (),  # columns of sentences, which may take several lines
 ) -> str:
-    "A table whose columns sort when their heads are clicked."
+    "A table; in a page of `page_of` its columns sort when their heads are clicked."
 
     kinds = {name: '' if is_numeric_dtype(table[name]) else 'text' for name in table.columns}
     kinds |= {name: 'text long' for name in long}
 
     def head(name):
         title = f' title="{for_html(told[name])}"' if name in told else ''
-        return f'<th scope="col" class="{kinds[name]}"{title}><button>{for_html(name)}</button></th>'
+        return f'<th scope="col" class="{kinds[name]}"{title}>{for_html(name)}</th>'
 
     def cell(name, value):
         missing = pd.isna(value)

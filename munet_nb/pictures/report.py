@@ -28,7 +28,7 @@ from .hyperparameters import hyperparameter_table, plot_hyperparameters
 from .hyperparameters import plot_tuned_values
 from .mistakes import error_view
 from .page import Page, Section, figure, pairs_list, paragraph, sorting_table
-from .page import subheading, write_page
+from .page import side_by_side, subheading, write_page
 from .progress import plot_front, plot_lineage, plot_progress, plot_sizes
 from .tables import journal_table, value_text
 from ..runs.rundir import RunDir
@@ -231,7 +231,7 @@ def _journal(past: Past) -> Section:
     table.insert(0, 'record', range(len(past), len(past) - len(table), -1))
     left = len(past) - len(table)
     told = f'The newest first; {left:,} older ones are left out.' if left else 'The newest first.'
-    return Section('Journal', paragraph(told) + sorting_table(table, long=['tells']))
+    return Section('Journal', paragraph(told) + sorting_table(table, long=['task', 'tells']))
 
 
 _PACKAGES = ('munet_nb', 'jax', 'flax', 'numpy', 'matplotlib')
@@ -256,7 +256,7 @@ def _is_answered(system: System, task: str) -> bool:
 
 
 def _errors_of(system: System, task: str) -> str:
-    return subheading(task) + ''.join(error_view(name, system, task) for name in _ERRORS)
+    return subheading(task) + side_by_side(error_view(name, system, task) for name in _ERRORS)
 
 
 def error_sections(run: Path) -> list[Section]:

@@ -48,7 +48,7 @@ from ..search.journal import State, choices_of, kept_models, open_records, with_
 from ..tasks.images import as_images, stream_images
 from ..tasks.splits import ArraySplit, LazySplit
 from ..tasks.task import Task
-from ..words import NEAR_CHANCE, name_of
+from ..words import NEAR_CHANCE, left_to_right, name_of
 
 # %% ../../nbs/70_runs/05_system.ipynb #7f3ad2c9
 def _cost_columns(table: pd.DataFrame, beside: Beside, records: int) -> pd.DataFrame:
@@ -94,7 +94,9 @@ def system_table(
     for task, model in models.items():
         makers = [ref.trained_by or 'root' for ref in model.chain if ref.trained_by != task]
         reused = [name_of(maker) if maker in state.trunks else maker for maker in makers]
-        whose = ', '.join(f'{name} ({reused.count(name)})' for name in dict.fromkeys(reused))
+        whose = ', '.join(
+            f'{left_to_right(name)} ({reused.count(name)})' for name in dict.fromkeys(reused)
+        )
         rows[task] = {
             'validation': model.quality,
             'test': state.tests.get(task, np.nan),

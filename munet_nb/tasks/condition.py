@@ -31,6 +31,7 @@ from .images import is_path, read_all
 from .sources import load_task
 from .splits import ENOUGH, ArraySplit, LazySplit, smallest_difference
 from .task import Task
+from ..words import count
 
 # %% ../../nbs/30_tasks/09_condition.ipynb #4a2581e8
 SMALL = 16  # pixels of a side
@@ -315,7 +316,8 @@ def _about_copies(survey: Survey) -> list[str]:
     if two:
         first = two[0]
         names = f'{survey.name(first.first)} and {survey.name(first.second)}'
-        told.append(f'{len(two):,} times an image has a copy in another class, as {names}')
+        who = count(len(two), 'image has', 'images have')
+        told.append(f'{who} a copy in another class, as {names}')
     return told
 
 
@@ -397,6 +399,14 @@ def _sizes_in_words(images: ImageTable) -> str:
     return f'{size}; {color}'
 
 
+def _counts_in_words(counts: Int[np.ndarray, ' classes']) -> str:
+    "How many images classes have to train on."
+    least, most = counts.min(), counts.max()
+    if least == most:
+        return f'{most:,} images to train on'
+    return f'{least:,} to {most:,} images to train on, the median {np.median(counts):,.0f}'
+
+
 def facts_of(survey: Survey) -> list[str]:
     "What a task has, in sentences."
     task, train = survey.task, survey.counts[:, 0]
@@ -405,9 +415,8 @@ def facts_of(survey: Survey) -> list[str]:
     chance = survey.counts[:, 1].max() / max(1, survey.counts[:, 1].sum())
     told = [
         f"{task.name}: {len(task.classes):,} classes, {' + '.join(sizes)} images",
-        f'a class has {train.min():,} to {train.max():,} images to train on, the median '
-        f'{np.median(train):,.0f}; always answering the most frequent one is right on {chance:.1%} '
-        'of validation',
+        f'a class has {_counts_in_words(train)}; always answering the most frequent one is right on '
+        f'{chance:.1%} of validation',
         _sizes_in_words(survey.images),
         f'{n:,} images to validate on: near 90%, models that differ by less than '
         f'{points(smallest_difference(n))} cannot be told apart',
