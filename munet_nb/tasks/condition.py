@@ -31,6 +31,7 @@ from .images import is_path, read_all
 from .sources import load_task
 from .splits import ENOUGH, ArraySplit, LazySplit, smallest_difference
 from .task import Task
+from ..words import count
 
 # %% ../../nbs/30_tasks/09_condition.ipynb #4a2581e8
 SMALL = 16  # pixels of a side
@@ -315,7 +316,7 @@ def _about_copies(survey: Survey) -> list[str]:
     if two:
         first = two[0]
         names = f'{survey.name(first.first)} and {survey.name(first.second)}'
-        told.append(f'{len(two):,} times an image has a copy in another class, as {names}')
+        told.append(f'an image has a copy in another class {count(len(two), "time")}, as {names}')
     return told
 
 
