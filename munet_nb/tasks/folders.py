@@ -270,13 +270,17 @@ def _check_classes(folder: Path, classes: Sequence[str], images: Mapping[Path, i
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #63e60a1b
 def _check_left(folder: Path, classes: Sequence[str], train: ArraySplit | LazySplit):
-    "Raise InputError for a class of which nothing is left to train on."
-    used_up = ', '.join(repr(c) for i, c in enumerate(classes) if i not in train.labels)
+    "Tell of classes of which nothing is left to train on. Raises InputError if that is so of all."
+    trained = set(train.labels.tolist())
+    used_up = ', '.join(repr(c) for i, c in enumerate(classes) if i not in trained)
+    told = (
+        f'image folder {folder}: nothing is left to train on in {used_up}, since some images '
+        'validate and test; put three or more into each class'
+    )
+    if not trained:
+        raise InputError(told)
     if used_up:
-        raise InputError(
-            f'image folder {folder}: nothing is left to train on in {used_up}, since some images '
-            'validate and test; put three or more into each class'
-        )
+        notice(told)
 
 
 def _one_class(folder: Path, only: Path) -> InputError:
