@@ -412,7 +412,8 @@ def test_the_command_line_tells_it_in_one_line(tmp_path, capsys):
     (f / 'dog').mkdir()
     assert main(['evolve', '--run', str(tmp_path / 'run'), '--folder', str(f)]) == 2
     notice, error = capsys.readouterr().err.splitlines()
-    assert notice.startswith('munet: ') and "'.heic', to be saved as JPEG first: 1 ('cat/x.heic')" in notice
+    told = "'.heic', to be saved as JPEG first: 1 ('cat/x.heic')"
+    assert notice.startswith('munet: ') and told in notice
     assert error.startswith('munet: ') and "there are no images in 'dog'" in error
 
 
