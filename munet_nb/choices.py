@@ -324,7 +324,7 @@ def for_minutes(
     seconds = expected_seconds(config, speed, counts)
     many, segments = config.children_per_task, config.training.segments
     trained = f'{many} children per task, each trained for {segments} segments'
-    told = f'Budget for {minutes:g} minutes: {trained}.'
+    told = f"Budget for {minutes:g} {'minute' if minutes == 1 else 'minutes'}: {trained}."
     warnings = choice.warnings
     if seconds > 78 * minutes:
         least = f'Even the smallest budget takes about {seconds / 60:.1f} minutes here.'

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
 def say(text: str, file=None):
-    "Print a text; what commands a terminal is shown in it, not obeyed."
-    print(for_terminal(text), file=file)
+    "Print a text at once, to a file too; what commands a terminal is shown in it, not obeyed."
+    print(for_terminal(text), file=file, flush=True)
 
 # %% ../nbs/95_cli.ipynb #cell-005
 def _show_run(path: Path, records: Sequence, system: 'System'):
@@ -143,9 +143,8 @@ def _add_look(commands):
     )
     p.add_argument(
         '--preset',
-        default='demo',
         metavar='NAME',
-        help='configuration whose augmentation is shown (default: demo)',
+        help='configuration whose augmentation is shown (default: photos, or demo for small gray ones)',
     )
 
 
@@ -154,7 +153,8 @@ def _look(args: argparse.Namespace):
     from munet_nb.search.config import Config
 
     out = check_place(args.out)
-    seen = look(*args.sources, config=Config.preset(args.preset))
+    config = None if args.preset is None else Config.preset(args.preset)
+    seen = look(*args.sources, config=config)
     say(seen)
     say(f'saved {seen.save(out)}')
 
@@ -208,6 +208,8 @@ def _evolve(args: argparse.Namespace):
     tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
         values = read_values(args, Config.preset(preset or preset_for(tasks)))
+        if args.minutes is not None:
+            say('munet: measuring how fast this machine trains', file=sys.stderr)
         choice = choose(tasks, args.root, args.layers, preset, args.minutes, executor, **values)
         say(f'{choice}\n')
         _run(Evolution.create(args.run, choice.load_root(), tasks, choice.config, executor))
@@ -874,7 +876,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _write_anything()
     words = sys.argv[1:] if argv is None else argv
-    args = make_parser(words).parse_args(words)
+    parser = make_parser(words)
+    args, strange = parser.parse_known_args(words)
+    if strange:
+        hint = ' (image folders are given by --folder)' if hasattr(args, 'from_folder') else ''
+        told = f'unrecognized arguments: {shlex.join(strange)}{hint}; see munet {args.command} --help'
+        parser.error(told)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

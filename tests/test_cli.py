@@ -242,7 +242,7 @@ def bad_inputs(folders, tmp):
         'no tasks: give at least one of --benchmark, --folder, --table, --idx, --tfds, --vtab': [],
         "2 tasks are named 'odd'": [*odd, *odd],
         '0.png: is not an image that can be decoded': ['--folder', tmp / 'broken'],
-        'at least two': ['--folder', tmp / 'single'],
+        'needs two or more': ['--folder', tmp / 'single'],
         "split 'test' of task 'empty' is empty": ['--folder', tmp / 'empty'],
         'unknown ViT variant': [*odd, '--root', 'random:Giant'],
         'invalid choice': [*odd, '--preset', 'huge'],

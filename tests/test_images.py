@@ -361,7 +361,7 @@ def test_what_pillow_reads_is_read(tmp_path):
         mode = '1' if suffix == 'pbm' else 'RGB'
         Image.new(mode, (16, 16)).save(f / 'cat' / f'x.{suffix}', format=kind)
     task, notice = told(f)
-    assert sizes(task) == 40 + len(KINDS) and 'all is read but' not in notice
+    assert sizes(task) == 40 + len(KINDS) and 'left out' not in notice
 
 
 def test_everything_that_is_left_out_is_counted_and_named(tmp_path):
@@ -383,11 +383,25 @@ def test_everything_that_is_left_out_is_counted_and_named(tmp_path):
         "links to folders: 2 ('dog/again', ...)",
         "broken links: 2 ('dog/gone.png', ...)",
         "neither files nor folders: 1 ('dog/pipe.png')",
-        "no images by their suffix '.heic': 2 ('cat/x.heic', ...)",
+        "photographs as '.heic', to be saved as JPEG first: 2 ('cat/x.heic', ...)",
         "no images by their suffix '': 1 ('cat/notes')",
         "outside of classes: 1 ('README.md')",
     ):
         assert part in notice, (part, notice)
+
+
+@pytest.mark.parametrize(('folders', 'given', 'told'), [
+    (['cat'], '', "has one class only, 'cat', and a task needs two or more, each a folder of images$"),
+    (['2023/trip/cat', '2023/trip/dog'], '', 'the classes those in .*trip. Then give that folder'),
+    (['cat', 'dog'], 'cat/0.png', 'is a file; give the folder that holds the classes'),
+    (['cat', 'dog'], '', "nothing is left to train on in 'cat', 'dog'.*three or more into each class"),
+])  # fmt: skip
+def test_a_folder_that_is_no_task_says_what_to_do(tmp_path, folders, given, told):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new('RGB', (16, 16)).save(tmp_path / folder / '0.png')
+    with pytest.raises(InputError, match=told):
+        load_folder(tmp_path / given)
 
 
 def test_the_command_line_tells_it_in_one_line(tmp_path, capsys):
@@ -398,7 +412,8 @@ def test_the_command_line_tells_it_in_one_line(tmp_path, capsys):
     (f / 'dog').mkdir()
     assert main(['evolve', '--run', str(tmp_path / 'run'), '--folder', str(f)]) == 2
     notice, error = capsys.readouterr().err.splitlines()
-    assert notice.startswith('munet: ') and "'.heic': 1 ('cat/x.heic')" in notice
+    told = "'.heic', to be saved as JPEG first: 1 ('cat/x.heic')"
+    assert notice.startswith('munet: ') and told in notice
     assert error.startswith('munet: ') and "there are no images in 'dog'" in error
 
 

@@ -203,7 +203,7 @@ def test_the_summary_tells_what_to_look_at(seen):
         'broken: train/cat/2.jpg (it is empty)',
         'broken: train/<i>dog/3.jpg (it is no picture of a known kind)',
         r'broken: train/<i>dog/\x1b[2J.jpg',
-        "left out: no images by their suffix '.heic': 1",
+        "left out: photographs as '.heic', to be saved as JPEG first: 1",
         '! validation is small (14 images)',
         '! 1 of 68 images is gray among colored ones',
         '! 1 of 68 images is less than 16 pixels wide or high',

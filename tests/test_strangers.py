@@ -138,7 +138,7 @@ def test_going_on_says_what_would_be_read_and_the_command_that_reads_it(
     assert main(['resume', str(run)]) == 2
     told = capsys.readouterr().err
     assert f"'shades' from 'folder:{folder}'" in told and not loaded
-    assert f"go on with: munet resume '{run}' --trust-sources (" in told
+    assert 'type the same command with --trust-sources (' in told
     with pytest.raises(InputError, match='trust_sources=True'):
         Evolution.resume(run)
     assert not loaded

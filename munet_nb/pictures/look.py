@@ -339,7 +339,7 @@ class Look:
 
 def look(
     *sources: Task | str | Path,  # tasks, image folders, or what `load_task` reads
-    config: Config | None = None,  # whose augmentation is shown; missing: the preset demo
+    config: Config | None = None,  # whose augmentation is shown; missing: of demo, or of photos
 ) -> Look:
     """What the images of tasks are like: counts, sizes, copies, what is broken, what to look at.
 
@@ -347,6 +347,16 @@ def look(
     """
     if not sources:
         raise InputError('no source was given: give a task, or an image folder')
-    config = Config.preset('demo') if config is None else config
-    check('config', config, isinstance(config, Config), 'a Config')
-    return Look(tuple(map(survey_of, sources)), config.defaults)
+    check('config', config, config is None or isinstance(config, Config), 'a Config')
+    surveys = tuple(map(survey_of, sources))
+    return Look(surveys, (config or _preset_of(surveys)).defaults)
+
+# %% ../../nbs/80_pictures/23_look.ipynb #f9fc9371
+_LARGE = 64  # pixels of the shorter side, more than characters have
+
+
+def _preset_of(surveys: Sequence[Survey]) -> Config:
+    "What a search begins with that is told nothing else: the demo's for small gray images."
+    tables = [survey.images for survey in surveys]
+    small = all(np.median(t.shape[:, :2].min(axis=1)) <= _LARGE and t.gray.all() for t in tables)
+    return Config.preset('demo' if small else 'photos')

@@ -61,8 +61,10 @@ def _find(spec) -> Path:
     path = as_path(spec, 'root')
     if path.exists():
         return path
+    from_hub = re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(spec))
+    hint = f'Is it a model of the hub, hf:{spec}? ' if from_hub else ''
     raise InputError(
-        f'root {spec!r}: there is no such file or directory. '
+        f'root {spec!r}: there is no such file or directory. {hint}'
         f"A root is one of {', '.join(PACKAGED_ROOTS)}; "
         "'random:VARIANT', as in 'random:Ti3' (or 'random:Ti3#7' for another draw); "
         "'augreg:NAME', as in 'augreg:B/16-i21k-medium1-wd0.1-sd0.0'; "

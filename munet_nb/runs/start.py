@@ -9,7 +9,6 @@ __all__ = [
 
 # %% ../../nbs/70_runs/04_start.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,15 +97,11 @@ def strange_sources(
     return {t.name: t.source for t in tasks if t.source and not is_packaged(t.source)}
 
 
-def _not_trusted(sources: Mapping[str, str], where: Path, some_given: bool) -> InputError:
+def _not_trusted(sources: Mapping[str, str], where: Path) -> InputError:
     places = ', '.join(f'{name!r} from {shown_source(s)!r}' for name, s in sources.items())
-    command = f'munet resume {shlex.quote(str(where))} --trust-sources'
-    if some_given:
-        command = 'the same command with --trust-sources'
     return InputError(
         f'{where}: its journal names where to read the images of {places}. Nothing was read. If '
-        f'that is right, go on with: {command} (munet extend, add-task and evaluate '
-        'take it too; in Python: '
+        'that is right, type the same command with --trust-sources (in Python: '
         'Evolution.resume(..., trust_sources=True), or tasks=[...] with tasks that you loaded)'
     )
 
@@ -132,7 +127,7 @@ def tasks_of_run(
         named[name] = replace(task, name=name)
     missing = [info for name, info in state.tasks.items() if name not in named]
     if strange_sources(missing) and not trust_sources:
-        raise _not_trusted(strange_sources(missing), where, bool(named))
+        raise _not_trusted(strange_sources(missing), where)
 
     data = {}
     for name, info in state.tasks.items():

@@ -98,9 +98,19 @@ def _tell(folder: Path, left_out: LeftOut):
         rest = sum(len(paths) for _, paths in most[REASONS:])
         told.append(f'{rest} for {len(most) - REASONS} other reasons')
     if told:
-        notice(f"image folder {folder}: all is read but what is {', '.join(told)}")
+        notice(f"image folder {folder}: left out are {', '.join(told)}")
 
 # %% ../../nbs/30_tasks/03_folders.ipynb #cell-007
+_CAMERAS = {'.heic', '.heif', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.raf'}
+
+
+def _unread(suffix: str) -> str:
+    "Why files of a suffix are left out."
+    if suffix in _CAMERAS:
+        return f'photographs as {suffix!r}, to be saved as JPEG first'
+    return f'no images by their suffix {suffix!r}'
+
+
 def image_suffixes() -> set[str]:
     "The suffixes of files that are read as pictures."
     kinds = picture_formats()
@@ -115,7 +125,7 @@ def _images_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
         if suffix in suffixes:
             yield path
         else:
-            left_out[f'no images by their suffix {suffix!r}'].add(path)
+            left_out[_unread(suffix)].add(path)
 
 
 def place_in_order(
@@ -263,6 +273,32 @@ def _check_classes(folder: Path, classes: Sequence[str], images: Mapping[Path, i
             'take away those that are none, and put images into those that are'
         )
 
+# %% ../../nbs/30_tasks/03_folders.ipynb #63e60a1b
+def _check_left(folder: Path, classes: Sequence[str], train: ArraySplit | LazySplit):
+    "Tell of classes of which nothing is left to train on. Raises InputError if that is so of all."
+    trained = set(train.labels.tolist())
+    used_up = ', '.join(repr(c) for i, c in enumerate(classes) if i not in trained)
+    told = (
+        f'image folder {folder}: nothing is left to train on in {used_up}, since some images '
+        'validate and test; put three or more into each class'
+    )
+    if not trained:
+        raise InputError(told)
+    if used_up:
+        notice(told)
+
+
+def _one_class(folder: Path, only: Path) -> InputError:
+    "The error for a folder in which there is one class, whose folder is `only`."
+    below = only
+    while len(names := _look_into(below, defaultdict(set))[0]) == 1:
+        below = below / names[0]
+    hint = f'. Are the classes those in {below}? Then give that folder' if names else ''
+    return InputError(
+        f'image folder {folder}: has one class only, {only.name!r}, and a task needs two or more, '
+        f'each a folder of images{hint}'
+    )
+
 # %% ../../nbs/30_tasks/03_folders.ipynb #a3b6e45f
 @dataclass(frozen=True)
 class _Listing:
@@ -280,8 +316,10 @@ def _list_folder(folder: Path, left_out: LeftOut) -> _Listing:
     if not classes:
         raise InputError(
             f'image folder {folder}: has no class folders; '
-            'it must be split/class/file or class/file'
+            'it must be split/class/file or class/file, a folder for each class'
         )
+    if len(classes) == 1:
+        raise _one_class(folder, found['train'] / classes[0])
     known = {same_name(name) for name in classes}
     if len(known) < len(classes):
         raise InputError(
@@ -383,6 +421,8 @@ def read_folder(
 ) -> FolderReading:
     "As `load_folder`."
     folder = as_path(folder, 'image folder').resolve()
+    if folder.is_file():
+        raise InputError(f'image folder {folder}: is a file; give the folder that holds the classes')
     if not folder.is_dir():
         raise InputError(f'image folder {folder}: does not exist')
     skip_broken = plain(skip_broken)
@@ -393,7 +433,8 @@ def read_folder(
     for images in listing.images.values():
         _leave_out(images, folder, {same_name(n) for n in without}, left_out)
     _tell(folder, left_out)
-    if all(listing.images.values()) and not only_look:  # an empty split is what a Task refuses
+    nothing = not listing.images['train']  # an empty other split is what a Task refuses
+    if nothing or all(listing.images.values()) and not only_look:
         _check_classes(listing.train, listing.classes, listing.images['train'])
     broken = {}
     splits = {}
@@ -407,6 +448,7 @@ def read_folder(
     paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
     names = without | paths.keys()
     filled = fill_own_splits(splits)
+    _check_left(folder, listing.classes, filled['train'])
     source = source_of('folder', folder, names)
     task = Task(name, listing.classes, **filled, private=private, source=source)
     tell_few(filled, name)

@@ -25,7 +25,9 @@ from .splits import ArraySplit, LazySplit, fill_own_splits, labelled_splits, par
 def check_name(name: str):
     "Raise InputError for what can be no name of a task."
     is_short = is_name(name) and len(name) <= 100
-    allowed = 'a printable text of 1 to 100 characters without a colon'
+    allowed = (
+        'a printable text of 1 to 100 characters without a colon, as NAME in --folder NAME=DIR'
+    )
     check('task name', name, is_short and ':' not in name, allowed)
     check('task name', name, name not in ('root', 'none'), "another name: 'root' and 'none' are taken")
 
@@ -189,5 +191,8 @@ def check_tasks(tasks: Sequence[Task]) -> list[Task]:
     names = [same_name(t.name) for t in tasks]
     for n in names:
         if names.count(n) > 1:
-            raise InputError(f'tasks: {names.count(n)} tasks are named {n!r}: names must differ')
+            raise InputError(
+                f'tasks: {names.count(n)} tasks are named {n!r}: names must differ; give another '
+                "one, as in --folder NAME=DIR or load_folder(DIR, 'NAME')"
+            )
     return tasks
