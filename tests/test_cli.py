@@ -66,7 +66,6 @@ def run(folders, tmp_path_factory):
     return path
 
 
-@pytest.mark.core
 def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, capsys):
     assert main(['report', str(run)]) == 0
     out = capsys.readouterr().out
@@ -114,7 +113,6 @@ def test_a_private_task_is_marked_in_the_journal(run):
     assert {t['name']: t['private'] for t in tasks} == {'odd': False, 'size': True}
 
 
-@pytest.mark.core
 def test_predict_shows_classes_and_probabilities(run, folders, capsys):
     file = next((folders / 'odd' / 'odd').iterdir())
     assert main(['predict', str(run), '--task', 'odd', '--top', '2', str(file)]) == 0
@@ -193,7 +191,6 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.core
 def test_resume_of_a_finished_run_reports_and_changes_nothing(run, capsys):
     before = (run / 'journal.jsonl').read_bytes()
     assert main(['resume', str(run), '--trust-sources']) == 0

@@ -312,7 +312,6 @@ def test_refused_resumes_change_nothing(whole, tmp_path):
     assert contents(path) == contents(whole)
 
 
-@pytest.mark.core
 def test_a_new_task_joins_and_what_finished_tasks_use_stays_bit_identical(whole, tmp_path):
     shutil.copytree(whole, tmp_path / 'j')
     rng = np.random.default_rng(0)
@@ -374,7 +373,6 @@ def test_a_change_of_the_working_directory_does_not_move_the_run(tmp_path, monke
     assert not list((tmp_path / 'elsewhere').iterdir())
 
 
-@pytest.mark.core
 def test_a_change_on_the_way_is_in_the_journal_and_outlives_a_restart(tmp_path):
     with start(tmp_path / 'c') as evo:
         evo.step()

@@ -345,7 +345,6 @@ def check_steps(values, space, start):
         assert_frequency(values[v], p)
 
 
-@pytest.mark.core
 def test_data_hyperparameters_move_with_probability_mu_per_generation():
     run = ToyRun(Config(children_per_task=10**6, children_per_generation=1), [info('a')])
     run.step()
@@ -373,7 +372,6 @@ def test_a_generation_out_of_turn_is_refused():
         replay(run.records[:1] + run.records[2:])
 
 
-@pytest.mark.core
 def test_independent_mutations():
     _, children = children_of_root()
     assert_frequency(sum({'embedding', 'cls'} <= set(c.changes) for c in children), 0.01)
@@ -381,7 +379,6 @@ def test_independent_mutations():
     assert_frequency(both, 0.01)
 
 
-@pytest.mark.core
 def test_without_auto_tuning_only_the_depth_moves():
     root, children = children_of_root(tune=False)
     assert {replace(c.hparams, num_layers=2) for c in children} == {root.hparams}
@@ -391,7 +388,6 @@ def test_without_auto_tuning_only_the_depth_moves():
     assert back == {roots}, 'taken back from the closest ancestor that has it'
 
 
-@pytest.mark.core
 def test_mu_of_zero_and_one():
     always = {'norm', 'head'}
     for c in children_of_root(0.0)[1][:50]:

@@ -173,7 +173,6 @@ def test_the_rules_and_the_errors_know_a_data_set_by_its_name_without_a_version(
     assert sizes == (39, 1, 40), "the last 2% of cifar100's train validate"
 
 
-@pytest.mark.core
 def test_unknown_and_unprepared_data_sets_are_refused_with_what_to_do(tmp_path, monkeypatch):
     # TFDS tries again for minutes
     monkeypatch.setattr('urllib3.util.retry.Retry.sleep', lambda *a, **k: None)
