@@ -144,7 +144,7 @@ class TensorBoard:
         writers = self._children if len(of) > 1 else self._writers
         if of not in writers:
             folder = self._folder.joinpath(_KINDS[len(of)], *map(file_name, of))
-            # Its files are named by the second: told twice within one, the second would replace the first.
+            # Files are named by the second: of two within one, the later would replace the other.
             told = f'.{self.told.records}'
             writers[of] = SummaryWriter(str(folder), flush_secs=3600, filename_suffix=told)
         return writers[of]
