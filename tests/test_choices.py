@@ -153,7 +153,7 @@ def test_a_speed_is_measured_and_gives_a_budget():
     speed = measure_speed(root, task, config)
     assert 0 < speed.head and 0 < speed.whole and 0 < speed.image and speed.layers == len(root.layers)
     choice = for_minutes(plan([facts_of(task)], False, have(), 'random:Ti1'), 1, speed)
-    assert choice.seconds and 'Budget for 1 minutes' in repr(choice)
+    assert choice.seconds and 'Budget for 1 minute:' in repr(choice)
 
 
 def save_photos(folder, n=6):

@@ -533,6 +533,5 @@ def test_the_papers_presets_start_from_the_papers_roots(folders, tmp_path, capsy
         ('augreg:L/16-i21k-medium2-wd0.03-sd0.1', 384, None),
         ('augreg:B/16-i21k-medium1-wd0.1-sd0.0', 80, 6),
         ('random:Ti', 384, None),
-        ('', 32, None),
-    ]
+    ]  # no root is called '': that is refused before
     assert 'no network here' in capsys.readouterr().err
