@@ -127,7 +127,8 @@ def test_a_picture_for_a_page_has_the_pages_colors_and_tells_what_it_shows(name)
         assert said == picture.alt
         assert not re.search('<(path|use|rect)[^>]*#(ffffff|000000)|<image|munet-t', svg), draw
         assert len(svg) < 220_000, draw
-        if name != 'nothing yet' and draw is not pictures.plot_groups:
+        says_so = name == 'nothing yet' or 'all models have the root' in picture.alt + svg
+        if not says_so and draw is not pictures.plot_groups:
             titles = titles_of(svg)
             assert titles and None not in titles, draw
 
