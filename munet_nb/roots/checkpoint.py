@@ -70,7 +70,9 @@ class _Open:
 
     def expected(self) -> Shapes:
         "The shapes of all that it should have."
-        origin, found, width = self.origin, self.found, self.found.arch.width
+        origin = self.origin
+        found = self.found
+        width = self.found.arch.width
         shapes = {origin.prefix + k: c.theirs for c in self.counterparts for k in c.keys}
         position = self.name('posembed', 'embedding')
         *lead, tokens, _ = shapes[position]
@@ -95,7 +97,9 @@ def _some(names):
 
 def _check_shapes(file: _Open):
     "Raises InputError unless the file has what it should have, and what may be ignored."
-    format, arch, expected = file.origin.format, file.found.arch, file.expected()
+    format = file.origin.format
+    arch = file.found.arch
+    expected = file.expected()
     missing = expected.keys() - file.shapes.keys()
     if missing:
         raise InputError(

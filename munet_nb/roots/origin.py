@@ -239,6 +239,8 @@ def read_origin(
     if format is MUNET:
         arch = named_arch(path, read_metadata(path).get('arch', '(not told)'))
         told = {'arch': arch.name}
-        gelu, eps, pool = arch.gelu, arch.eps, arch.pool
+        gelu = arch.gelu
+        eps = arch.eps
+        pool = arch.pool
         return Origin(format, prefix, gelu, eps, pool=pool, told=told, told_in=path)
     return Origin(format, prefix, 'tanh', 1e-6)

@@ -406,7 +406,7 @@ def _counts_in_words(counts: Int[np.ndarray, ' classes']) -> str:
         return f'{most:,} images to train on'
     return f'{least:,} to {most:,} images to train on, the median {np.median(counts):,.0f}'
 
-
+# %% ../../nbs/30_tasks/11_condition.ipynb #ed343230
 def facts_of(survey: Survey) -> list[str]:
     "What a task has, in sentences."
     task, train = survey.task, survey.counts[:, 0]

@@ -74,7 +74,7 @@ class _Examples:
             raise InputError(f'{where}: cannot be read ({reason})') from None
         return self.keys.pair(example, where)
 
-
+# %% ../../nbs/30_tasks/12_datasets.ipynb #64fe9cd5
 _INSTEAD = {
     'pair': 'for a pair (images, labels) there is task_from_arrays',
     'loader': 'give what it loads from, its .dataset',

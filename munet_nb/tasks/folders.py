@@ -127,7 +127,7 @@ def _images_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
         else:
             left_out[_unread(suffix)].add(path)
 
-
+# %% ../../nbs/30_tasks/04_folders.ipynb #f02fb07f
 def place_in_order(
     path: Path,  # of an image
     folder: Path,  # that it lies in

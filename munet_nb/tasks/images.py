@@ -109,7 +109,7 @@ def _why(path: Path, error: Exception) -> str:
         return str(error)
     return 'it is no picture of a known kind' if path.stat().st_size else 'it is empty'
 
-
+# %% ../../nbs/30_tasks/00_images.ipynb #d8cdf998
 def read_file(
     path: str | Path,
     read: Callable[[Image.Image], object],  # what is wanted of the opened image
@@ -316,7 +316,7 @@ def stream_images(images, where: str = 'images') -> Iterable:
     "As `as_images`, but a generator stays one, so that any number of images may come."
     return images if isinstance(images, Iterator) else as_images(images, where)
 
-
+# %% ../../nbs/30_tasks/00_images.ipynb #0d600706
 def to_images(images, where: str = '') -> list[np.ndarray]:
     "The list of `each_image`."
     return list(each_image(images, where))
