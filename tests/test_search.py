@@ -152,7 +152,7 @@ def expected_seeds(state, task):
         kept = state.kept.get(m.task) == m.id
         return kept and m.task != task and not state.tasks[m.task].private
 
-    newest_first = reversed(state.models.values())
+    newest_first = reversed(list(state.models.values()))
     return [m.id for m in newest_first if m.id not in tried and is_seed(m)]
 
 
