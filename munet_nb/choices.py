@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SAMPLE', 'SMALL', 'PACKAGED', 'STEPS', 'MOST_SEGMENTS', 'Facts', 'facts_of', 'is_characters',
-    'preset_for', 'root_for_photos', 'size_for_photos', 'size_for_characters', 'with_steps',
-    'Choice', 'plan', 'measure_speed', 'choose', 'for_minutes',
+    'PACKAGED', 'STEPS', 'MOST_SEGMENTS', 'preset_for', 'root_for_photos', 'size_for_photos',
+    'size_for_characters', 'with_steps', 'Choice', 'plan', 'measure_speed', 'choose', 'for_minutes',
 ]
 
 # %% ../nbs/91_choices.ipynb #db36666f
@@ -25,61 +24,16 @@ from .models.model import Root, root_model
 from .network.chain import seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root, patch_of_root
-from .search.config import Config, Counts, Speed, expected_seconds, with_fields
+from .search.config import Config, Speed, expected_seconds, with_fields
 from .search.plans import Surroundings, draft_of, plan_child
+from .tasks.facts import Facts, facts_of, is_characters
 from .tasks.splits import smallest_difference
 from .tasks.task import Task, check_tasks
 from .workers.executors import Executor, Inline
 
-# %% ../nbs/91_choices.ipynb #c52c33f3
-SAMPLE = 64  # images of a task that are looked at
-_GRAY = 24  # levels by which the channels of a gray image may differ, as JPEG makes them
-
-
-@dataclass(frozen=True)
-class Facts:
-    "What a choice goes by, of one task."
-
-    name: str
-    classes: int
-    counts: Counts  # images that train, validate and test
-    color: bool  # whether some image of the sample has colors
-    smallest: tuple[int, int]  # height and width of images of the sample, each the least of all
-    largest: tuple[int, int]
-    side: int  # of the shorter sides the median, pixels
-
-    @property
-    def sizes(self) -> str:
-        "The sizes of the images, in words."
-        sizes = [f'{a}' if a == b else f'{a} to {b}' for a, b in zip(self.smallest, self.largest)]
-        return f"{'color' if self.color else 'gray'}, {' x '.join(sizes)}"
-
-
-def _in_color(image: np.ndarray) -> bool:
-    levels = image.astype(int)
-    return bool((levels.max(-1) - levels.min(-1)).max() > _GRAY)
-
-
-def facts_of(task: Task) -> Facts:
-    "What is seen of a task: it reads a sample of its training images."
-    numbers = np.unique(np.linspace(0, len(task.train) - 1, SAMPLE).astype(int))
-    images = [task.train[int(i)][0] for i in numbers]
-    shapes = np.array([image.shape[:2] for image in images])
-    least, most = (tuple(map(int, f(0))) for f in (shapes.min, shapes.max))
-    counts = len(task.train), len(task.validation), len(task.test)
-    side = int(np.median(shapes.min(1)))
-    color = any(map(_in_color, images))
-    return Facts(task.name, len(task.classes), counts, color, least, most, side)
-
 # %% ../nbs/91_choices.ipynb #52d0407d
-SMALL = 64  # pixels of the shorter side that gray images have at most that are like characters
 PACKAGED = 'Ti3-glyphs'
 _TINY, _BASE = PAPER_ROOTS['characters'][0], PAPER_ROOTS['decathlon'][0]
-
-
-def is_characters(facts: Sequence[Facts]) -> bool:
-    "Whether the images of all tasks are gray and small."
-    return all(not f.color and f.side <= SMALL for f in facts)
 
 
 def preset_for(tasks: Sequence[Task]) -> str:

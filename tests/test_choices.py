@@ -14,13 +14,14 @@ from PIL import Image
 
 import munet_nb as mu
 from munet_nb import choices
-from munet_nb.choices import Facts, choose, facts_of, for_minutes, measure_speed, plan
+from munet_nb.choices import choose, for_minutes, measure_speed, plan
 from munet_nb.cli import main
 from munet_nb.roots import downloads, fetch
 from munet_nb.roots.export import export_model
 from munet_nb.roots.load import PAPER_ROOTS
 from munet_nb.runs.rundir import RunDir
 from munet_nb.search.config import PRESETS, Config, Speed, expected_seconds
+from munet_nb.tasks.facts import Facts, facts_of
 from munet_nb.workers import processes
 
 TINY, BASE = PAPER_ROOTS['characters'][0], PAPER_ROOTS['decathlon'][0]

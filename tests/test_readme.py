@@ -88,7 +88,7 @@ def test_own_folders_and_an_own_vit_are_three_lines(tmp_path, monkeypatch):
 @pytest.mark.parametrize('format', ['onnx', 'stablehlo', 'huggingface'])
 def test_exports_are_loaded_as_munet_export_tells(format):
     "Whether these lines work is tested where exports are."
-    assert how_to_load('exported', format) in [block.rstrip() for block in blocks('python')]
+    assert how_to_load(f'as_{format}', format) in [block.rstrip() for block in blocks('python')]
 
 
 def test_links_to_files_lead_somewhere():

@@ -219,9 +219,11 @@ def test_wandb_offline_has_a_row_per_record_tables_and_a_config(run, tmp_path, m
     for name, value in {'MODE': 'offline', 'SILENT': 'true', 'DIR': str(tmp_path)}.items():
         monkeypatch.setenv(f'WANDB_{name}', value)
     assert [track(run, 'wandb').new for _ in range(2)] == [9, 0]
+    assert track(run, 'wandb', 'other').new == 9, 'another project was told nothing so far'
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = tmp_path.glob('wandb/offline-run-*/*.wandb')
+    files = tmp_path.glob('wandb/offline-run-*/*.wandb')
+    (path,) = (p for p in files if b'other' not in p.read_bytes())
     rows, config = [], {}
     for data in logged(path.read_bytes()):
         record = Record.FromString(data)
@@ -230,15 +232,15 @@ def test_wandb_offline_has_a_row_per_record_tables_and_a_config(run, tmp_path, m
             rows.append({'|'.join(i.nested_key): json.loads(i.value_json) for i in items})
         for changed in (record.run.config, record.config):
             config |= {u.key: json.loads(u.value_json) for u in changed.update}
-    assert [r['_step'] for r in rows] == list(range(1, 10))
-    name = 'mnist5k/validation accuracy'
-    told = [(r['mnist5k/generation'], r[name]) for r in rows if name in r]
+    assert [r['_step'] for r in rows] == [*range(2, 19, 2), 19], 'the records, and how it stands'
+    name = 'tasks/mnist5k/validation accuracy'
+    told = [(r['tasks/mnist5k/generation'], r[name]) for r in rows if name in r]
     assert told == [(n, RECORDS[n]['best']['quality']) for n in (1, 2, 3)]
-    assert config['root'] == 'Ti3-glyphs' and config['digits kept lr'] == 0.1
+    assert config['root'] == 'Ti3-glyphs' and config['tasks/digits kept lr'] == 0.1
     last = rows[-1]
     assert last['system/children|nrows'] == sum(len(r.get('children', ())) for r in RECORDS)
     assert last['system/architectures|format'] == 'png'
-    assert last['digits/model card|_type'] == 'html-file'
+    assert last['tasks/digits/model card|_type'] == 'html-file'
 
 
 def test_what_is_wrong_is_told_before_anything_is_written(run, tmp_path, monkeypatch, capsys):

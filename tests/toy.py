@@ -73,10 +73,12 @@ class ToyRun:
         self.pool = LayerPool(layers)
         self.records = [{'kind': 'run', 'root': model_to_json(root), 'tasks': list(tasks)}]
         self.state: State = replay(self.records)
+        self.states = [self.state]  # after each record
 
     def commit(self, record, layers=()):
         self.records.append(record)
         self.state = apply_record(self.state, record)
+        self.states.append(self.state)
         self.pool = self.pool.add(layers).keep(self.state.alive)
 
     def step(self) -> bool:

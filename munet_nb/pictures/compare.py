@@ -323,8 +323,9 @@ def _gained_and_lost(first: Side, second: Side, data: Mapping[str, Task]) -> lis
         if other and solved.answers and other.answers and solved.fingerprint == other.fingerprint:
             images = data[task].test if task in data else None
             told = first.past.state.tasks[task].classes, images, (second.name, first.name)
+            body += subheading(task)
             try:
-                body += subheading(task) + change_html(other.answers, solved.answers, *told)
+                body += change_html(other.answers, solved.answers, *told)
             except InputError as e:  # other images than those that were answered
                 body += paragraph(str(e), note=True)
     return [Section('Gained and lost', body)] if body else []

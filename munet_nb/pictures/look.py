@@ -34,8 +34,9 @@ from ..runs.files import write_atomic
 from ..search.config import Config
 from ..tasks.condition import HASH_BITS, LIKENESS, SPLITS, CopyPair, Survey
 from ..tasks.condition import contradictions, copies_across, copies_within
-from ..tasks.condition import describe_survey, facts_of, points
+from ..tasks.condition import describe_survey, points, sentences_of
 from ..tasks.condition import survey_of, warnings_of
+from ..tasks.facts import facts_of, is_characters
 from ..tasks.splits import smallest_difference
 from ..tasks.task import Task
 
@@ -274,7 +275,7 @@ def _about_validation(survey: Survey) -> str:
 
 def _in_short(survey: Survey) -> str:
     warnings = ''.join(f'<li>{for_html(warning)}</li>' for warning in warnings_of(survey))
-    told = ''.join(map(paragraph, facts_of(survey)))
+    told = ''.join(map(paragraph, sentences_of(survey)))
     return told + (f'<h3>Look at this</h3><ul>{warnings}</ul>' if warnings else '')
 
 # %% ../../nbs/80_pictures/23_look.ipynb #3dc3e93f
@@ -352,11 +353,7 @@ def look(
     return Look(surveys, (config or _preset_of(surveys)).defaults)
 
 # %% ../../nbs/80_pictures/23_look.ipynb #f9fc9371
-_LARGE = 64  # pixels of the shorter side, more than characters have
-
-
 def _preset_of(surveys: Sequence[Survey]) -> Config:
-    "What a search begins with that is told nothing else: the demo's for small gray images."
-    tables = [survey.images for survey in surveys]
-    small = all(np.median(t.shape[:, :2].min(axis=1)) <= _LARGE and t.gray.all() for t in tables)
-    return Config.preset('demo' if small else 'photos')
+    "What a search begins with that is told nothing else."
+    characters = is_characters([facts_of(survey.task) for survey in surveys])
+    return Config.preset('demo' if characters else 'photos')

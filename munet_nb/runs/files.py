@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'SEAL', 'write_atomic', 'sync_folder', 'refuse_link', 'layer_file', 'save_layer', 'load_layer',
-    'line_digest', 'seal', 'sealed', 'Journal', 'parse_journal', 'Head', 'head_file', 'read_head',
-    'cut_of', 'read_journal', 'add_line', 'StoredPool',
+    'SEAL', 'UNREAD', 'write_atomic', 'sync_folder', 'refuse_link', 'layer_file', 'save_layer',
+    'load_layer', 'line_digest', 'seal', 'sealed', 'Journal', 'parse_journal', 'Head', 'head_file',
+    'read_head', 'cut_of', 'read_journal', 'add_line', 'StoredPool',
 ]
 
 # %% ../../nbs/70_runs/00_files.ipynb #c81e728d9d4c2f636f067f89cc14862c
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 from weakref import WeakValueDictionary
 
 import jax.numpy as jnp
@@ -170,6 +171,9 @@ class Journal:
         return self.links[-1] if self.links else ''
 
 
+UNREAD = Journal([], [], 0)
+
+
 def _no_number(name: str):
     raise ValueError(f'{name} is no number')  # which Python would read, and JSON does not know
 
@@ -185,12 +189,15 @@ def _record(body: bytes) -> dict:
     return record
 
 # %% ../../nbs/70_runs/00_files.ipynb #32596648
-def parse_journal(data: bytes) -> Journal:
+def parse_journal(
+    data: bytes,  # what stands behind the lines that are known
+    known: Journal = UNREAD,  # without a fault
+) -> Journal:  # with those that are known
     "The lines of a journal, up to the first that was altered."
-    records, links = [], []
-    length, fault = 0, None
+    records, links = [*known.records], [*known.links]
+    length, fault = known.length, None
     *lines, torn = data.split(b'\n')
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, len(records) + 1):
         body = line[:-SEAL]
         digest = line_digest(links[-1] if links else '', body)
         if line[-SEAL:] != seal(digest):
@@ -204,7 +211,7 @@ def parse_journal(data: bytes) -> Journal:
         links.append(digest)
         length += len(line) + 1
     if not fault and torn and not b'{"'.startswith(torn[:2]):
-        fault = f'line {len(lines) + 1}: is not what an interrupted write leaves'
+        fault = f'line {len(records) + 1}: is not what an interrupted write leaves'
     return Journal(records, links, length, fault)
 
 # %% ../../nbs/70_runs/00_files.ipynb #553d9def
@@ -254,14 +261,28 @@ def cut_of(journal: Journal, head: Head | None) -> str | None:
     return None
 
 
-def read_journal(path: Path) -> Journal:
+def _begins_with(f: BinaryIO, known: Journal) -> bool:
+    "Whether a file begins with a journal: the end of its last line is the digest of all lines."
+    end = seal(known.digest) + b'\n'
+    f.seek(max(0, known.length - len(end)))
+    return f.read(len(end)) == end
+
+
+def read_journal(
+    path: Path,
+    known: Journal = UNREAD,  # what was read of it before, and is not read again
+) -> Journal:
     """A journal, every line of which is checked, and that none is missing at its end.
 
     Raises InputError if not.
     """
     refuse_link(path)
     head = read_head(path)  # first: a search that goes on adds lines in the meantime
-    journal = parse_journal(path.read_bytes())
+    with open(path, 'rb') as f:
+        if not _begins_with(f, known):
+            known = UNREAD
+        f.seek(known.length)
+        journal = parse_journal(f.read(), known)
     wrong = journal.fault or cut_of(journal, head)
     if wrong:
         raise InputError(f'{path}, {wrong}; munet check tells what is whole')

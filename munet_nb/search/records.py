@@ -413,7 +413,16 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
     }
 
 # %% ../../nbs/40_search/08_records.ipynb #359ba4b1
-def check_records(records: Sequence[Mapping]):
+def _check_record(record: Mapping, schemas: Mapping[str, Schema]):
+    if record.get('kind') not in list(schemas):
+        raise _Wrong(record.get('kind'), f"one of {', '.join(schemas)}").at('kind')
+    schemas[record['kind']].check(record)
+
+
+def check_records(
+    records: Sequence[Mapping],  # of a journal, all of them
+    checked: int = 0,  # of them, before
+):
     """Raise InputError, which names the line and the field, unless these can be a journal's records.
 
     Whether they fit each other is asked by `replay`.
@@ -427,9 +436,8 @@ def check_records(records: Sequence[Mapping]):
         raise at_line(1, e) from None
     for number, record in enumerate(records, 1):
         try:
-            if record.get('kind') not in list(schemas):
-                raise _Wrong(record.get('kind'), f"one of {', '.join(schemas)}").at('kind')
-            schemas[record['kind']].check(record)
+            if number > checked:
+                _check_record(record, schemas)
             if record['kind'] == 'extended' and 'config' in record:
                 schemas = record_schemas(arch, config_from_json(record['config']))
         except _Wrong as e:

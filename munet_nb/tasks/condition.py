@@ -7,7 +7,7 @@ __all__ = [
     'SMALL', 'SPLITS', 'MOST_IMAGES', 'HASH_BITS', 'LIKENESS', 'PLAIN', 'FEW_IMAGES', 'IMBALANCE',
     'TINY_SIDE', 'MOST_TOLD', 'ImageTable', 'name_of', 'read_images', 'perceptual_hash',
     'count_bits', 'near_pairs', 'Copies', 'find_copies', 'CopyPair', 'Survey', 'copies_across',
-    'copies_within', 'contradictions', 'survey_of', 'points', 'warnings_of', 'facts_of',
+    'copies_within', 'contradictions', 'survey_of', 'points', 'warnings_of', 'sentences_of',
     'describe_survey',
 ]
 
@@ -407,7 +407,7 @@ def _counts_in_words(counts: Int[np.ndarray, ' classes']) -> str:
     return f'{least:,} to {most:,} images to train on, the median {np.median(counts):,.0f}'
 
 # %% ../../nbs/30_tasks/11_condition.ipynb #ed343230
-def facts_of(survey: Survey) -> list[str]:
+def sentences_of(survey: Survey) -> list[str]:
     "What a task has, in sentences."
     task, train = survey.task, survey.counts[:, 0]
     sizes = [f'{len(getattr(task, split)):,} {split}' for split in SPLITS]
@@ -428,7 +428,7 @@ def facts_of(survey: Survey) -> list[str]:
 
 def describe_survey(survey: Survey) -> str:
     "A task's images in some lines."
-    lines = facts_of(survey)
+    lines = sentences_of(survey)
     lines += [f'left out: {why}: {len(files):,}' for why, files in survey.left_out.items()]
     broken = [f'broken: {file} {why}' for file, why in survey.broken.items()]
     lines += broken[:MOST_TOLD]

@@ -123,8 +123,7 @@ def costly_tasks(record: Mapping) -> list[str]:
 # %% ../../nbs/87_tracking/01_events.ipynb #d081206c
 def child_name(id: str) -> str:  # of a model that solves a task
     "What a child is called beside its task: '1.3.2' is child 2 of generation 3 in iteration 1."
-    told, task = name_of(id), id.rpartition(':')[0]
-    return told.removeprefix(task).strip()
+    return name_of(f"child:{id.rpartition(':')[2]}").removeprefix('child ')
 
 
 def _learning_curve(of: Of, curve, examples: float) -> Iterator[Scalar]:

@@ -123,6 +123,30 @@ def _tag(name: str) -> str:
     return name.replace(' ', '_')
 
 
+class _EventFile:
+    "Events of a run of TensorBoard. They are written at once: a thread would end unseen on a full disk."
+
+    def __init__(self, folder: Path, suffix: str):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / 'events'), suffix)
+
+    def add(self, summary, step: int | None = None):
+        "Write what one of tensorboardX's functions made."
+        from tensorboardX.proto.event_pb2 import Event as Entry
+
+        self._file.write_event(Entry(summary=summary, step=step, wall_time=time.time()))
+
+    def flush(self):
+        "Give the system what was written."
+        self._file.flush()
+
+    def close(self):
+        "Finish the file."
+        self._file.close()
+
+
 class TensorBoard:
     "Event files in a folder."
 
@@ -130,7 +154,7 @@ class TensorBoard:
         self._top = as_path(place or 'tensorboard', 'place')
         refuse_inside(self._top, which)
         self._folder = _folder_of(self._top, which)
-        self._writers = {}  # of the system and of tasks, which go on
+        self._files = {}  # of the system and of tasks, which go on
         self._children = {}  # of the record that is told
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -138,60 +162,59 @@ class TensorBoard:
             raise InputError(f'{self._folder}: cannot be written to ({e})') from None
         self.told = read_told(self._folder / 'told.json')
 
-    def _writer(self, of: Of):
-        from tensorboardX import SummaryWriter
-
-        writers = self._children if len(of) > 1 else self._writers
-        if of not in writers:
+    def _file(self, of: Of) -> _EventFile:
+        files = self._children if len(of) > 1 else self._files
+        if of not in files:
             folder = self._folder.joinpath(_KINDS[len(of)], *map(file_name, of))
             # Files are named by the second: of two within one, the later would replace the other.
-            told = f'.{self.told.records}'
-            writers[of] = SummaryWriter(str(folder), flush_secs=3600, filename_suffix=told)
-        return writers[of]
+            files[of] = _EventFile(folder, f'.{self.told.records}')
+        return files[of]
 
     def tell(self, event: Event):
-        writer = self._writer(event.of)
+        from tensorboardX.summary import image, scalar, text
+
+        file = self._file(event.of)
         match event:
             case Scalar():
-                writer.add_scalar(_tag(curve_name(event)), event.value, event.step)
+                file.add(scalar(_tag(curve_name(event)), event.value), event.step)
             case Text():
-                writer.add_text(_tag(event.name), event.markdown, event.step)
+                file.add(text(_tag(event.name), event.markdown), event.step)
             case Image():
                 pixels = np.asarray(Pictures.open(BytesIO(event.png)).convert('RGB'))
-                writer.add_image(_tag(event.name), pixels, event.step, dataformats='HWC')
+                file.add(image(_tag(event.name), pixels, dataformats='HWC'), event.step)
             case Table() if event.name not in _ELSEWHERE:
-                writer.add_text(_tag(event.name), _table_text(event.frame), event.step)
+                file.add(text(_tag(event.name), _table_text(event.frame)), event.step)
             case Settings() if len(event.of) > 1:
-                _tell_session(writer, event)
+                _tell_session(file, event)
             case Settings():
                 rows = [*event.values.items(), *event.results.items()]
                 name = 'kept_model' if event.of else 'configuration'
-                writer.add_text(name, markdown_table(['', 'value'], rows), event.step)
+                file.add(text(name, markdown_table(['', 'value'], rows)), event.step)
 
     def remember(self, told: Told):
-        for writer in self._children.values():
-            writer.close()
+        for file in self._children.values():
+            file.close()
         self._children.clear()
-        for writer in self._writers.values():
-            writer.flush()
+        for file in self._files.values():
+            file.flush()
         write_told(self._folder / 'told.json', told)
         self.told = told
 
     def close(self) -> str:
-        for writer in [*self._children.values(), *self._writers.values()]:
-            writer.close()
+        for file in [*self._children.values(), *self._files.values()]:
+            file.close()
         return f'tensorboard --logdir {self._top}'
 
 # %% ../../nbs/87_tracking/02_sinks.ipynb #779f2e05
-def _tell_session(writer, event: Settings):
+def _tell_session(file: _EventFile, event: Settings):
     "A child for TensorBoard's page of hyperparameters."
-    from tensorboardX.summary import hparams
+    from tensorboardX.summary import hparams, scalar
 
     results = {f'result/{_tag(name)}': value for name, value in event.results.items()}
     for summary in hparams(dict(event.values), results):
-        writer.file_writer.add_summary(summary)
+        file.add(summary)
     for name, value in results.items():
-        writer.add_scalar(name, value, 0)
+        file.add(scalar(name, value), 0)
 
 
 def _table_text(frame: pd.DataFrame) -> str:
@@ -332,10 +355,13 @@ class WandB:
 
     def __init__(self, place: str | None, which: Which):
         self._which = which
-        self._place = (place or '').rpartition('/')  # ENTITY/PROJECT
+        entity, _, project = (place or '').rpartition('/')
+        self._entity = entity or os.environ.get('WANDB_ENTITY')
+        self._project = project or os.environ.get('WANDB_PROJECT', 'munet')
         self._folder = Path(os.environ.get('WANDB_DIR', '.')) / 'wandb'
         refuse_inside(self._folder, which)
-        self._file = self._folder / f'munet-{which.digest[:16]}.json'
+        where = sha256(f'{self._entity}/{self._project}'.encode()).hexdigest()
+        self._file = self._folder / f'munet-{which.digest[:16]}-{where[:8]}.json'
         self.told = read_told(self._file)
         self._run = None
         self._row = {}  # what the records since the last `remember` tell
@@ -345,10 +371,9 @@ class WandB:
         import wandb
 
         if self._run is None:
-            entity, _, project = self._place
             self._run = wandb.init(
-                entity=entity or None,
-                project=project or os.environ.get('WANDB_PROJECT', 'munet'),
+                entity=self._entity,
+                project=self._project,
                 id=self._which.digest[:16],
                 name=self._which.label,
                 resume='allow',
@@ -359,7 +384,7 @@ class WandB:
     def tell(self, event: Event):
         if len(event.of) > 1:
             return  # a child, which the tables tell of
-        top = '/'.join(map(file_name, event.of)) or 'system'  # W&B makes files of names
+        top = '/'.join(['tasks', *map(file_name, event.of)]) if event.of else 'system'
         match event:
             case Scalar():
                 self._tell_scalar(top, event)
@@ -381,8 +406,10 @@ class WandB:
         self._row |= {metric: event.value, against: event.step}
 
     def remember(self, told: Told):
-        if told.records >= self._begun().starting_step:  # else W&B knows these already
-            self._run.log({**self._row, 'records': told.records}, step=told.records)
+        # Two steps a record: for the record, and for how the run stands after it.
+        step = 2 * told.records + (told.stood == told.records)
+        if step >= self._begun().starting_step:  # else W&B knows these already
+            self._run.log({**self._row, 'records': told.records}, step=step, commit=True)
         self._row = {}
         write_told(self._file, told)
         self.told = told
@@ -403,7 +430,7 @@ def _line_charts(frame: pd.DataFrame) -> dict:
     found = {}
     for task, own in frame.groupby('task', sort=False):
         curves = [curve for _, curve in own.groupby('child', sort=False)][-_CURVES:]
-        found[f'{file_name(task)}/learning curves'] = wandb.plot.line_series(
+        found[f'tasks/{file_name(task)}/learning curves'] = wandb.plot.line_series(
             [list(c.segment) for c in curves],
             [list(c.validation) for c in curves],
             keys=[c.child.iloc[0] for c in curves],
@@ -434,8 +461,7 @@ class Service:
     "A tracking service."
 
     package: str  # that is imported
-    open: Callable[[str | None, Which], Sink]
-    place: str  # what a place is, and the one that is taken if none is given
+    open: Callable[[str | None, Which], Sink]  # at a place
     errors: Callable[[], tuple[type[Exception], ...]]  # what it raises where it cannot write
 
 
@@ -452,15 +478,9 @@ def _wandb_errors():
 
 
 SINKS = {
-    'tensorboard': Service(
-        'tensorboardX', TensorBoard, 'a folder (tensorboard)', lambda: (OSError,)
-    ),
-    'mlflow': Service(
-        'mlflow', MLflow, 'a tracking URI (MLFLOW_TRACKING_URI, or a file here)', _mlflow_errors
-    ),
-    'wandb': Service(
-        'wandb', WandB, '[ENTITY/]PROJECT (WANDB_PROJECT, or munet)', _wandb_errors
-    ),
+    'tensorboard': Service('tensorboardX', TensorBoard, lambda: (OSError,)),
+    'mlflow': Service('mlflow', MLflow, _mlflow_errors),
+    'wandb': Service('wandb', WandB, _wandb_errors),
 }
 
 

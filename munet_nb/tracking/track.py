@@ -92,14 +92,16 @@ def ready(
 ) -> int:
     "How many records are complete, if the process that writes them goes on."
     n = len(history)
-    lacks = beside.costs and costly_tasks(history.records[-1]) and n - 1 not in beside.costs
-    return n - 1 if lacks else n
+    if n - 1 in beside.costs or not costly_tasks(history.records[n - 1]):
+        return n
+    tells_none = not beside.costs and any(map(costly_tasks, history.records[: n - 1]))
+    return n if tells_none else n - 1
 
 
 def _tell_all(run: RunDir, teller: Teller, follow: bool):
     "Tell what there is, and what another process adds, until the run is at its end or Ctrl-C."
     history = teller.history
-    size = journal_size(run)
+    size = None  # of the journal as it was read last: it may have grown by now
     while True:
         goes_on = follow and may_grow(run, history.at(len(history)).state)
         beside = run.told_beside()
@@ -142,7 +144,8 @@ def _in_words(to: str, service: Service) -> Iterator[None]:
 def track(
     path: str | Path,  # a run directory
     to: str,  # one of SINKS: 'tensorboard', 'mlflow' or 'wandb'
-    place: str | None = None,  # a folder; a tracking URI; [ENTITY/]PROJECT. None: as SINKS says
+    # A folder (None: tensorboard), a tracking URI (as MLflow finds it), [ENTITY/]PROJECT (munet)
+    place: str | None = None,
     follow: bool = False,  # whether to wait for what another process adds; Ctrl-C ends it
 ) -> Tracked:
     """Tell a tracking service all of a run that it was not told before; the run is only read.
