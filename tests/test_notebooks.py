@@ -15,10 +15,17 @@ import pytest
 import sync
 from IPython.core.interactiveshell import InteractiveShell
 
+from munet_nb import Config, Evolution
+from munet_nb.search.config import with_fields
+
 TOP = Path(__file__).resolve().parents[1]
 NBS = TOP / 'nbs'
 NOTEBOOKS = sync.notebooks(TOP)
 MACHINE = r'/home/|/root/|/tmp/|/work/|CpuDevice|\d it/s|ms per loop'
+
+
+LESS = dict(children_per_task=6, trial_segments=1, trunk_segments=2)
+LESS_TRAINING = dict(segments=2, batches=2)
 
 
 def name_of(path):
@@ -34,6 +41,8 @@ def test_runs_top_to_bottom(path, monkeypatch):
     monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
     backend = plt.get_backend()
     flags = nbdev.config.get_config().tst_flags.split()
+    if name_of(path).startswith('guides/'):
+        train_less(monkeypatch)
     try:
         with plt.rc_context():
             passed, _ = runner.test_nb(path, skip_flags=flags)
@@ -44,6 +53,21 @@ def test_runs_top_to_bottom(path, monkeypatch):
     if stopped:
         raise KeyboardInterrupt
     assert passed, 'what went wrong is in the captured output'
+
+
+def train_less(monkeypatch):
+    """Have searches train less than a guide's page shows.
+
+    That every cell runs is what is pinned here, and how good a long search is, elsewhere.
+    """
+    create = Evolution.create.__func__
+
+    def create_small(cls, path, root, tasks, config=Config(), executor=None):
+        least = {f: min(getattr(config, f), n) for f, n in LESS.items()}
+        training = {f: min(getattr(config.training, f) or n, n) for f, n in LESS_TRAINING.items()}
+        return create(cls, path, root, tasks, with_fields(config, **least, **training), executor)
+
+    monkeypatch.setattr(Evolution, 'create', classmethod(create_small))
 
 
 def clear_shell() -> bool:

@@ -1,6 +1,7 @@
 """A search that others train: processes of this machine, or a cluster. The same bits as alone.
 
-Whoever is lost in the middle, and if the driver itself is.
+Whoever is lost in the middle, and if the driver itself is; guides/06_cluster has a search in which
+nobody is.
 """
 
 import os
@@ -26,7 +27,7 @@ from munet_nb.workers.jobs import ChildrenJob
 from munet_nb.workers.processes import ProcessCrew, processes
 
 CONFIG = dict(  # every kind of job: groups, a trunk, probes, children, tests
-    children_per_task=9,
+    children_per_task=6,
     children_per_generation=3,
     batch_size=32,
     batches=2,
@@ -84,12 +85,6 @@ def let_go():
     yield
     if two_processes.cache_info().currsize:
         two_processes().close()
-
-
-def test_processes_make_the_same_journal_and_pool(alone, tmp_path):
-    with search(tmp_path / 'run', two_processes()) as evo:
-        evo.run()
-    assert contents(tmp_path / 'run') == alone
 
 
 def test_a_process_that_is_killed_in_a_generation_is_replaced(alone, tmp_path):
@@ -211,16 +206,6 @@ def actors(cluster):
     executor.close()
 
 
-def test_a_cluster_makes_the_same_journal_and_pool(alone, actors, tmp_path):
-    with search(tmp_path / 'run', actors) as evo:
-        evo.run()
-        assert {w['worker'] for w in actors.status()} == {'worker 1', 'worker 2'}
-        layers = [evo.pool[d] for d in evo.state.alive]
-    assert contents(tmp_path / 'run') == alone
-    total = sum(a.nbytes for layer in layers for a in layer.flat.values())
-    assert 0 < actors.crew.store.sent < 3 * total  # a layer travels once
-
-
 def test_waiting_for_work_costs_the_driver_nothing(actors):
     while not actors.board.hands:
         time.sleep(0.1)
@@ -251,6 +236,7 @@ def test_a_machine_that_is_removed_in_a_generation_is_done_without(
         cluster.remove_node(node, allow_graceful=False)
 
     with search(tmp_path / 'run', actors) as evo:
+        before = actors.crew.store.sent
         while actors.workers < 2:
             time.sleep(0.1)
         node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
@@ -258,7 +244,10 @@ def test_a_machine_that_is_removed_in_a_generation_is_done_without(
             time.sleep(0.1)
         with at_the_first_children(actors.crew, remove):
             evo.run()
+        layers = [evo.pool[d] for d in evo.state.alive]
     assert contents(tmp_path / 'run') == alone
+    total = sum(a.nbytes for layer in layers for a in layer.flat.values())
+    assert 0 < actors.crew.store.sent - before < 3 * total  # a layer travels once
 
 
 def test_no_cluster_is_a_mistake_of_the_users(tmp_path):
