@@ -470,6 +470,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                  'munet_nb/bench/work.py'),
                                      'munet_nb.bench.work.Pretended.train': ( '90_bench/work.html#pretended.train',
                                                                               'munet_nb/bench/work.py'),
+                                     'munet_nb.bench.work.Pretended.without_end': ( '90_bench/work.html#pretended.without_end',
+                                                                                    'munet_nb/bench/work.py'),
                                      'munet_nb.bench.work.Work': ('90_bench/work.html#work', 'munet_nb/bench/work.py'),
                                      'munet_nb.bench.work.Work.batches': ('90_bench/work.html#work.batches', 'munet_nb/bench/work.py'),
                                      'munet_nb.bench.work.Work.everything': ( '90_bench/work.html#work.everything',
