@@ -133,7 +133,8 @@ def _add_look(commands):
         'sources',
         nargs='+',
         metavar='FOLDER',
-        help='image folders, split/class/file or class/file; or tfds:NAME, hf:DATA, idx:DIR',
+        help='image folders, split/class/file or class/file; or table:FILE, tfds:NAME, vtab:NAME, '
+        'hf:DATA, idx:DIR',
     )
     p.add_argument(
         '--out',
