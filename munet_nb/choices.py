@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .checks import check, for_html, for_terminal, is_count, is_number
+from .checks import InputError, check, for_html, for_terminal, is_count, is_number
 from .engine.feeds import TaskFeed
 from .engine.generation import Engine
 from .engine.programs import shared_programs
@@ -106,7 +106,7 @@ class Choice:
     tasks: tuple[Facts, ...]
     root: str  # as `load_root` takes it
     layers: int | None  # how many of its blocks; None: all
-    preset: str
+    preset: str  # '' where a configuration was given
     config: Config
     reasons: tuple[str, ...]  # sentences
     warnings: tuple[str, ...] = ()
@@ -257,7 +257,13 @@ def choose(
     check('minutes', minutes, minutes is None or is_number(minutes) and minutes > 0, allowed)
     check('layers', layers, layers is None or is_count(layers), 'a whole number from 1 on')
     check('root', root, root is None or isinstance(root, str), 'a text, or None')
-    accelerated = (executor or Inline()).accelerated
+    executor = executor or Inline()
+    if minutes is not None and not isinstance(executor, Inline):
+        raise InputError(
+            f'minutes = {minutes:g}: the speed is measured in this process; give no other who trains '
+            '(executor, --workers, --ray) with it, or a budget by children_per_task, segments, batches'
+        )
+    accelerated = executor.accelerated
     facts = [facts_of(task) for task in tasks]
     choice = plan(facts, accelerated, can_be_fetched, root, layers, preset, values)
     if minutes is None:

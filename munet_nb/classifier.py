@@ -19,7 +19,7 @@ from .runs.evolution import Evolution
 from .runs.system import System
 from .search.config import Config
 from .tasks.datasets import task_from_dataset
-from .tasks.labels import in_classes, read_labels
+from .tasks.labels import Labels, in_classes, read_labels
 from .tasks.task import Task, check_tasks, task_from_arrays
 
 # %% ../nbs/98_classifier.ipynb #20f774d0
@@ -38,10 +38,32 @@ def _tasks_of(tasks: Mapping[str, object] | Sequence[Task]) -> list[Task]:
     return check_tasks(tasks)
 
 
+def _are_numbers(classes: Sequence[str]) -> bool:
+    "Whether classes are called by their numbers."
+    return list(classes) == [str(i) for i in range(len(classes))]
+
+
 def _labels_of(classes: Sequence[str]) -> np.ndarray:
     "What is predicted: the names of classes, or their numbers if that is what they are called."
-    numbers = np.arange(len(classes))
-    return numbers if list(classes) == list(map(str, numbers)) else np.array(classes, object)
+    return np.arange(len(classes)) if _are_numbers(classes) else np.array(classes, object)
+
+
+def _as_named(labels: Labels, classes: Sequence[str]) -> Labels:
+    "Labels as texts, if they are numbers and classes are called by other numbers than their own."
+    numerals = all(name.isdecimal() for name in classes)
+    if labels.are_texts or labels.columns or _are_numbers(classes) or not numerals:
+        return labels
+    return Labels(np.array(['' if n == -1 else str(n) for n in labels.values.tolist()], object))
+
+
+def _with_config(choice: Choice, config: Config, root: str | None) -> Choice:
+    "The root that was chosen, and a configuration that was given."
+    size = config.defaults.image_size
+    reasons = (
+        f"Root {choice.root}: {'as given' if root else 'chosen from the images'}.",
+        f'Configuration: as given. Images are looked at with {size} x {size} pixels.',
+    )
+    return replace(choice, preset='', config=config, reasons=reasons)
 
 # %% ../nbs/98_classifier.ipynb #ddda7f6c
 _PARAMS = ('root', 'minutes', 'config', 'path')
@@ -80,7 +102,7 @@ class MultitaskClassifier:
         check('config', self.config, isinstance(self.config, Config), 'a Config, or None')
         both = self.minutes is not None
         check('minutes', self.minutes, not both, 'left out where a config is given: it is a budget')
-        return replace(choose(tasks, self.root), config=self.config)
+        return _with_config(choose(tasks, self.root), self.config, self.root)
 
     def fit(self, tasks: Mapping[str, object] | Sequence[Task]) -> 'MultitaskClassifier':
         """Evolve a system for tasks: a mapping of names to (images, labels), tasks or data sets.
@@ -124,7 +146,7 @@ class MultitaskClassifier:
         task = self._fitted().named(task)
         where = f'labels for task {task!r}'
         classes = self.system_.classes[task]
-        numbers = in_classes(read_labels(labels, where), classes, where)
+        numbers = in_classes(_as_named(read_labels(labels, where), classes), classes, where)
         check(where, numbers.max(initial=0), numbers.max(initial=0) < len(classes), 'of its classes')
         best = self.predict_proba(task, images).argmax(1)
         if len(best) != len(numbers):

@@ -133,7 +133,8 @@ def _add_look(commands):
         'sources',
         nargs='+',
         metavar='FOLDER',
-        help='image folders, split/class/file or class/file; or tfds:NAME, hf:DATA, idx:DIR',
+        help='image folders, split/class/file or class/file; or table:FILE, tfds:NAME, vtab:NAME, '
+        'hf:DATA, idx:DIR',
     )
     p.add_argument(
         '--out',
@@ -200,11 +201,6 @@ def _evolve(args: argparse.Namespace):
     preset = preset_of(args) if args.preset or args.benchmark else None
     if preset:
         read_config(args)  # which tells of a mistake before any image is read
-    if args.minutes is not None and (args.workers or args.ray):
-        raise InputError(
-            f'--minutes {args.minutes:g}: the speed is measured in this process; give no --workers '
-            'or --ray with it, or a budget by --children-per-task, --segments and --batches'
-        )
     tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
         values = read_values(args, Config.preset(preset or preset_for(tasks)))

@@ -188,9 +188,8 @@ def _last_given(words: Sequence[str], option: str) -> str | None:
 
 
 def preset_of(args: argparse.Namespace) -> str:
-    "The preset that the options of a new run ask for: one, or the benchmark's, or the demo's."
-    name = {'mu2net69': 'mu2net_l'}.get(args.benchmark, args.benchmark)
-    return args.preset or (name if name in PRESETS else 'demo')
+    "The preset that the options of a new run ask for: one, or the benchmark's."
+    return args.preset or {'mu2net69': 'mu2net_l'}.get(args.benchmark, args.benchmark)
 
 
 def preset_on(
@@ -203,7 +202,8 @@ def preset_on(
         return preset
     if not new or benchmark is None:
         return None
-    return preset_of(argparse.Namespace(preset=None, benchmark=benchmark))
+    found = preset_of(argparse.Namespace(preset=None, benchmark=benchmark))
+    return found if found in PRESETS else None  # a benchmark that there is not
 
 # %% ../nbs/94_options.ipynb #77ec6a22
 def _written(value) -> str:

@@ -241,12 +241,15 @@ def test_choose_chooses_for_tasks_in_memory(monkeypatch):
             choose([drawn(60, 12, 12)], **{name: value})
     with pytest.raises(mu.InputError, match='tasks'):
         choose([])
+    elsewhere = SimpleNamespace(accelerated=True)  # whose speed is not this process's
+    with pytest.raises(mu.InputError, match='minutes = 3: .* give no other who trains'):
+        choose([drawn(60, 12, 12)], minutes=3, executor=elsewhere)
 
 
 def test_what_goes_with_nothing_is_told(tmp_path, capsys):
     line = ['evolve', '--run', str(tmp_path / 'run'), '--benchmark', 'demo']
     assert main([*line, '--minutes', '1', '--workers', '2']) == 2
-    assert '--minutes 1: the speed is measured in this process' in capsys.readouterr().err
+    assert 'minutes = 1: the speed is measured in this process' in capsys.readouterr().err
     assert main(['resume', str(tmp_path / 'run'), '--skip-broken']) == 2
     assert '--skip-broken: goes with --folder NAME=DIR' in capsys.readouterr().err
 

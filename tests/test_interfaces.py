@@ -121,6 +121,42 @@ def test_no_path_of_a_table_leads_out_of_its_folder(table, strange):
         mu.load_table(table)
 
 
+def test_a_table_and_its_folder_may_have_an_at_sign_in_their_paths(table):
+    home = table.parent.rename(table.parents[1] / 'me@work')
+    table = (home / 'train.csv').rename(home / 'a@b.csv')
+    images = (home / 'images').rename(home / 'im@ges')
+    task = mu.load_table(table, 'pets', images)
+    assert task.source == f'table:{table}@{images}'
+    assert load_source(task.source, 'pets').fingerprint == task.fingerprint
+    with pytest.raises(InputError, match='nowhere.csv@im@ges: does not exist'):
+        load_task('table:nowhere.csv@im@ges')
+
+
+def test_a_split_of_a_table_in_which_no_row_has_a_label_is_left_alone(table):
+    rows = [(f'images/{i}.png', 'dark' if i % 2 else 'bright', 'train') for i in range(30)]
+    rows += [(f'images/{i}.png', -1, 'test') for i in range(30, 40)]
+    write(table, [('path', 'label', 'split'), *rows])
+    task, told = quiet(mu.load_table, table)
+    assert '10 of 10 images of test have no label' in told
+    assert task.classes == ('bright', 'dark') and len(task.test) > 0
+
+
+def test_a_class_that_broken_images_take_from_training_is_told(table):
+    names = {0: ('owl', 'train'), 1: ('owl', 'test'), 2: ('dark', 'test')}
+    rows = [(f'images/{i}.png', *names.get(i, ('dark', 'train'))) for i in range(20)]
+    write(table, [('path', 'label', 'split'), *rows])
+    (table.parent / 'images' / '0.png').write_text('no image')
+    with pytest.raises(InputError, match='there are no images of owl to train on'):
+        mu.load_table(table, skip_broken=True)
+
+
+def test_a_class_of_a_table_of_which_nothing_is_left_to_train_on_is_told(table):
+    write(table, [('path', 'label'), *((f'images/{i}.png', ('owl', 'dark')[i % 2]) for i in range(3))])
+    _, told = quiet(mu.load_table, table)
+    assert f"table {table}: nothing is left to train on in '" in told
+    assert 'three or more into each class' in told
+
+
 def test_labels_of_a_table_may_be_numbers_words_or_unknown(table):
     images = table.parent / 'images'
     rows = [(f'{i}.png', i % 2 + 9 if i % 5 else -1, 'valid' if i > 29 else 'TRAIN') for i in range(40)]
@@ -207,10 +243,52 @@ def test_a_column_of_labels_spares_the_images():
             return self.images[i], self.targets[i]
 
     task = mu.task_from_dataset('pets', Targets(images, words))
-    assert sorted(set(seen)) == [0, 20, 39] and task.classes == ('bright', 'dark')
+    assert sorted(set(seen)) == [0, 1, 20, 39] and task.classes == ('bright', 'dark')
     Targets.__getitem__ = lambda self, i: (self.images[i], 1 - self.targets[i])
     turned = mu.task_from_dataset('pets', Targets(images, words))
     assert turned.train.labels.tolist() == [1 - label for label in task.train.labels]
+
+
+@pytest.mark.parametrize('declared', [True, False])
+def test_labels_that_are_changed_on_the_way_are_those_of_the_examples(declared):
+    images, _ = dark_and_bright()
+    kinds = [i % 8 for i in range(40)]
+
+    class Merged(Pairs):
+        "As torchvision's with a target_transform, that puts the kinds 3 and 5 together."
+
+        targets = kinds
+        if declared:
+            target_transform = int
+
+        def __getitem__(self, i):
+            return self.images[i], 5 if self.targets[i] == 3 else self.targets[i]
+
+    merged = [5 if kind == 3 else kind for kind in kinds]
+    task = mu.task_from_dataset('pets', Merged(images, kinds))
+    expected = mu.task_from_arrays('pets', (images, merged))
+    assert task.train.labels.tolist() == expected.train.labels.tolist()
+
+
+def test_a_column_of_labels_is_not_believed_where_rows_are_transformed():
+    images, words = dark_and_bright()
+    pillow = [Image.fromarray(image) for image in images]
+    rows = datasets.Dataset.from_dict({'image': pillow, 'label': [0] * 39 + [1]})
+    rows = rows.cast_column('image', datasets.Image())
+
+    def look(batch):
+        label = [int(np.asarray(image).max() > 120) for image in batch['image']]
+        return {'image': batch['image'], 'label': label}
+
+    task = mu.task_from_dataset('pets', rows.with_transform(look))
+    assert task.fingerprint == mu.task_from_arrays('pets', (images, words == 'bright')).fingerprint
+
+
+def test_a_split_of_a_task_is_a_data_set_too():
+    images, words = dark_and_bright()
+    first = mu.task_from_dataset('pets', Pairs(images, words))
+    again = mu.task_from_dataset('pets', first.train, first.validation, first.test)
+    assert again.train.labels.tolist().count(1) == first.train.labels.tolist().count(1)
 
 
 def test_a_task_of_a_data_set_can_be_sent_to_another_process():

@@ -300,6 +300,8 @@ def test_registers_of_timm(tmp_path):
     alone = {key: a for key, a in arrays.items() if key != 'cls_token'}
     save_timm(tmp_path / 'hf', alone, global_pool='avg')
     assert load(tmp_path / 'hf').arch.name == 'X-erf-front3-gap'
+    save_timm(tmp_path / 'hf', alone)
+    assert load(tmp_path / 'hf').arch.name == 'X-erf-front3-gap', 'no head reads a register'
     larger = load_root(tmp_path, image_size=80)  # the grid is stretched, what stands before it not
     assert larger.layers['posembed'].params['embedding'].shape == (1, 4 + 25, WIDTH)
 
@@ -378,7 +380,7 @@ def test_what_todays_flax_saves(tmp_path, token):
 def test_what_is_refused_by_name(tmp_path):
     model = torch_model('DINOv3ViTModel')
     saved(model, tmp_path)
-    with pytest.raises(InputError, match=r'rotary positions \(DINOv3.*with registers is read'):
+    with pytest.raises(InputError, match=r'rotary or relative .*\(DINOv3.*with registers is read'):
         load(tmp_path)
     arrays = to_timm(saved(torch_model('ViTModel'), tmp_path / 'hf'))
     for name, message in (
@@ -509,7 +511,7 @@ def test_exports(tmp_path, name):
 def test_where_it_looks(tmp_path):
     "Registers are no patches; without a class token that is read there is nothing to show."
     images = [np.zeros((SIDE, SIDE, 3), 'uint8')]
-    for name, message in (('X-erf-front4', ''), ('X-gapnorm', 'reads a sum over all patches')):
+    for name, message in (('X-erf-front4', ''), ('X-gapnorm', 'reads all patches')):
         arch = get_arch(name)
         params = drawn_model(arch)
         network = Network(arch, list(params), list(params.values()), SIDE)
@@ -564,7 +566,7 @@ def test_a_search_from_a_root_that_pools(tmp_path):
     chain = [ref.name for ref in system.models['stripes'].chain]
     assert chain[-3:] == ['norm', 'pool', 'head'] and 'cls' not in chain
     assert system.predict('stripes', images[:3]).shape == (3, 2)
-    with pytest.raises(InputError, match='reads a sum over all patches'):
+    with pytest.raises(InputError, match='reads all patches'):
         system.attention('stripes', images[:1])
 
 

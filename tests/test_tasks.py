@@ -526,6 +526,19 @@ def test_hugging_face_directories_of_parquet_and_single_splits(tmp_path, monkeyp
     assert one.fingerprint == load_source(one.source, 'one').fingerprint
 
 
+def test_hugging_face_rows_without_a_label_are_left_alone(monkeypatch):
+    import datasets
+
+    from munet_nb import load_hf
+    from munet_nb.checks import Notice
+
+    rows = datasets.DatasetDict(train=hf_rows(40, labels=[0, 1] * 18 + [None, -1] * 2))
+    monkeypatch.setattr(datasets, 'load_dataset', lambda *args: rows)
+    with pytest.warns(Notice, match='4 of 40 images of train have no label'):
+        task = load_hf('owner/shades')
+    assert len(task.train) + len(task.validation) + len(task.test) == 36
+
+
 def test_a_name_on_the_hub_and_its_configuration(monkeypatch):
     import datasets
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from munet_nb import InputError, TrainingSettings
-from munet_nb.bench.work import Case, make_work
+from munet_nb.bench import overheads
+from munet_nb.bench.work import CASES, Case, make_work
 from munet_nb.engine import generation, training
 from munet_nb.engine.devices import batch_parts, chunk_batches, memory_plan, place
 from munet_nb.engine.feeds import TaskFeed, eval_indices
@@ -24,6 +25,7 @@ from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.training import Times, train_generation
 from munet_nb.models.pool import make_layer
 from munet_nb.network import layers
+from munet_nb.network.arch import get_arch
 from munet_nb.runs import files
 
 CASE = Case('Ti2', 32, 512, 3)  # four parts; a full block, an adapter, a top block
@@ -247,6 +249,15 @@ def test_parts_depend_on_the_configuration_alone(work):
     sizes = (64, 100, 256, 512, 4096)
     parts = [batch_parts(work.evo.arch, TrainingSettings(b), 32) for b in sizes]
     assert parts == [1, 1, 2, 4, 8]
+
+
+def test_a_generation_is_timed_in_a_system_of_any_size(monkeypatch):
+    monkeypatch.setitem(CASES, 'Ti3', Case('Ti1', 16, 8, 1))
+    monkeypatch.setattr(overheads, 'get_arch', lambda name: get_arch('Ti1'))
+    done = []
+    taken = overheads.many_tasks((1,), 1, done.append)
+    assert taken[1] > 0
+    assert done == ['1 tasks'] * 3
 
 
 def test_a_pool_of_many_tasks_holds_only_what_is_in_use(work):

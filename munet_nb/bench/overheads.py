@@ -107,8 +107,7 @@ def _grow(evo: Pretended, n: int, tick: Callable):
     while len(evo.state.visits) < n:
         evo.step()
         tick(f'{n} tasks')
-    config = replace(evo.config, children_per_task=10**6)
-    evo.state = replace(evo.state, config=config, tried=frozenset(evo.state.models))
+    evo.without_end()
 
 
 def _one_generation(evo: Pretended, feed: TaskFeed, plans: Sequence, turn: int, programs: Programs):

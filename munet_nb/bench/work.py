@@ -68,6 +68,12 @@ class Pretended(Evolution):
         "As `Evolution.train`, without training."
         return [self._pretend(plan) for plan in generation.children]
 
+    def without_end(self):
+        "Let the task that has its turn go on for ever, and ask for no seed a second time."
+        config = replace(self.config, children_per_task=10**6)
+        state = replace(self.state, config=config, tried=frozenset(self.state.models))
+        self._now = state, self.pool
+
     def _pretend(self, plan: ChildPlan) -> TrainedChild:
         rng = np.random.default_rng(list(plan.id.encode()))
         classes, key = len(self.state.tasks[plan.task].classes), jax.random.key(0)

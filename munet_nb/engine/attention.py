@@ -65,8 +65,8 @@ def attention_over(
     """
     if not reads_one_token(network.arch):
         raise InputError(
-            f'a model of {network.arch.name} reads a sum over all patches; '
-            'it has no class token that looks at them'
+            f'a model of {network.arch.name} reads all patches; '
+            'it has no class token that gathers from them what the head needs'
         )
     kinds = chain_kinds(network.names)
     blocks = [i for i, kind in enumerate(kinds) if kind_of(kind).name == 'block']

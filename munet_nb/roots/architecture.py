@@ -26,8 +26,8 @@ _TELLING = (  # layers, and parameters of them
 )
 _REFUSED = {  # pattern of names -> what it is, and what works instead
     r'(.*\.)?layer\.\d+\.mlp\.up_proj\.weight|blocks\.\d+\.gamma_1': (
-        'a network with rotary positions (DINOv3, EVA), which attention here does not know; '
-        'DINOv2 with registers is read'
+        'a network with rotary or relative positions, or another kind of block (DINOv3, EVA, BEiT, '
+        'CaiT), which none here has; DINOv2 with registers is read'
     ),
     r'(.*\.)?(q_norm|k_norm)\..*': (
         'a network that normalises queries and keys, which attention here does not; '
@@ -121,11 +121,12 @@ def _find_grid(path, tokens: int, placed: Iterable[int]) -> tuple[int, int]:
     )
 
 
-def _suffix(origin, has_prenorm: bool, front: int, pooled: bool) -> str:
+def _suffix(origin, has_prenorm: bool, tokens: int, registers: int, pooled: bool) -> str:
     "What the name of an architecture says besides its sizes."
     pool = 'map' if pooled else origin.pool or origin.format.pool
-    if pool == 'token' and not front:
+    if pool == 'token' and not tokens:  # a register is nothing that a head reads
         pool = 'gap'
+    front = tokens + registers
     gelu = '' if origin.gelu == 'tanh' else f'-{origin.gelu}'
     prenorm = '-prenorm' if has_prenorm else ''
     pool = '' if pool == 'token' else f'-{pool}'
@@ -178,7 +179,7 @@ def find_arch(path: Path, origin: Origin, shapes: Mapping[str, tuple[int, ...]])
     cut = depth if depth < variant.depth else ''
     prenorm = _is_there(origin, shapes, 'prenorm', 'norm/scale')
     pooled = _is_there(origin, shapes, 'pool', 'probe')
-    suffix = _suffix(origin, prenorm, tokens + registers, pooled)
+    suffix = _suffix(origin, prenorm, tokens, registers, pooled)
     arch = named_arch(path, f'{variant.name}{cut}/{patch}{suffix}')
     return Found(arch, grid * patch, distilled, registers, before)
 

@@ -183,7 +183,8 @@ def _timm_origin(folder, format, prefix):
             'as the config.json of every model of timm does: '
             '{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}} '
             'for [-1, 1] (AugReg); for DeiT, DINO and DINOv2 '
-            '[0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]'
+            '[0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]. "global_pool": "avg" beside it says '
+            'that the mean of the patches is read, and not the class token'
         )
     allowed = f"one of {', '.join(map(repr, _TIMM_POOLS))}, of those that timm knows"
     told = _Fields(where, whole).get('global_pool', '', lambda v: v in _TIMM_POOLS, allowed)

@@ -502,7 +502,8 @@ class System:
     ) -> np.ndarray:  # float32 (n, side, side)
         """How much the class token of a task's model takes of each patch, see `attention_over`.
 
-        Raises InputError for a task without a model, or for what is not an image.
+        Raises InputError for a task without a model, for a model that reads no class token, or for
+        what is not an image.
         """
         network = self._network(task)
         given = stream_images(images)

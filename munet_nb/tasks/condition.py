@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    'SMALL', 'SPLITS', 'MOST_IMAGES', 'HASH_BITS', 'LIKENESS', 'PLAIN', 'FEW_IMAGES', 'IMBALANCE',
-    'TINY_SIDE', 'MOST_TOLD', 'ImageTable', 'name_of', 'read_images', 'perceptual_hash',
-    'count_bits', 'near_pairs', 'Copies', 'find_copies', 'CopyPair', 'Survey', 'copies_across',
-    'copies_within', 'contradictions', 'survey_of', 'points', 'warnings_of', 'sentences_of',
-    'describe_survey',
+    'THUMBNAIL', 'SPLITS', 'MOST_IMAGES', 'HASH_BITS', 'LIKENESS', 'PLAIN', 'FEW_IMAGES',
+    'IMBALANCE', 'TINY_SIDE', 'MOST_TOLD', 'ImageTable', 'name_of', 'read_images',
+    'perceptual_hash', 'count_bits', 'near_pairs', 'Copies', 'find_copies', 'CopyPair', 'Survey',
+    'copies_across', 'copies_within', 'contradictions', 'survey_of', 'points', 'warnings_of',
+    'sentences_of', 'describe_survey',
 ]
 
 # %% ../../nbs/30_tasks/11_condition.ipynb #c026e1e6
@@ -34,7 +34,7 @@ from .task import Task
 from ..words import count
 
 # %% ../../nbs/30_tasks/11_condition.ipynb #4a2581e8
-SMALL = 16  # pixels of a side
+THUMBNAIL = 16  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _see(split: ArraySplit | LazySplit, i: int) -> _Seen:
     h.update(np.ascontiguousarray(image).data)
     digest = int.from_bytes(h.digest()[:8], 'little')
     rgb = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert('RGB')
-    small = np.asarray(rgb.resize((SMALL, SMALL), Image.Resampling.BOX))
+    small = np.asarray(rgb.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     return _Seen(label, image.shape, digest, small)
 
 # %% ../../nbs/30_tasks/11_condition.ipynb #ee8f215a
@@ -116,7 +116,7 @@ def read_images(
 # %% ../../nbs/30_tasks/11_condition.ipynb #3c291b94
 def _waves() -> Float[np.ndarray, '8 16']:
     "The eight slowest cosines over 16 pixels."
-    return np.cos(np.pi / SMALL * np.outer(np.arange(8), np.arange(SMALL) + 0.5))
+    return np.cos(np.pi / THUMBNAIL * np.outer(np.arange(8), np.arange(THUMBNAIL) + 0.5))
 
 
 def perceptual_hash(small: UInt8[np.ndarray, 'n 16 16 3']) -> UInt64[np.ndarray, ' n']:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..checks import InputError, check
+from ..checks import InputError, check, shown
 from .images import as_array, is_array, to_image
 from .labels import IMAGE_NAMES, LABEL_NAMES, find_column, number_labels
 from .splits import LazySplit, named_splits
@@ -49,7 +49,7 @@ class _Keys:
         return example[name]
 
 # %% ../../nbs/30_tasks/12_datasets.ipynb #4ff9000e
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = threading.RLock()  # an example may be that of another task from a data set
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +100,22 @@ def _check_data(data, where: str):
         raise InputError(f'{what}: has {n:,} examples: must have an end; leave .repeat() out')
 
 # %% ../../nbs/30_tasks/12_datasets.ipynb #484e3483
+def _changes_labels(data) -> bool:
+    "Whether a data set says that its examples are changed on the way, labels perhaps among them."
+    if getattr(data, 'target_transform', None) is not None:
+        return True
+    both = getattr(data, 'transforms', None)  # torchvision's for image and label; mostly of two
+    if getattr(both, 'target_transform', both) is not None:
+        return True
+    form = getattr(data, 'format', None)
+    return isinstance(form, Mapping) and form.get('type') == 'custom'
+
+
 def _offered_labels(examples: _Examples) -> Sequence | None:
     "Labels that a data set offers without reading images; None if it does not."
     data = examples.data
+    if _changes_labels(data):
+        return None
     if hasattr(data, 'select_columns') and hasattr(data, 'column_names'):
         name = examples.keys.label or find_column(data.column_names, LABEL_NAMES)
         if name in data.column_names:
@@ -111,8 +124,12 @@ def _offered_labels(examples: _Examples) -> Sequence | None:
     return targets if targets is not None and len(targets) == len(data) else None
 
 
+def _plain_label(label):
+    return as_array(label, 'label').tolist() if is_array(label) else label
+
+
 def _same_label(a, b) -> bool:
-    a, b = (as_array(x, 'label').tolist() if is_array(x) else x for x in (a, b))
+    a, b = _plain_label(a), _plain_label(b)
     return a == b or a is None or a != a  # no label, or NaN
 
 
@@ -121,9 +138,22 @@ def _some(examples: _Examples) -> list[int]:
     return sorted({0, len(examples) // 2, len(examples) - 1})
 
 
+_COMPARED = 100  # labels of which an example is compared, at most
+
+
+def _agree(examples: _Examples, offered: Sequence) -> bool:
+    "Whether some examples, among them the first of each label, have the labels that are offered."
+    first = {}
+    for i, label in enumerate(_plain_label(offered)):
+        first.setdefault(repr(_plain_label(label)), i)
+    every = -(-len(first) // _COMPARED)
+    chosen = sorted({*_some(examples), *list(first.values())[::every]})
+    return all(_same_label(examples[i][1], offered[i]) for i in chosen)
+
+
 def _labels_of(examples: _Examples) -> Sequence:
     offered = _offered_labels(examples)
-    if offered is not None and all(_same_label(examples[i][1], offered[i]) for i in _some(examples)):
+    if offered is not None and _agree(examples, offered):
         return offered
     look = dict(desc=f'labels of {examples.where}', unit='example', leave=False, dynamic_ncols=True)
     return [examples[i][1] for i in tqdm(range(len(examples)), delay=1, disable=None, **look)]
@@ -215,5 +245,9 @@ def _common_classes(splits: Mapping[str, _Examples], name: str) -> list[str] | N
     told = {s: _own_classes(examples) for s, examples in splits.items()}
     others = [s for s in told if told[s] != told['train']]
     if others:
-        raise InputError(f'split {others[0]!r} of task {name!r} has other classes than train has')
+        has, own = shown(told[others[0]]), shown(told['train'])
+        raise InputError(
+            f'split {others[0]!r} of task {name!r} has the classes {has}, and train {own}: they must be '
+            'the same; classes=[...] counts instead of both'
+        )
     return told['train']

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'LeftOut', 'REASONS', 'DECODE_PIXELS', 'Broken', 'image_suffixes', 'place_in_order',
-    'read_split', 'source_of', 'parse_without', 'FolderReading', 'read_folder', 'load_folder',
-    'load_folder_without', 'folders_in', 'images_below', 'read_idx', 'load_idx',
+    'read_split', 'check_left', 'source_of', 'parse_without', 'FolderReading', 'read_folder',
+    'load_folder', 'load_folder_without', 'folders_in', 'images_below', 'read_idx', 'load_idx',
 ]
 
 # %% ../../nbs/30_tasks/04_folders.ipynb #cell-002
@@ -274,12 +274,16 @@ def _check_classes(folder: Path, classes: Sequence[str], images: Mapping[Path, i
         )
 
 # %% ../../nbs/30_tasks/04_folders.ipynb #63e60a1b
-def _check_left(folder: Path, classes: Sequence[str], train: ArraySplit | LazySplit):
+def check_left(
+    where: str,  # what to call the task's place in an error
+    classes: Sequence[str],
+    train: ArraySplit | LazySplit,  # without what validates and tests
+):
     "Tell of classes of which nothing is left to train on. Raises InputError if that is so of all."
     trained = set(train.labels.tolist())
     used_up = ', '.join(repr(c) for i, c in enumerate(classes) if i not in trained)
     told = (
-        f'image folder {folder}: nothing is left to train on in {used_up}, since some images '
+        f'{where}: nothing is left to train on in {used_up}, since some images '
         'validate and test; put three or more into each class'
     )
     if not trained:
@@ -448,7 +452,7 @@ def read_folder(
     paths = {path.relative_to(folder).as_posix(): why for path, why in broken.items()}
     names = without | paths.keys()
     filled = fill_own_splits(splits)
-    _check_left(folder, listing.classes, filled['train'])
+    check_left(f'image folder {folder}', listing.classes, filled['train'])
     source = source_of('folder', folder, names)
     task = Task(name, listing.classes, **filled, private=private, source=source)
     tell_few(filled, name)

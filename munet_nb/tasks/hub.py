@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import InputError, as_path, check
-from .splits import LazySplit, check_labels, fill_splits, labelled_splits
+from .labels import in_classes, read_labels
+from .splits import LazySplit, fill_splits, labelled_splits
 from .splits import named_splits, part
 from .task import Task, image_and_label, name_or
 
@@ -88,8 +89,8 @@ def _hf_split(data, image: str, label: str, trusted: Sequence[Path], where: str)
     "A split of a data set; `image` and `label` are the names of its columns."
     labels = np.zeros(0, np.int64)
     if len(data):
-        column = data.select_columns([label]).with_format('numpy')[:][label]
-        labels = check_labels(column, where)
+        column = data.select_columns([label]).with_format(None)[:][label]
+        labels = in_classes(read_labels(column, where), data.features[label].names, where)
     kind = replace(data.features[image], decode=True)
     undecoded = replace(kind, decode=False)
     rows = data.select_columns([image]).with_format(None).cast_column(image, undecoded)

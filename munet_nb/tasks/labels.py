@@ -35,6 +35,11 @@ class Labels:
         "Whether they are words, not numbers."
         return self.values.dtype == object
 
+    @property
+    def known(self) -> np.ndarray:
+        "Which images have one, (n,) bool."
+        return self.values != ('' if self.are_texts else -1)
+
 
 def _is_none(value) -> bool:
     "Whether this stands for no label."
@@ -130,11 +135,26 @@ def _own_names(read: Mapping[str, Labels], task: str) -> tuple[str, ...]:
     columns = {labels.columns for labels in read.values() if labels.columns}
     if len(columns) > 1:
         raise InputError(f'labels of task {task!r}: rows of {sorted(columns)}: must be of one length')
-    largest = max(labels.values.max(initial=0) for labels in read.values())
-    return class_names(range(columns.pop() if columns else 1 + int(largest)), task)
+    if columns:
+        return class_names(range(columns.pop()), task)
+    # Texts may be those of another split, where train has no label at all.
+    numbers = (labels.values for labels in read.values() if not labels.are_texts)
+    largest = int(max(values.max(initial=0) for values in numbers))
+    if largest >= 10**6:
+        raise InputError(
+            f'labels of task {task!r}: the largest is {largest:,}, and numbers name the classes from 0 '
+            'to the largest: must be below 1,000,000; where each stands for a class of its own, give '
+            'them as texts'
+        )
+    return class_names(range(1 + largest), task)
 
 # %% ../../nbs/30_tasks/01_labels.ipynb #9049e7e9
-def in_classes(labels: Labels, classes: Sequence[str], where: str) -> np.ndarray:
+def in_classes(
+    labels: Labels,
+    classes: Sequence[str],
+    where: str,  # what to call them in an error
+    advice: str = '',  # what to do about texts that are no classes
+) -> np.ndarray:
     "The numbers of labels (n,), -1 for none. Raises InputError for texts that are no classes."
     if not labels.are_texts:
         least = labels.values.min(initial=0)
@@ -145,7 +165,8 @@ def in_classes(labels: Labels, classes: Sequence[str], where: str) -> np.ndarray
     numbers = {same_name(name): i for i, name in enumerate(classes)} | {'': -1}
     strange = ', '.join(sorted({repr(text) for text in labels.values if text not in numbers}))
     if strange:
-        raise InputError(f'{where} has the labels {shown(strange)[1:-1]}, which are no classes of it')
+        told = f'{where} has the labels {shown(strange)[1:-1]}, which are no classes of it'
+        raise InputError(told + advice)
     return np.array([numbers[text] for text in labels.values], np.int64)
 
 
@@ -156,12 +177,17 @@ def number_labels(
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:  # classes; split -> int64 (n,), -1 for no label
     "The classes of a task, and its labels as their numbers. Raises InputError for what are none."
     read = {s: read_labels(labels, f'{s} of task {task!r}') for s, labels in given.items()}
-    kinds = {labels.are_texts for labels in read.values() if len(labels.values)}
+    kinds = {labels.are_texts for labels in read.values() if labels.known.any()}
     if len(kinds) > 1:
         raise InputError(f'labels of task {task!r}: some are texts, others numbers: must be alike')
-    names = _own_names(read, task) if classes is None else class_names(classes, task)
+    advice = ''
+    if classes is None:
+        names = _own_names(read, task)
+        advice = ': train has no image of them; move some there, or take these out'
+    else:
+        names = class_names(classes, task)
     where = {s: f'split {s!r} of task {task!r}' for s in read}
-    return names, {s: in_classes(labels, names, where[s]) for s, labels in read.items()}
+    return names, {s: in_classes(labels, names, where[s], advice) for s, labels in read.items()}
 
 # %% ../../nbs/30_tasks/01_labels.ipynb #d1fcbce1
 LABEL_NAMES = (

@@ -261,7 +261,7 @@ def forms() -> str:
 
 
 def load_task(
-    text: str | Path,  # 'tfds:NAME', 'hf:NAME', 'idx:DIR', 'benchmark:NAME/TASK' or a folder
+    text: str | Path,  # a folder, or what `forms` lists: 'table:FILE', 'hf:DATA', 'vtab:NAME'
     name: str | None = None,  # missing: the data's own
     private: bool = False,  # its model is never a seed for another task
 ) -> Task:

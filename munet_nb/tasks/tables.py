@@ -7,6 +7,7 @@ __all__ = ['PATH_NAMES', 'ByStem', 'load_table', 'load_table_from', 'load_table_
 
 # %% ../../nbs/30_tasks/05_tables.ipynb #46281849
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from ..checks import InputError, as_path, check, notice, plain, shown
-from .folders import REASONS, image_suffixes, parse_without, place_in_order
+from .folders import REASONS, check_left, image_suffixes, parse_without, place_in_order
 from .folders import read_split, source_of
 from .labels import LABEL_NAMES, find_column, number_labels
 from .splits import SPLIT_NAMES, fill_own_splits, labelled_splits, tell_few
@@ -34,6 +35,11 @@ class _Row:
     def text(self) -> str:
         "Its label; '' if it is the number that stands for none."
         return '' if self.label == '-1' else self.label
+
+    @property
+    def class_name(self) -> str:
+        "The class that it is to be trained on as; '' if it is not."
+        return self.text if SPLIT_NAMES[self.split.lower()] == 'train' else ''
 
 
 def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
@@ -194,10 +200,11 @@ def _refuse_broken(
     if not skip_broken:
         how = 'Mend them, or leave them out: --skip-broken, load_table(..., skip_broken=True)'
         raise InputError(f'{told}. {how}')
-    whole = {row.label for path, row in useful.items() if path not in broken}
-    lost = sorted({row.label for row in useful.values()} - whole)
+    whole = {row.class_name for path, row in useful.items() if path not in broken}
+    lost = sorted({row.class_name for row in useful.values()} - whole - {''})
     if lost:
-        raise InputError(f"{told}. Without them there are no images of {', '.join(lost)}")
+        names = ', '.join(lost)
+        raise InputError(f'{told}. Without them there are no images of {names} to train on')
     notice(f'{told}. They are left out')
 
 # %% ../../nbs/30_tasks/05_tables.ipynb #b74eb586
@@ -226,6 +233,7 @@ def _task_of(
         _refuse_broken(file, useful, broken, skip_broken)
     used = {row.path for path, row in useful.items() if path not in broken}
     filled = fill_own_splits(labelled_splits(splits, name))
+    check_left(f'table {file}', classes, filled['train'])
     task = Task(name, classes, **filled)
     tell_few(filled, name)
     return task, without | {row.path for row in rows} - used
@@ -270,9 +278,13 @@ def load_table(
 
 # %% ../../nbs/30_tasks/05_tables.ipynb #21ad486e
 def _of_place(place: str) -> tuple[str, str | None]:
-    "The table and the folder of 'FILE' or 'FILE@FOLDER'."
-    file, at, root = place.rpartition('@')
-    return (file, root) if at and not Path(place).is_file() else (place, None)
+    "The table and the folder of 'FILE' or 'FILE@FOLDER'; each may have an '@' of its own."
+    if not as_path(place, 'table').is_file():
+        for at in re.finditer('@', place):
+            file, root = place[: at.start()], place[at.end() :]
+            if file and as_path(file, 'table').is_file():
+                return file, root
+    return place, None
 
 
 def load_table_from(
