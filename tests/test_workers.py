@@ -27,7 +27,7 @@ from munet_nb.workers.jobs import ChildrenJob
 from munet_nb.workers.processes import ProcessCrew, processes
 
 CONFIG = dict(  # every kind of job: groups, a trunk, probes, children, tests
-    children_per_task=6,
+    children_per_task=9,
     children_per_generation=3,
     batch_size=32,
     batches=2,
