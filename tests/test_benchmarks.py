@@ -227,6 +227,7 @@ def test_a_fingerprint_reads_a_few_images_of_a_million(benchmarks, data):
         assert load_source(imagenet.source, imagenet.name).fingerprint == fingerprint
 
 
+@pytest.mark.long
 def test_a_generation_of_evolution_on_each_of_the_21_data_sets(tmp_path):
     "Their names, features and classes in one run; images are few and the root is small."
     root = load_root('random:Ti1')

@@ -95,7 +95,13 @@ def test_a_trunk_joins_the_pool_and_its_tasks_have_a_model_at_once(whole):
     assert state.models['digits:trunk_1'].parent == trunk
 
 
-@pytest.mark.parametrize('records', [2, 4], ids=['in a trial', "in the trunk's training"])
+@pytest.mark.parametrize(
+    'records',
+    [
+        pytest.param(2, marks=pytest.mark.long, id='in a trial'),
+        pytest.param(4, id="in the trunk's training"),
+    ],
+)
 def test_killed_hard_while_tasks_train_together_then_resumed_it_is_the_same_run(
     whole, tmp_path, records
 ):

@@ -109,6 +109,7 @@ with mu.Evolution.create('run', mu.load_root('Ti3-glyphs'), tasks, config) as ev
 """
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_the_wheel_is_enough_for_the_first_generation_of_the_demo(tmp_path):
     "It is built from the source archive of a copy, and used from another folder."

@@ -63,6 +63,7 @@ def search(path, tasks, **values):
         return evo.records, predicted
 
 
+@pytest.mark.long
 def test_whatever_jax_is_told_no_bit_changes(tmp_path):
     "Groups and their probes, a generation, a test accuracy, a prediction, an export."
     tasks = [colored('a'), colored('b')]

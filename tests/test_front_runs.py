@@ -51,6 +51,7 @@ def whole(tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_killed_hard_and_resumed_it_is_the_same_run(whole, tmp_path):
     p = launch(tmp_path / 'k', 'test_front_runs')
     wait_for_lines(tmp_path / 'k', 6, p)  # one task has its front by now

@@ -24,6 +24,22 @@ NOTEBOOKS = sync.notebooks(TOP)
 MACHINE = r'/home/|/root/|/tmp/|/work/|CpuDevice|\d it/s|ms per loop'
 
 
+LONG = {  # what they show on real data, tests show on less
+    '60_roots/10_export',
+    '60_roots/11_parity',
+    '90_bench/00_baselines',
+    '90_bench/02_fitting',
+    '90_bench/03_merging',
+    '90_bench/08_rival_runs',
+    '90_bench/09_comparison',
+    '90_bench/11_work',
+    '90_bench/13_pytorch',
+    '90_bench/15_turns',
+    '90_bench/20_serving',
+    'guides/05_living_system',
+    'guides/06_cluster',
+    'guides/07_your_pictures',
+}
 LESS = dict(children_per_task=6, trial_segments=1, trunk_segments=2)
 LESS_TRAINING = dict(segments=2, batches=2)
 
@@ -32,7 +48,12 @@ def name_of(path):
     return path.relative_to(NBS).with_suffix('').as_posix()
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def marked(path):
+    marks = [pytest.mark.long] if name_of(path) in LONG else []
+    return pytest.param(path, marks=marks, id=name_of(path))
+
+
+@pytest.mark.parametrize('path', [*map(marked, NOTEBOOKS)])
 def test_runs_top_to_bottom(path, monkeypatch):
     "As `nbdev_test` runs it, but in this process: one of its own would compile everything anew."
     monkeypatch.chdir(TOP)

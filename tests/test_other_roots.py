@@ -539,6 +539,7 @@ def test_what_tells_tasks_apart():
         np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_search_from_a_root_that_pools(tmp_path):
     "Depths, adapters, probes, records, reopening, predictions and routing."
     labels = np.arange(40) % 2

@@ -88,6 +88,7 @@ def redraw(panel, name: str) -> float:
     return median(drawn)
 
 
+@pytest.mark.long
 def test_a_journal_of_1000_generations_opens_at_once_and_its_slider_answers(long_run, capsys):
     opened = median(in_empty_axes(lambda: Dashboard.open(long_run)) for _ in range(2))
     panel = Dashboard.open(long_run)

@@ -329,6 +329,7 @@ def trunks() -> History:
     return History(with_trunks())
 
 
+@pytest.mark.long
 def test_every_picture_of_every_moment_of_a_run_with_common_trunks(trunks):
     for n in range(1, len(trunks) + 1):
         past = trunks.at(n)

@@ -244,6 +244,7 @@ def test_an_evolution_with_common_trunks_tells_all_examples_it_took(tiny, monkey
         assert told['lineage_examples'] > 0
 
 
+@pytest.mark.long
 def test_with_everything_charged_a_record_tells_all_examples_and_the_rungs(charged, capsys):
     assert bench_quality(charged, *(a for m in CHARGED for a in ('--method', m))) == 0
     capsys.readouterr()

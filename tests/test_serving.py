@@ -502,6 +502,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+@pytest.mark.long
 def test_munet_serve_answers_until_ctrl_c(run_path):
     code = 'import sys; from munet_nb.cli import main; sys.exit(main())'
     words = [sys.executable, '-c', code, 'serve', str(run_path), '--port', str(free_port())]

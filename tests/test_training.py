@@ -118,6 +118,7 @@ with t.make_work(t.CASE) as work:
 '''
 
 
+@pytest.mark.long
 def test_eight_devices_train_the_same_layers_as_one(work, expected):
     """Children are spread, and every new layer has the same bytes; so has an inherited momentum.
 

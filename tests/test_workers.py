@@ -185,6 +185,7 @@ search(sys.argv[2], ray_workers()).run()
 """
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_is_resumed_without_the_cluster(alone, cluster, tmp_path):
     path = tmp_path / 'run'
     told = [str(Path(__file__).parent), str(path), cluster.address]
@@ -206,6 +207,7 @@ def actors(cluster):
     executor.close()
 
 
+@pytest.mark.long
 def test_waiting_for_work_costs_the_driver_nothing(actors):
     while not actors.board.hands:
         time.sleep(0.1)
@@ -214,6 +216,7 @@ def test_waiting_for_work_costs_the_driver_nothing(actors):
     assert time.process_time() - used < 0.6  # it span before, at the cost of what it trained
 
 
+@pytest.mark.long
 def test_an_actor_that_is_killed_in_a_generation_is_replaced(alone, actors, tmp_path):
     import ray
 
@@ -229,6 +232,7 @@ def test_an_actor_that_is_killed_in_a_generation_is_replaced(alone, actors, tmp_
     assert contents(tmp_path / 'run') == alone
 
 
+@pytest.mark.long
 def test_a_machine_that_is_removed_in_a_generation_is_done_without(
     alone, cluster, actors, tmp_path
 ):
