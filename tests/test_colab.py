@@ -70,10 +70,8 @@ def cell(nb, needle):
     return next(c for c in code(nb) if needle in c.source)
 
 
-ONE, OTHER = NAMES
-
-
-@pytest.mark.parametrize('name', [ONE, pytest.param(OTHER, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize('name', NAMES)
 def test_from_the_first_cell_to_the_last_and_on_after_a_disconnected_runtime(name, tmp_path):
     first, second = read(name), read(name)
     with pytest.raises(DeadKernelError):

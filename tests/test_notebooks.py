@@ -25,6 +25,8 @@ MACHINE = r'/home/|/root/|/tmp/|/work/|CpuDevice|\d it/s|ms per loop'
 
 
 LONG = {  # what they show on real data, tests show on less
+    '50_engine/12_training',
+    '60_roots/09_graph',
     '60_roots/10_export',
     '60_roots/11_parity',
     '90_bench/00_baselines',
@@ -39,6 +41,7 @@ LONG = {  # what they show on real data, tests show on less
     'guides/05_living_system',
     'guides/06_cluster',
     'guides/07_your_pictures',
+    'results/first_rounds',
 }
 LESS = dict(children_per_task=6, trial_segments=1, trunk_segments=2)
 LESS_TRAINING = dict(segments=2, batches=2)
