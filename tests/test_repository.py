@@ -154,7 +154,7 @@ def test_only_a_tag_is_published_and_what_is_published_was_tried():
     assert 'permissions' not in build and publish['permissions'] == {'id-token': 'write'}
     assert publish['needs'] == 'build' and publish['if'] == "startsWith(github.ref, 'refs/tags/v')"
     assert any('munet" demo' in step.get('run', '') for step in build['steps'])
-    assert 'bash .ci/run' in commands(TOP / '.github/workflows/test.yml')
+    assert 'bash tests/run --all' in commands(TOP / '.github/workflows/test.yml')
 
 
 def test_forms_ask_for_something():

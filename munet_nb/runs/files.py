@@ -194,8 +194,10 @@ def parse_journal(
     known: Journal = UNREAD,  # without a fault
 ) -> Journal:  # with those that are known
     "The lines of a journal, up to the first that was altered."
-    records, links = [*known.records], [*known.links]
-    length, fault = known.length, None
+    records = [*known.records]
+    links = [*known.links]
+    length = known.length
+    fault = None
     *lines, torn = data.split(b'\n')
     for number, line in enumerate(lines, len(records) + 1):
         body = line[:-SEAL]

@@ -123,7 +123,7 @@ def _offered_labels(examples: _Examples) -> Sequence | None:
     targets = getattr(data, 'targets', None)
     return targets if targets is not None and len(targets) == len(data) else None
 
-
+# %% ../../nbs/30_tasks/12_datasets.ipynb #a11577dc
 def _plain_label(label):
     return as_array(label, 'label').tolist() if is_array(label) else label
 
@@ -171,6 +171,20 @@ def _own_classes(examples: _Examples) -> list[str] | None:
     return list(names) if named else None
 
 
+def _common_classes(splits: Mapping[str, _Examples], name: str) -> list[str] | None:
+    "The classes that the data tells. Raises InputError if splits tell different ones."
+    told = {s: _own_classes(examples) for s, examples in splits.items()}
+    others = [s for s in told if told[s] != told['train']]
+    if others:
+        has = shown(told[others[0]])
+        own = shown(told['train'])
+        raise InputError(
+            f'split {others[0]!r} of task {name!r} has the classes {has}, and train {own}: they must be '
+            'the same; classes=[...] counts instead of both'
+        )
+    return told['train']
+
+# %% ../../nbs/30_tasks/12_datasets.ipynb #83487245
 def _check_images(examples: _Examples):
     "Raise InputError for examples that are no images, or others each time that they are read."
     for i in _some(examples):
@@ -203,7 +217,7 @@ def _given_splits(name: str, train, validation, test) -> dict[str, object]:
     given = dict(train=train, validation=validation, test=test)
     return {s: data for s, data in given.items() if s == 'train' or data is not None}
 
-
+# %% ../../nbs/30_tasks/12_datasets.ipynb #b4405b29
 def task_from_dataset(
     name: str,
     train,  # with a length and examples by number; or a mapping of splits to such
@@ -238,16 +252,3 @@ def task_from_dataset(
     classes, numbers = number_labels(labels, classes, name)
     lazy = {s: _lazy(examples, numbers[s]) for s, examples in splits.items()}
     return mixed_task(name, lazy, classes, private)
-
-
-def _common_classes(splits: Mapping[str, _Examples], name: str) -> list[str] | None:
-    "The classes that the data tells. Raises InputError if splits tell different ones."
-    told = {s: _own_classes(examples) for s, examples in splits.items()}
-    others = [s for s in told if told[s] != told['train']]
-    if others:
-        has, own = shown(told[others[0]]), shown(told['train'])
-        raise InputError(
-            f'split {others[0]!r} of task {name!r} has the classes {has}, and train {own}: they must be '
-            'the same; classes=[...] counts instead of both'
-        )
-    return told['train']

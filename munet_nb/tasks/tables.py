@@ -281,7 +281,8 @@ def _of_place(place: str) -> tuple[str, str | None]:
     "The table and the folder of 'FILE' or 'FILE@FOLDER'; each may have an '@' of its own."
     if not as_path(place, 'table').is_file():
         for at in re.finditer('@', place):
-            file, root = place[: at.start()], place[at.end() :]
+            file = place[: at.start()]
+            root = place[at.end() :]
             if file and as_path(file, 'table').is_file():
                 return file, root
     return place, None
