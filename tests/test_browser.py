@@ -33,9 +33,9 @@ ACKNOWLEDGED = '''async ([button, watched, disabled]) => {
   await until(() => find(watched).disabled == disabled);
   return performance.now() - start }'''
 
-# What is told while the pointer is in the middle of the first part that tells something.
-TOLD = '''panel => {
-  const part = panel.querySelector('.munet-page svg :has(> title)');
+# What is told while the pointer is in the middle of a picture's last part that tells something.
+TOLD = '''picture => {
+  const part = [...picture.querySelectorAll(':scope :has(> title)')].at(-1);
   part.scrollIntoView({block: 'center'});
   const box = part.getBoundingClientRect();
   const under = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
@@ -186,7 +186,7 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
     panel.step()
     panel.new_picture(curves, '.munet-curves')
     panel.new_picture(before)
-    assert panel.root.evaluate(TOLD)
+    assert panel.root.locator('.munet-page svg').evaluate(TOLD)
 
     # A second panel of the search follows the first one, and says so; each does what both show.
     run_cells(page, PANEL + 1, PANEL + 2)
@@ -225,6 +225,8 @@ def test_a_newcomer_runs_the_quickstart_and_clicks(page, tmp_path):
         panel.choose('task', 'mnist')
         expect(panel.root.locator(f'.munet-page {shown}').first).to_be_visible()
         assert panel.root.locator('.munet-page img').evaluate_all(UNREAD) == 0
+        for picture in panel.root.locator('.munet-page svg').all():
+            assert picture.evaluate(TOLD), view
     panel.look('System', 'Architectures')
 
     # Back to the start and forth again.
@@ -354,6 +356,9 @@ def test_a_report_is_read_on_a_phone(tmp_path):
         )
         assert statistics.median(lettering) > 7  # pixels: they can be read
         assert page.evaluate('getComputedStyle(document.body).backgroundColor') == 'rgb(21, 23, 26)'
+
+        for picture in page.locator('svg.munet-picture').all():
+            assert picture.evaluate(TOLD), picture.get_attribute('aria-label')
 
         system = page.locator('table', has_text='charged')
         head = system.get_by_role('button', name='charged')
