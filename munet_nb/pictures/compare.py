@@ -38,6 +38,7 @@ from ..runs.answers import wilson
 from ..runs.rundir import RunDir
 from ..runs.start import strange_sources, tasks_of_run
 from ..runs.system import System, read_answers
+from ..words import count
 from ..search.config import TrainingSettings
 from ..search.journal import kept_models
 from ..tasks.task import Task
@@ -265,9 +266,10 @@ def _in_short(first: Side, second: Side, table: pd.DataFrame) -> Section:
         body += subheading(side.name) + paragraph(f'{side.told}: {mean}, {size}{only}.')
     wins = [f'{name} at {(table.better == name).sum()}' for name in (first.name, second.name)]
     unknown = (table.answers == 'not kept').sum()
+    common = count(len(table), 'task')
     left = f' Of {unknown} tasks it cannot be told.' if unknown else ''
     body += paragraph(
-        f'Better by more than chance (95%), of {len(table)} tasks in common: {" and ".join(wins)}.'
+        f'Better by more than chance (95%), of {common} in common: {" and ".join(wins)}.'
         f'{left}'
     )
     return Section('In short', body)

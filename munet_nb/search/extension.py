@@ -49,6 +49,9 @@ def extension(
     if config_changes(state.config, config):
         record['config'] = config_to_json(config)
     elif not tasks:
-        raise InputError('no task joins and the configuration stays: there is nothing to extend by')
+        raise InputError(
+            'no task joins and the configuration stays: there is nothing to extend by; '
+            f'task_iterations is {state.config.task_iterations}, a larger one trains every task more'
+        )
     _refuse_if_nothing_follows(apply_record(state, record))
     return record
