@@ -15,6 +15,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -116,7 +117,9 @@ def page_of(path: Path, links: Links) -> tuple[str, dict[str, bytes]]:
     blocks, pictures = [], {}
     for cell in cells(path):
         if cell['cell_type'] == 'markdown':
-            blocks.append(links.turned(source(cell), path))
+            # Markdown knows a formula of its own line by the empty lines around it.
+            text = re.sub(r'^\$\$.+\$\$$', r'\n\g<0>\n', source(cell), flags=re.M)
+            blocks.append(links.turned(text, path))
         elif cell['cell_type'] == 'code' and (code := code_of(cell)):
             blocks.append(fenced(code))
             for stored in cell['outputs']:
@@ -125,6 +128,23 @@ def page_of(path: Path, links: Links) -> tuple[str, dict[str, bytes]]:
                 blocks.append(shown)
                 pictures |= {name: drawn} if drawn else {}
     return '\n\n'.join(blocks), pictures
+
+
+# Formulas
+
+
+def formula(tex: str, display: str) -> str:
+    "A formula in MathML, which browsers draw themselves: no script, nothing to fetch."
+    apart = re.sub(r'(\\(?:log|ln)\b)(?! *\()', r'\1\\,', html.unescape(tex))
+    return convert(apart, display=display)
+
+
+def on_page_content(content: str, **_) -> str:
+    "Draw what arithmatex marked."
+    for left, right, display in ((r'\(', r'\)', 'inline'), (r'\[', r'\]', 'block')):
+        marked = rf'(<(?:span|div) class="arithmatex">){re.escape(left)}(.+?){re.escape(right)}(?=<)'
+        content = re.sub(marked, lambda m, d=display: m[1] + formula(m[2], d), content, flags=re.S)
+    return content
 
 
 # The map, and what is made of it

@@ -45,7 +45,12 @@ def test_the_site_builds_without_warnings_and_no_link_is_dead(tmp_path):
         'watch': [],
         'plugins': [],
         'theme': {'name': None, 'custom_dir': str(tmp_path / 'theme')},
-        'markdown_extensions': ['tables', 'toc', 'pymdownx.superfences'],
+        'markdown_extensions': [
+            'tables',
+            'toc',
+            'pymdownx.superfences',
+            {'pymdownx.arithmatex': {'generic': True}},
+        ],
     }
     (tmp_path / 'mkdocs.yml').write_text(json.dumps(changes))
     command = [sys.executable, '-m', 'mkdocs', 'build', '--quiet', '--strict']
@@ -56,6 +61,9 @@ def test_the_site_builds_without_warnings_and_no_link_is_dead(tmp_path):
     assert pages >= {n.replace('.ipynb', '.html') for n in names - {'index.ipynb'}}
     assert pages >= {'index.html', 'map.html', 'changelog.html', 'api/index.html', 'api/search.html'}
     assert (tmp_path / 'site/images/demo.png').exists()
+    formulas = (tmp_path / 'site/20_models/06_assembly.html').read_text()
+    assert formulas.count('display="inline"') > 10 and formulas.count('display="block"') == 1
+    assert '$' not in formulas.partition('<pre>')[0]
     quality = (tmp_path / 'site/results/quality.html').read_text()
     assert 'href="../90_bench/05_protocol.html#The-third-round"' in quality
     assert 'src="quality-0.png"' in quality and (tmp_path / 'site/results/quality-0.png').exists()
