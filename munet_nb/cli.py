@@ -582,7 +582,7 @@ def _export(args: argparse.Namespace):
     out = as_path(args.out, '--out')
     for path in sorted(out.iterdir()):
         say(f'wrote {path} ({path.stat().st_size:,} bytes)')
-    say(f'\nNext, in Python:\n{how_to_load(out, format)}')
+    say(f'\nNext, in Python:\n{how_to_load(out, format, args.all_tasks)}')
 
 # %% ../nbs/95_cli.ipynb #5d0e24aa
 def _add_route(commands):

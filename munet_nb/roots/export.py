@@ -407,20 +407,34 @@ prepare = AutoImageProcessor.from_pretrained('FOLDER')
 logits = model(**prepare(images, return_tensors='pt')).logits""",
     'onnx': """import onnxruntime
 session = onnxruntime.InferenceSession('FOLDER/model.onnx')
-logits = session.run(None, {'images': images})  # uint8 (n, height, width, 3)""",
+(logits,) = session.run(['logits'], {'images': images})  # uint8 (n, height, width, 3)""",
     'stablehlo': """import jax, jax.export, safetensors.numpy
 program = jax.export.deserialize(open('FOLDER/model.stablehlo', 'rb').read())
 params = safetensors.numpy.load_file('FOLDER/model.safetensors')
-logits = program.call(params, images)  # uint8 (n, height, width, 3)""",
+logits = program.call(params, images)['logits']  # uint8 (n, height, width, 3)""",
     'safetensors': """import safetensors.numpy
 params = safetensors.numpy.load_file('FOLDER/model.safetensors')""",
 }
 
 
-def how_to_load(folder: str | Path, format: str) -> str:
+_HOW_TO_LOAD_ALL = {  # a program with an output for each task
+    'onnx': """import onnxruntime
+session = onnxruntime.InferenceSession('FOLDER/model.onnx')
+tasks = [output.name for output in session.get_outputs()]
+answers = session.run(tasks, {'images': images})  # uint8 (n, height, width, 3)
+logits = dict(zip(tasks, answers))""",
+    'stablehlo': """import jax, jax.export, safetensors.numpy
+program = jax.export.deserialize(open('FOLDER/model.stablehlo', 'rb').read())
+params = safetensors.numpy.load_file('FOLDER/model.safetensors')
+logits = program.call(params, images)  # uint8 (n, height, width, 3); a dict by task""",
+}
+
+
+def how_to_load(folder: str | Path, format: str, all_tasks: bool = False) -> str:
     "Lines of Python that use what was exported to a folder; of some, what they need is `images`."
+    lines = (_HOW_TO_LOAD_ALL if all_tasks else _HOW_TO_LOAD)[format]
 
     def place(found):  # quoted as the name of the folder takes it
         return repr(f'{folder}{found[1]}')
 
-    return re.sub(r"'FOLDER([^']*)'", place, _HOW_TO_LOAD[format])
+    return re.sub(r"'FOLDER([^']*)'", place, lines)
