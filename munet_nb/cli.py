@@ -589,14 +589,17 @@ def _add_route(commands):
     p = commands.add_parser('route', help='which task each image file is for, or none')
     p.set_defaults(do=_route)
     p.add_argument('run', metavar='DIR', help='run directory')
-    p.add_argument('files', nargs='+', metavar='FILE', help='image files')
+    p.add_argument('files', nargs='+', metavar='IMAGES', help='as `munet predict` takes them')
 
 
 def _route(args: argparse.Namespace):
+    from munet_nb.predict_files import find_files
     from munet_nb.runs.system import System
 
-    found = System.open(args.run).route([Path(name) for name in args.files])
-    for file, row in zip(args.files, found.to_numpy()):
+    system = System.open(args.run)
+    files = find_files(args.files)
+    found = system.route([Path(name) for name in files])
+    for file, row in zip(files, found.to_numpy()):
         best = (-row).argsort(kind='stable')
         say(f"{file}: {', '.join(f'{found.columns[i]} {row[i]:.3f}' for i in best)}")
 

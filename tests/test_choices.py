@@ -119,11 +119,11 @@ def test_steps_follow_what_is_given_and_what_is_given_stays():
 
 
 def test_facts_are_those_of_the_images():
-    assert facts_of(drawn(30, 40, 30, 3)).sizes == 'color, 40 x 30'
+    assert facts_of(drawn(30, 40, 30, 3)).sizes == 'color, 30 x 40'
     gray = np.repeat(np.random.default_rng(0).integers(0, 256, (30, 9, 9, 1), 'uint8'), 3, -1)
     assert not facts_of(mu.task_from_arrays('g', (gray, np.arange(30) % 2))).color
     mixed = [np.zeros((8, 20), 'uint8'), np.zeros((30, 10, 3), 'uint8')] * 15
-    assert facts_of(mu.task_from_arrays('m', (mixed, [0, 1] * 15))).sizes == 'gray, 8 to 30 x 10 to 20'
+    assert facts_of(mu.task_from_arrays('m', (mixed, [0, 1] * 15))).sizes == 'gray, 10 to 20 x 8 to 30'
 
 
 @settings(max_examples=20, deadline=None)
@@ -176,7 +176,7 @@ def test_the_shell_says_what_it_chose_before_it_trains(tmp_path, monkeypatch, ca
     assert main(line) == 0
     said = capsys.readouterr().out
     assert said.index('Preset photos') < said.index('iteration 1')
-    assert re.search(r'pets +2 +50.0% +8 +2 +2 +58.8% +color, 40 x 50', said)
+    assert re.search(r'pets +2 +50.0% +8 +2 +2 +58.8% +color, 50 x 40', said)
     config = RunDir(run).records()[0]['config']
     assert config['defaults']['image_size'] == 48 and config['training']['segments'] == 1
 

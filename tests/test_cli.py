@@ -131,6 +131,9 @@ def test_route_shows_a_line_per_file_and_refuses_what_is_none(run, folders, tmp_
         shares = dict(share.split() for share in rest.split(', '))
         assert name == file and shares.keys() == {'odd', 'size', 'none'}
         assert sum(map(float, shares.values())) == pytest.approx(1, abs=0.002)
+    folder = Path(files[0]).parent
+    assert main(['route', str(run), str(folder)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(list(folder.glob('*.png'))) > 1
     for where, file, message in (
         (run, tmp_path / 'none.png', 'none.png'),
         (tmp_path, files[0], 'holds no run'),

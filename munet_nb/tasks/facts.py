@@ -26,7 +26,7 @@ class Facts:
     classes: int
     counts: tuple[int, int, int]  # images that train, validate and test
     color: bool  # whether some image of the sample has colors
-    smallest: tuple[int, int]  # height and width of images of the sample, each the least of all
+    smallest: tuple[int, int]  # width and height of images of the sample, each the least of all
     largest: tuple[int, int]
     side: int  # of the shorter sides the median, pixels
 
@@ -46,7 +46,7 @@ def facts_of(task: Task) -> Facts:
     "What is seen of a task: it reads a sample of its training images."
     numbers = np.unique(np.linspace(0, len(task.train) - 1, SAMPLE).astype(int))
     images = [task.train[int(i)][0] for i in numbers]
-    shapes = np.array([image.shape[:2] for image in images])
+    shapes = np.array([(image.shape[1], image.shape[0]) for image in images])
     least, most = (tuple(map(int, f(0))) for f in (shapes.min, shapes.max))
     counts = len(task.train), len(task.validation), len(task.test)
     side = int(np.median(shapes.min(1)))
