@@ -851,6 +851,9 @@ _RESUMED = 'if a run had begun, munet resume goes on with its last saved generat
 _WHEN_STOPPED = {
     'bench': 'the same command goes on with what is finished',
     'look': 'no page was written',
+    'report': 'the run is as it was; the same command writes all of it',
+    'check': 'nothing was changed',
+    'route': 'nothing was written',
     'compare': 'the same command goes on with the tasks that are finished',
     'predict': 'what was answered is written',
     'evaluate': 'nothing was written',
