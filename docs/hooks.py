@@ -17,9 +17,13 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from munet_nb import _HOMES as HOMES  # public name -> the module that defines it
+
+log = get_plugin_logger('hooks')  # what it warns of ends a strict build
 
 TOP = Path(__file__).resolve().parents[1]
 NBS = TOP / 'nbs'
@@ -133,17 +137,31 @@ def page_of(path: Path, links: Links) -> tuple[str, dict[str, bytes]]:
 # Formulas
 
 
-def formula(tex: str, display: str) -> str:
-    "A formula in MathML, which browsers draw themselves: no script, nothing to fetch."
+def formula(tex: str, display: str, page: str) -> str:
+    """A formula in MathML, which browsers draw themselves: no script, nothing to fetch.
+
+    One that cannot be drawn is a warning that names its page.
+    """
     apart = re.sub(r'(\\(?:log|ln)\b)(?! *\()', r'\1\\,', html.unescape(tex))
-    return convert(apart, display=display)
+    try:
+        drawn = convert(apart, display=display)
+    except Exception as e:  # of whatever kind: its messages do not say which formula it was
+        log.warning(f'{page}: the formula {tex!r} cannot be read ({type(e).__name__})')
+        return tex
+    if '\\' in drawn:
+        log.warning(f'{page}: the formula {tex!r} has a command that is not known')
+    return drawn
 
 
-def on_page_content(content: str, **_) -> str:
+def on_page_content(content: str, page: Page, **_) -> str:
     "Draw what arithmatex marked."
     for left, right, display in ((r'\(', r'\)', 'inline'), (r'\[', r'\]', 'block')):
         marked = rf'(<(?:span|div) class="arithmatex">){re.escape(left)}(.+?){re.escape(right)}(?=<)'
-        content = re.sub(marked, lambda m, d=display: m[1] + formula(m[2], d), content, flags=re.S)
+
+        def draw(found, display=display):
+            return found[1] + formula(found[2], display, page.file.src_uri)
+
+        content = re.sub(marked, draw, content, flags=re.S)
     return content
 
 

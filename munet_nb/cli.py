@@ -433,13 +433,28 @@ def _add_forms(parser: argparse.ArgumentParser):
     )
 
 # %% ../nbs/95_cli.ipynb #cell-012
+_SKIPPED = (
+    'Exit status: 0 if every file was answered; 1 if some do not decode, which are told on the error '
+    'output and skipped; 2 for a mistake in what was typed; 130 after Ctrl-C.'
+)
+
+
+def _add_images(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        'files',
+        nargs='+',
+        metavar='IMAGES',
+        help='image files; folders, whose images at any depth are taken, hidden ones left out; or '
+        "quoted patterns, as 'photos/**/*.jpg'",
+    )
+
+
 def _add_predict(commands):
     p = commands.add_parser(
         'predict',
         help='class probabilities of image files',
         description='Print the likeliest classes of images, a line per file as it comes.',
-        epilog='Exit status: 0 if every file was answered; 1 if some do not decode, which are told on '
-        'the error output and skipped; 2 for a mistake in what was typed; 130 after Ctrl-C.',
+        epilog=_SKIPPED,
     )
     p.set_defaults(do=_predict)
     p.add_argument('run', metavar='DIR', help='run directory')
@@ -460,13 +475,7 @@ def _add_predict(commands):
         help='the size, where a run has several to choose from (keep=front): from small, near 0, '
         'to good, 1 (default: the best models by the score of the run)',
     )
-    p.add_argument(
-        'files',
-        nargs='+',
-        metavar='IMAGES',
-        help='image files; folders, whose images at any depth are taken, hidden ones left out; or '
-        "quoted patterns, as 'photos/**/*.jpg'",
-    )
+    _add_images(p)
 
 # %% ../nbs/95_cli.ipynb #9a2d6d85
 def _form(args: argparse.Namespace, files: Sequence[str], classes: Mapping, top: int) -> 'Form':
@@ -586,22 +595,22 @@ def _export(args: argparse.Namespace):
 
 # %% ../nbs/95_cli.ipynb #5d0e24aa
 def _add_route(commands):
-    p = commands.add_parser('route', help='which task each image file is for, or none')
+    p = commands.add_parser(
+        'route',
+        help='which task each image file is for, or none',
+        epilog=_SKIPPED,
+    )
     p.set_defaults(do=_route)
     p.add_argument('run', metavar='DIR', help='run directory')
-    p.add_argument('files', nargs='+', metavar='IMAGES', help='as `munet predict` takes them')
+    _add_images(p)
 
 
-def _route(args: argparse.Namespace):
-    from munet_nb.predict_files import find_files
+def _route(args: argparse.Namespace) -> int:
+    from munet_nb.predict_files import find_files, write_routes
     from munet_nb.runs.system import System
 
     system = System.open(args.run)
-    files = find_files(args.files)
-    found = system.route([Path(name) for name in files])
-    for file, row in zip(files, found.to_numpy()):
-        best = (-row).argsort(kind='stable')
-        say(f"{file}: {', '.join(f'{found.columns[i]} {row[i]:.3f}' for i in best)}")
+    return int(write_routes(system, find_files(args.files)) > 0)
 
 # %% ../nbs/95_cli.ipynb #ea0698ca
 def _add_serve(commands):
@@ -853,7 +862,8 @@ _WHEN_STOPPED = {
     'look': 'no page was written',
     'report': 'the run is as it was; the same command writes all of it',
     'check': 'nothing was changed',
-    'route': 'nothing was written',
+    'repair': 'nothing was deleted; the same command goes on',
+    'route': 'what was answered is written',
     'compare': 'the same command goes on with the tasks that are finished',
     'predict': 'what was answered is written',
     'evaluate': 'nothing was written',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'FILE_COLUMNS', 'CLASS_COLUMNS', 'find_files', 'Answer', 'answer_of', 'file_name', 'Form',
-    'text_form', 'json_form', 'csv_form', 'write_answers',
+    'text_form', 'json_form', 'csv_form', 'write_answers', 'write_routes',
 ]
 
 # %% ../nbs/93_predict_files.ipynb #17715ecd
@@ -242,6 +242,31 @@ def write_answers(
             else:
                 _write(form.lines(answer_of(file, found, system.classes, top)))
             bar.update()
+    _tell_skipped(skipped, files)
+    return skipped
+
+
+def _tell_skipped(skipped: int, files: Sequence[str]):
     if skipped:
         _tell(f'{skipped} of {len(files)} files skipped, for they are no images that decode')
+
+
+def write_routes(system: System, files: Sequence[str]) -> int:
+    """Print which task each file is for, the likeliest first, as it comes.
+
+    Returns how many files were skipped, because they do not decode; each is told. Raises InputError
+    if the run does not keep where a task's images lie.
+    """
+    names = system.route([]).columns
+    skipped = 0
+    for file in files:
+        try:
+            (shares,) = system.route([Path(file)]).to_numpy()
+        except InputError as e:
+            skipped += 1
+            _tell(str(e))
+            continue
+        likeliest = (f'{_in_line(names[i])} {shares[i]:.3f}' for i in (-shares).argsort(kind='stable'))
+        _write(f'{_in_line(file_name(file))}: {", ".join(likeliest)}\n')
+    _tell_skipped(skipped, files)
     return skipped

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from munet_nb import load_benchmark
+from munet_nb import cli, load_benchmark
 from munet_nb.checks import InputError
 from munet_nb.cli import main, make_parser
 from munet_nb.runs.rundir import RunDir, write_run
@@ -131,9 +131,13 @@ def test_route_shows_a_line_per_file_and_refuses_what_is_none(run, folders, tmp_
         shares = dict(share.split() for share in rest.split(', '))
         assert name == file and shares.keys() == {'odd', 'size', 'none'}
         assert sum(map(float, shares.values())) == pytest.approx(1, abs=0.002)
-    folder = Path(files[0]).parent
-    assert main(['route', str(run), str(folder)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(list(folder.glob('*.png'))) > 1
+    folder = tmp_path / 'photos'
+    shutil.copytree(Path(files[0]).parent, folder)
+    (folder / 'broken\n.png').write_text('no image')
+    assert main(['route', str(run), str(folder)]) == 1
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == len(list(folder.glob('*.png'))) - 1 > 1
+    assert 'broken\\n.png' in told.err and '1 of ' in told.err
     for where, file, message in (
         (run, tmp_path / 'none.png', 'none.png'),
         (tmp_path, files[0], 'holds no run'),
@@ -186,8 +190,24 @@ def test_export_tells_what_it_wrote_and_how_to_load_it_and_overwrites_nothing(ru
     assert main([*every, '--format', 'huggingface']) == 2
     assert "must be 'onnx' or 'stablehlo'" in capsys.readouterr().err
     assert main([*every, '--format', 'onnx']) == 0
-    assert 'onnxruntime' in capsys.readouterr().out
+    typed = {'images': np.zeros((2, 20, 20, 3), 'uint8')}
+    exec(capsys.readouterr().out.partition('Next, in Python:\n')[2], typed)
+    assert {task: logits.shape for task, logits in typed['logits'].items()} == {
+        'odd': (2, 2),
+        'size': (2, 2),
+    }
     assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize('typed', ['report r', 'check r', 'repair r', 'route r x.png', 'look x'])
+def test_ctrl_c_in_what_does_not_search_tells_of_no_search(typed, monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f'_{typed.split()[0]}', interrupted)
+    assert main(typed.split()) == 130
+    told = capsys.readouterr().err
+    assert told.startswith('munet: stopped; ') and 'resume' not in told
 
 
 def contents(folder):

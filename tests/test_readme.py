@@ -40,6 +40,14 @@ def test_the_pythons_it_names_are_those_that_are_tested():
     assert told in README and tested[0] == cfg['min_python']
 
 
+def test_the_lowest_versions_it_names_are_those_of_the_settings():
+    row = next(line for line in README.splitlines() if 'the lowest' in line and '|' in line)
+    required = dict(r.split('>=') for r in sync.settings(TOP)['requirements'].split() if '>=' in r)
+    told = row.strip('| ').split(' | ')[1:]
+    for name, version in zip(('jax', 'flax', 'optax', 'numpy', 'pandas'), told, strict=True):
+        assert f'{version}.'.startswith(f'{required[name]}.'), name
+
+
 def test_every_munet_command_of_the_readme_parses():
     typed = [line.split('#')[0].split() for line in lines()]
     commands = [words[1:] for words in typed if words[:1] == ['munet']]
@@ -80,8 +88,8 @@ def test_own_folders_and_an_own_vit_are_three_lines(tmp_path, monkeypatch):
     for name in ('pets', 'cars'):
         made_images(tmp_path / 'images' / name)
     (code,) = (block for block in blocks('python') if 'my_vit' in block)
-    assert len(code.splitlines()) == 3 and code.count('224') == code.count('.run()') == 1
-    exec(code.replace('224', '16').replace('.run()', '.close()'), {'mu': mu})
+    assert len(code.splitlines()) == 5 and code.count('224') == code.count('.run()') == 1
+    exec(code.replace('224', '16').replace('.run()', '.close()'), {})
     assert list(mu.Evolution.resume('runs/mine', trust_sources=True).tasks) == ['pets', 'cars']
 
 

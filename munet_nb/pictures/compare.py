@@ -267,7 +267,7 @@ def _in_short(first: Side, second: Side, table: pd.DataFrame) -> Section:
     wins = [f'{name} at {(table.better == name).sum()}' for name in (first.name, second.name)]
     unknown = (table.answers == 'not kept').sum()
     common = count(len(table), 'task')
-    left = f' Of {unknown} tasks it cannot be told.' if unknown else ''
+    left = f' Of {count(unknown, "task")} it cannot be told.' if unknown else ''
     body += paragraph(
         f'Better by more than chance (95%), of {common} in common: {" and ".join(wins)}.'
         f'{left}'

@@ -27,7 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ..checks import InputError, as_path, check, is_one_of
+from ..checks import InputError, as_path, check, is_one_of, unknown
 from ..engine.pixels import SMALLEST_SIDE
 from ..models.shared import ChainOf, Step, shared_steps
 from ..network.arch import Arch, cut_arch
@@ -431,7 +431,12 @@ logits = program.call(params, images)  # uint8 (n, height, width, 3); a dict by 
 
 
 def how_to_load(folder: str | Path, format: str, all_tasks: bool = False) -> str:
-    "Lines of Python that use what was exported to a folder; of some, what they need is `images`."
+    """Lines of Python that use what was exported to a folder; of some, what they need is `images`.
+
+    Raises InputError for a format that does not hold several models.
+    """
+    if all_tasks and format not in PROGRAMS:
+        raise unknown('format of several models', format, PROGRAMS)
     lines = (_HOW_TO_LOAD_ALL if all_tasks else _HOW_TO_LOAD)[format]
 
     def place(found):  # quoted as the name of the folder takes it
