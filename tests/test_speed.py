@@ -10,9 +10,9 @@ def test_a_generation_costs_less_than_its_children_one_after_the_other():
     A machine that does other things at the same time slows both ways, whose turns alternate.
     """
     with make_work(Case('Ti1', 32, 64, 2)) as work:
-        found = compare(work, work.plans, ('munet', 'solo'), 3, lambda text: None)
+        found = compare(work, work.plans[:4], ('munet', 'solo'), 3, lambda text: None)
     faster = found['seconds']['solo'] / found['seconds']['munet']
     print(f'{faster:.2f} times as fast as child after child')
-    assert found['children'] == 8
+    assert found['children'] == 4
     assert sum(found['programs'].values()) <= 10, found['programs']
     assert faster > 1.2  # 1.8 to 2.1 on two cores
