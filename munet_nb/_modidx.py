@@ -788,6 +788,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                        'munet_nb.engine.feeds._pieces': ('50_engine/feeds.html#_pieces', 'munet_nb/engine/feeds.py'),
                                        'munet_nb.engine.feeds._read_ahead': ( '50_engine/feeds.html#_read_ahead',
                                                                               'munet_nb/engine/feeds.py'),
+                                       'munet_nb.engine.feeds._shrunk': ('50_engine/feeds.html#_shrunk', 'munet_nb/engine/feeds.py'),
                                        'munet_nb.engine.feeds.batch_indices': ( '50_engine/feeds.html#batch_indices',
                                                                                 'munet_nb/engine/feeds.py'),
                                        'munet_nb.engine.feeds.eval_indices': ( '50_engine/feeds.html#eval_indices',

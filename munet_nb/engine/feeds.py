@@ -12,6 +12,7 @@ __all__ = [
 import math
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,7 @@ from ..checks import InputError
 from .pixels import MAX_PIXELS, Packed, Pixels, pack, shrink, shrink_factor
 from .pixels import to_pixels
 from ..search.config import TrainingSettings
+from ..tasks.images import READERS
 from ..tasks.splits import part
 from ..tasks.task import Task
 
@@ -116,6 +118,24 @@ def padded_pixels(
     rest = (packed.start, packed.height, packed.width)
     return Pixels(fill(packed.pixels, rows), *(fill(a, examples) for a in rest))
 
+# %% ../../nbs/50_engine/02_feeds.ipynb #5f1d20ab
+def _shrunk(split, image_size: int) -> Iterator[tuple]:
+    "Of each example of a split the shape, the image shrunk, and the label; threads decode files."
+
+    def read(i):
+        image, label = split[i]
+        return image.shape, shrink(image, image_size), label
+
+    numbers = range(len(split))
+    if getattr(split, 'files', None) is None:
+        yield from map(read, numbers)
+        return
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        yield from pool.map(read, numbers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-022
 class Feed:
     """Images of a split on the devices: resident if they fit the budget, else streamed.
@@ -157,13 +177,9 @@ class Feed:
             self._read(image_size)
 
     def _read(self, image_size):
-        shapes, examples = [], []
-        for i in range(len(self.split)):
-            image, label = self.split[i]
-            shapes.append(image.shape)
-            examples.append((shrink(image, image_size), label))
-        packed = self._pack(examples)
-        self._shapes = np.array(shapes)
+        found = list(_shrunk(self.split, image_size))
+        packed = self._pack([(image, label) for _, image, label in found])
+        self._shapes = np.array([shape for shape, *_ in found])
         self._factors = self._factors_at(image_size)
         self.resident = to_pixels(packed)
         self.labels = packed.labels
