@@ -85,7 +85,9 @@ def load(
     }
 
 # %% ../../nbs/90_bench/19_server.ipynb #0dd4bab0
-_START = 'import sys; from munet_nb.cli import main; sys.exit(main(sys.argv[1:]))'
+_START = """import sys
+from munet_nb.cli import main
+sys.exit(main(sys.argv[1:]))"""
 CLIENTS = (1, 8, 64)
 
 

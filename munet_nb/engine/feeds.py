@@ -12,7 +12,6 @@ __all__ = [
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +23,7 @@ from ..checks import InputError
 from .pixels import MAX_PIXELS, Packed, Pixels, pack, shrink, shrink_factor
 from .pixels import to_pixels
 from ..search.config import TrainingSettings
-from ..tasks.images import READERS
+from ..tasks.images import read_all
 from ..tasks.splits import part
 from ..tasks.task import Task
 
@@ -119,7 +118,7 @@ def padded_pixels(
     return Pixels(fill(packed.pixels, rows), *(fill(a, examples) for a in rest))
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #5f1d20ab
-def _shrunk(split, image_size: int) -> Iterator[tuple]:
+def _shrunk(split, image_size: int) -> list[tuple]:
     "Of each example of a split the shape, the image shrunk, and the label; threads decode files."
 
     def read(i):
@@ -128,13 +127,12 @@ def _shrunk(split, image_size: int) -> Iterator[tuple]:
 
     numbers = range(len(split))
     if getattr(split, 'files', None) is None:
-        yield from map(read, numbers)
-        return
-    pool = ThreadPoolExecutor(READERS)
-    try:
-        yield from pool.map(read, numbers)
-    finally:
-        pool.shutdown(cancel_futures=True)
+        return [read(i) for i in numbers]
+    found = read_all(read, numbers, f'reading {split.where}')
+    for one in found:
+        if isinstance(one, InputError):
+            raise one
+    return found
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-022
 class Feed:
@@ -177,7 +175,7 @@ class Feed:
             self._read(image_size)
 
     def _read(self, image_size):
-        found = list(_shrunk(self.split, image_size))
+        found = _shrunk(self.split, image_size)
         packed = self._pack([(image, label) for _, image, label in found])
         self._shapes = np.array([shape for shape, *_ in found])
         self._factors = self._factors_at(image_size)

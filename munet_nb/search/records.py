@@ -219,7 +219,7 @@ class _Configuration:
         except (InputError, TypeError, AttributeError) as e:
             raise _Wrong(value, f'a configuration ({e})') from None
 
-
+# %% ../../nbs/40_search/08_records.ipynb #d8b265ad
 _REF = Repeated(
     Fields(
         optional=('momentum',),

@@ -166,7 +166,7 @@ class ProcessCrew:
         if len(devices) > 1:  # each process has one
             environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
         ours, theirs = Pipe()
-        code = 'from munet_nb.workers.processes import main; main()'
+        code = 'from munet_nb.workers.processes import main\nmain()'
         process = subprocess.Popen(
             [sys.executable, '-c', code, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
