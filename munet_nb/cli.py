@@ -661,7 +661,8 @@ def _add_speed(what):
         '--case',
         action='append',
         metavar='CASE',
-        help='model to measure: Ti3, Ti or B; may be repeated (default: all)',
+        help='model to measure: Ti3, Ti or B, or for a GPU Ti3-paper or B-224; '
+        'may be repeated (default: those for this kind of device)',
     )
     p.add_argument(
         '--repeats',
@@ -675,6 +676,12 @@ def _add_speed(what):
         metavar='WAY',
         help='what to compare with: solo (child after child) or torch; may be repeated '
         '(default: all that is installed)',
+    )
+    p.add_argument(
+        '--precision',
+        metavar='TYPE',
+        default='float32',
+        help='of all ways: float32, or bfloat16 for the inputs of products (default: float32)',
     )
     p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
 
@@ -707,12 +714,12 @@ def _measured(args: argparse.Namespace, measure: Callable[[], object], show: Cal
 def _bench_speed(args: argparse.Namespace):
     from munet_nb.bench.speed import measure_speed, show_speed
     from munet_nb.bench.turns import WAYS
-    from munet_nb.bench.work import CASES
 
     _check_repeats(args)
     ways = ('munet', *(args.way or WAYS))
-    cases = tuple(args.case or CASES)
-    _measured(args, lambda: measure_speed(cases, args.repeats, ways), show_speed)
+    cases = tuple(args.case or ())
+    told = (cases, args.repeats, ways, args.precision)
+    _measured(args, lambda: measure_speed(*told), show_speed)
 
 # %% ../nbs/95_cli.ipynb #8679b3ef
 def _add_scale(what):

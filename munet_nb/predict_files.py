@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import chain
@@ -219,6 +219,23 @@ def _write(lines: str):
     sys.stdout.flush()
 
 
+def _write_each(files: Sequence[str], found: Iterable, lines: Callable[[str, object], str]) -> int:
+    "Write what was found of each file, as it comes. Returns how many were skipped; each is told."
+    skipped = 0
+    look = dict(unit='image', dynamic_ncols=True, disable=None)  # only in a terminal
+    with tqdm(total=len(files), **look) as bar:
+        for file, one in zip(files, found, strict=True):
+            if isinstance(one, InputError):
+                skipped += 1
+                _tell(str(one))
+            else:
+                _write(lines(file, one))
+            bar.update()
+    if skipped:
+        _tell(f'{skipped} of {len(files)} files skipped, for they are no images that decode')
+    return skipped
+
+# %% ../nbs/93_predict_files.ipynb #ad960b83
 def write_answers(
     system: System,
     tasks: Sequence[str],  # that have a model
@@ -230,25 +247,13 @@ def write_answers(
 
     Returns how many files were skipped, because they do not decode; each is told.
     """
-    skipped = 0
-    look = dict(unit='image', dynamic_ncols=True, disable=None)  # only in a terminal
-    with tqdm(total=len(files), **look) as bar:
-        _write(form.head)
-        answers = system.predict_each(files, tasks, skip_broken=True)
-        for file, found in zip(files, answers, strict=True):
-            if isinstance(found, InputError):
-                skipped += 1
-                _tell(str(found))
-            else:
-                _write(form.lines(answer_of(file, found, system.classes, top)))
-            bar.update()
-    _tell_skipped(skipped, files)
-    return skipped
 
+    def lines(file, found):
+        return form.lines(answer_of(file, found, system.classes, top))
 
-def _tell_skipped(skipped: int, files: Sequence[str]):
-    if skipped:
-        _tell(f'{skipped} of {len(files)} files skipped, for they are no images that decode')
+    answers = system.predict_each(files, tasks, skip_broken=True)
+    _write(form.head)
+    return _write_each(files, answers, lines)
 
 
 def write_routes(system: System, files: Sequence[str]) -> int:
@@ -258,15 +263,10 @@ def write_routes(system: System, files: Sequence[str]) -> int:
     if the run does not keep where a task's images lie.
     """
     names = system.route([]).columns
-    skipped = 0
-    for file in files:
-        try:
-            (shares,) = system.route([Path(file)]).to_numpy()
-        except InputError as e:
-            skipped += 1
-            _tell(str(e))
-            continue
-        likeliest = (f'{_in_line(names[i])} {shares[i]:.3f}' for i in (-shares).argsort(kind='stable'))
-        _write(f'{_in_line(file_name(file))}: {", ".join(likeliest)}\n')
-    _tell_skipped(skipped, files)
-    return skipped
+
+    def line(file, shares):
+        order = (-shares).argsort(kind='stable')
+        likeliest = ', '.join(f'{_in_line(names[i])} {shares[i]:.3f}' for i in order)
+        return f'{_in_line(file_name(file))}: {likeliest}\n'
+
+    return _write_each(files, system.route_each(map(Path, files), skip_broken=True), line)

@@ -423,14 +423,14 @@ def test_help_and_a_mistyped_command_load_nothing_heavy():
 
 def test_what_help_says_of_measurements_is_what_there_is():
     from munet_nb.bench.turns import WAYS
-    from munet_nb.bench.work import CASES
+    from munet_nb.bench.work import CASES, GPU_CASES
     from munet_nb.serving.deploy import TOKEN
 
     commands = next(a for a in make_parser()._actions if a.dest == 'command').choices
     assert TOKEN in commands['serve'].format_help()
     what = next(a for a in commands['bench']._actions if a.dest == 'what').choices
     told = {a.dest: a.help for a in what['speed']._actions}
-    assert set(CASES) <= set(re.findall(r'\w+', told['case']))
+    assert {*CASES, *GPU_CASES} <= set(re.findall(r'[\w-]+', told['case']))
     assert {*WAYS} - {'munet'} <= set(re.findall(r'\w+', told['way']))
 
 

@@ -96,6 +96,17 @@ def test_an_image_that_is_none_is_refused(run):
         System.open(run).route(['no/such/file.png'])
 
 
+def test_image_by_image_it_is_the_same_and_what_is_none_has_its_place(run, images, tmp_path):
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(b'no image')
+    system, given = System.open(run), [images[0], broken, images[1]]
+    found = list(system.route_each(given, skip_broken=True))
+    assert np.allclose([found[0], found[2]], system.route(images[:2]), atol=1e-6)
+    assert isinstance(found[1], InputError) and 'broken.png' in str(found[1])
+    with pytest.raises(InputError, match='broken.png'):
+        list(system.route_each(given))
+
+
 def test_what_is_altered_or_gone_is_refused_by_name_and_made_again(run, images, tasks):
     before = System.open(run).route(images)
     first, second = kept_by(run)

@@ -18,6 +18,7 @@ from ..models.hparams import sizes_of
 from ..network.arch import Arch, grid_side
 from ..network.chain import chain_kinds
 from ..network.kinds import Sizes, n_tokens
+from ..network.layers import product
 from ..search.plans import ChildPlan
 
 # %% ../../nbs/90_bench/14_ceiling.ipynb #cell-005
@@ -109,15 +110,25 @@ def seconds_of(f: Callable) -> float:
 
 
 def product_rate(
-    n: int = 2048,  # of the matrices, n x n
+    precision: str,
+    n: int | None = None,  # of the matrices, n x n; None: enough to fill what JAX computes on
 ) -> Callable[[], float]:
     "Measures the rate of a matrix product, operations per second."
+    n = n or (2048 if jax.default_backend() == 'cpu' else 8192)
     # The powers of an orthogonal matrix neither grow nor vanish.
     a = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, n)))[0]
-    product = jax.jit(lambda a, times: jax.lax.fori_loop(0, times, lambda _, b: a @ b, a))
+
+    a = a.astype(precision)
+
+    @jax.jit
+    def repeated(a, times):
+        def once(_, b):
+            return product('ij,jk->ik', a, b, a.dtype).astype(a.dtype)
+
+        return jax.lax.fori_loop(0, times, once, a)
 
     def seconds(times):
-        return seconds_of(lambda: product(a, times).block_until_ready())
+        return seconds_of(lambda: repeated(a, times).block_until_ready())
 
     seconds(1)
     times = max(1, int(0.05 / seconds(1)))  # long enough that starting it does not count

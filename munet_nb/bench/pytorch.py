@@ -136,12 +136,22 @@ def _run(layers, x):
     return x
 
 
+def _autocast(work: Work):
+    "A context in which PyTorch computes in the precision of a case."
+    import torch
+
+    platform = 'cuda' if torch.cuda.is_available() else 'cpu'
+    mixed = work.case.precision == 'bfloat16'
+    return torch.autocast(platform, torch.bfloat16, enabled=mixed)
+
+
 class _TorchChild:
     "A child in training, from where it started."
 
     def __init__(self, work: Work, plan: ChildPlan, layers: Sequence[tuple], saved: Sequence):
         import torch
 
+        self.work = work
         self.layers = layers
         self.params = _trained(layers)
         with torch.no_grad():
@@ -158,12 +168,16 @@ class _TorchChild:
         for group in self.optimiser.param_groups:
             group['lr'] = float(self.rates[i])
         self.optimiser.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(_run(self.layers, x), y).backward()
+        with _autocast(self.work):
+            loss = torch.nn.functional.cross_entropy(_run(self.layers, x), y)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimiser.step()
 
     def evaluate(self, x, labels: np.ndarray) -> float:
-        correct = _run(self.layers, x).argmax(-1).cpu().numpy() == labels
+        with _autocast(self.work):
+            logits = _run(self.layers, x)
+        correct = logits.argmax(-1).cpu().numpy() == labels
         return float(correct[labels >= 0].mean())
 
 

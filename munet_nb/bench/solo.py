@@ -31,11 +31,13 @@ class _SoloBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        norm = partial(nn.LayerNorm, epsilon=1e-6)
+        norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=x.dtype)
+        dense = partial(nn.Dense, dtype=x.dtype)
+        attention = nn.MultiHeadDotProductAttention(self.heads, dtype=x.dtype, name='attention')
         y = norm(name='norm1')(x)
-        x = x + nn.MultiHeadDotProductAttention(num_heads=self.heads, name='attention')(y, y)
-        y = nn.gelu(nn.Dense(self.mlp, name='mlp1')(norm(name='norm2')(x)))
-        return x + nn.Dense(x.shape[-1], name='mlp2')(y)
+        x = x + attention(y, y)
+        y = nn.gelu(dense(self.mlp, name='mlp1')(norm(name='norm2')(x)))
+        return x + dense(x.shape[-1], name='mlp2')(y)
 
 
 def _block_params(arch: Arch, params: Mapping) -> dict:
@@ -64,8 +66,8 @@ class _SoloEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x):
         patch = (self.patch, self.patch)
-        x = nn.Conv(self.width, patch, strides=patch, padding='VALID', name='conv')(x)
-        return x.reshape(len(x), -1, self.width)
+        conv = nn.Conv(self.width, patch, patch, 'VALID', dtype=x.dtype, name='conv')
+        return conv(x).reshape(len(x), -1, self.width)
 
 
 def _embedding_params(arch: Arch, params: Mapping) -> dict:
@@ -106,6 +108,7 @@ class _SoloChild:
 
     def __init__(self, work: Work, plan: ChildPlan, on_device: dict):
         self.arch, self.plan = work.evo.arch, plan
+        self.precision = work.case.precision
         self.kinds = [layer_kind(layer.name) for layer in plan.layers]
         rates = learning_rates(plan.hparams, work.case.batches, SEGMENTS)
         self.optimiser = _optimiser(plan.hparams, rates)
@@ -123,6 +126,7 @@ class _SoloChild:
         self.correct = jax.jit(self._correct)
 
     def _logits(self, trainable, frozen, x):
+        x = x.astype(self.precision)
         for layer, kind in zip(self.plan.layers, self.kinds):
             params = (trainable if layer.trainable else frozen)[layer.name]
             x = solo_layer(self.arch, kind, params, x)

@@ -9,6 +9,7 @@ __all__ = ['measure_speed', 'speed_table', 'show_speed']
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import jax
 import pandas as pd
@@ -17,8 +18,9 @@ from tqdm.auto import tqdm
 
 from .overheads import count_programs, many_tasks, outside_share
 from .turns import WAYS, compare, possible_ways
-from .work import CASES, make_work
+from .work import CASES, GPU_CASES, Case, make_work, usual_cases
 from ..checks import unknown, version_of
+from ..search.config import PRECISIONS
 
 # %% ../../nbs/90_bench/17_speed.ipynb #cell-005
 @contextmanager
@@ -36,8 +38,8 @@ def _no_cache():
         switch(before)
 
 
-def _measure_case(name: str, ways: Sequence[str], repeats: int, tick: Callable) -> dict:
-    with make_work(CASES[name]) as work:
+def _measure_case(case: Case, ways: Sequence[str], repeats: int, tick: Callable) -> dict:
+    with make_work(case) as work:
         everything = [work.everything()]
         return {
             'generation': compare(work, work.plans, ways, repeats, tick),
@@ -62,25 +64,32 @@ def _machine(ways: Sequence[str]) -> dict:
 
 # %% ../../nbs/90_bench/17_speed.ipynb #cell-006
 def measure_speed(
-    cases: Sequence[str] = tuple(CASES), repeats: int = 5, ways: Sequence[str] = WAYS
+    cases: Sequence[str] = (),  # none: those of `usual_cases`
+    repeats: int = 5,
+    ways: Sequence[str] = WAYS,
+    precision: str = 'float32',  # of all ways
 ) -> dict:
-    "All figures, as plain values. Raises InputError for an unknown case."
+    "All figures, as plain values. Raises InputError for an unknown case, way or precision."
+    known = CASES | GPU_CASES
     for name in cases:
-        if name not in CASES:
-            raise unknown('case', name, CASES)
+        if name not in known:
+            raise unknown('case', name, known)
     for way in ways:
         if way not in WAYS:
             raise unknown('way', way, WAYS)
+    if precision not in PRECISIONS:
+        raise unknown('precision', precision, PRECISIONS)
     ways = possible_ways(ways)
-    record = {**_machine(ways), 'repeats': repeats, 'cases': {}}
+    record = {**_machine(ways), 'precision': precision, 'repeats': repeats, 'cases': {}}
     with tqdm(unit='turn', dynamic_ncols=True) as bar, _no_cache():
 
         def tick(text):
             bar.set_description(text)
             bar.update()
 
-        for name in cases:
-            record['cases'][name] = _measure_case(name, ways, repeats, tick)
+        for name in cases or usual_cases():
+            case = replace(known[name], precision=precision)
+            record['cases'][name] = _measure_case(case, ways, repeats, tick)
         record['many tasks'] = many_tasks((2, 20, 100), repeats, tick)
         record['programs by generation'] = count_programs(30, tick)
     return record
@@ -131,6 +140,7 @@ def show_speed(
     relative = ', '.join(f'{n} tasks {s / first:.3f}' for n, s in tasks.items())
     shown = [g for g in (1, 5, 10, 20, 30) if g <= len(counts)]
     lines = [
+        f'{record["precision"]} on {record["devices"]} x {record["device"]}',
         speed_table(record).to_string(float_format='{:.2f}'.format),
         '',
         *(_compiled_line(name, case) for name, case in record['cases'].items()),

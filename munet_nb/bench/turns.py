@@ -42,7 +42,7 @@ def compare(
     Seconds are medians. Besides, each way's last evaluations, and what they are about.
     """
     train, validation = work.batches()
-    programs, rate = Programs(), product_rate()
+    programs, rate = Programs(), product_rate(work.case.precision)
     made = {'munet': lambda: work.munet(plans, programs)}
     if 'solo' in ways:
         made['solo'] = partial(Solo(work, plans).run, train, validation)

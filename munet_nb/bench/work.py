@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SEGMENTS', 'CASES', 'Case', 'Pretended', 'work_tasks', 'work_root', 'Work', 'case_config',
-    'make_work',
+    'SEGMENTS', 'CASES', 'GPU_CASES', 'Case', 'usual_cases', 'Pretended', 'work_tasks', 'work_root',
+    'Work', 'case_config', 'make_work',
 ]
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-002
@@ -52,6 +52,7 @@ class Case:
     image_size: int
     batch_size: int
     batches: int  # per segment
+    precision: str = 'float32'
 
 
 CASES = {
@@ -59,6 +60,15 @@ CASES = {
     'Ti': Case('Ti', 64, 128, 4),
     'B': Case('B', 80, 32, 2),
 }
+GPU_CASES = {
+    'Ti3-paper': Case('Ti3', 32, 512, 100),
+    'B-224': Case('B', 224, 128, 4),
+}
+
+
+def usual_cases() -> dict[str, Case]:
+    "The cases for what JAX computes on, by name."
+    return CASES if jax.default_backend() == 'cpu' else GPU_CASES
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-007
 class Pretended(Evolution):
@@ -87,10 +97,16 @@ class Pretended(Evolution):
         return TrainedChild(plan, tuple(map(float, rng.random(2))), layers)
 
 # %% ../../nbs/90_bench/11_work.ipynb #cell-008
-def work_tasks(n: int) -> list[Task]:
+def work_tasks(
+    n: int,
+    examples: int = 0,  # for training at least; none: as many as there are
+) -> list[Task]:
     "n tasks that differ by their names."
     mnist = load_benchmark('demo')[0]
     short = replace(mnist, test=part(mnist.test, range(8)), source='')
+    if examples > len(mnist.train):
+        again = np.arange(examples) % len(mnist.train)
+        short = replace(short, train=part(mnist.train, again))
     return [replace(short, name=f'task{i}') for i in range(n)]
 
 
@@ -171,6 +187,7 @@ def case_config(
         segments=SEGMENTS,
         validation_batches=1,
         image_size=case.image_size,
+        precision=case.precision,
         **values,
     )
 
@@ -184,7 +201,7 @@ def _work_config(case: Case) -> Config:
 @contextmanager
 def make_work(case: Case) -> Iterator[Work]:
     "The second generation of the third task of a search."
-    config, tasks = _work_config(case), work_tasks(3)
+    config, tasks = _work_config(case), work_tasks(3, case.batches * case.batch_size)
     root = work_root(get_arch(case.arch), case.image_size)
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -21,6 +21,7 @@ from .together import ask_of, groups, load_images, packed_group
 from ..network.arch import Arch, grid_side
 from ..network.chain import apply_chain, chain_kinds
 from ..network.kinds import Sizes, kind_of, reads_one_token
+from ..network.layers import product
 
 # %% ../../nbs/50_engine/20_attention.ipynb #a5ccec75
 def _head_weights(
@@ -39,7 +40,7 @@ def _head_weights(
     (qkv,) = seen['intermediates']['qkv']['__call__']
     n, tokens, width = x.shape
     q, k, _ = jnp.moveaxis(qkv.reshape(n, tokens, 3, arch.heads, width // arch.heads), 2, 0)
-    scores = jnp.einsum('nhc,nkhc->nhk', q[:, 0], k, preferred_element_type=jnp.float32)
+    scores = product('nhc,nkhc->nhk', q[:, 0], k, x.dtype)
     return jax.nn.softmax(scores / math.sqrt(width // arch.heads))
 
 

@@ -20,7 +20,7 @@ from .optimisers import Optimiser, optimiser_of, step_rates
 from .programs import mesh_of, whole_on
 from .steps import Batches, Fit, Fixed, Structure, join_layers, train_steps
 from .suffixes import Slot, own_slots, suffix_start, uniform_slots
-from ..models.pool import Layer, make_layer
+from ..models.pool import Layer, by_threads, make_layer
 from ..network.arch import Arch
 from ..network.chain import chain_kinds
 from ..search.plans import ChildPlan, LayerPlan, TrainedChild
@@ -112,11 +112,14 @@ class ChildInTraining:
     def _own_layers(self, values: list[Mapping]) -> dict[str, Layer]:
         "What there is for each layer that gets a gradient, of those that the child trains."
         slots = [s for s, t in zip(self.slots, self.structure.trained) if t]
-        return {
-            s.plan.name: make_layer(jax.device_get(s.narrow(v)))
-            for s, v in zip(slots, values)
-            if s.plan and s.plan.trainable
-        }
+        own = [(s, v) for s, v in zip(slots, values) if s.plan and s.plan.trainable]
+
+        def made(pair):
+            slot, value = pair
+            return make_layer(jax.device_get(slot.narrow(value)))
+
+        names = [slot.plan.name for slot, _ in own]
+        return dict(zip(names, by_threads(made, own)))
 
     def result(self) -> TrainedChild:
         "What training made of it; no layers, if it diverged in every segment."

@@ -131,13 +131,14 @@ def memory_plan(
     tokens = n_tokens(arch, image_size)
     per_token = 9 * arch.width + 3 * arch.mlp + 3 * arch.heads * tokens
     batch = settings.batch_size // parts * tokens
-    step = arch.depth * batch * jnp.dtype(settings.precision).itemsize * per_token
+    copies = 1 + (settings.precision != 'float32')  # in mixed precision the rounded inputs as well
+    step = 4 * copies * arch.depth * batch * per_token
     gradients = max(3, parts // 2 + 2)  # of a part or, split over devices, of half the parts
     return {
         'images, batches and cached outputs': settings.share(1),
         'parameters: current, best, momentum': children * params * (4 + 4 + state + kept),
         'while a step runs: new parameters and momentum, gradients of parts, and their sum': (
-            at_once * params * (4 + state + 4 * gradients)
+            at_once * params * (4 * copies + state + 4 * gradients)
         ),
         'while a step runs: activations': at_once * step,
     }

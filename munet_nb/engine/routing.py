@@ -5,26 +5,26 @@
 # %% auto #0
 __all__ = [
     'DIMENSIONS', 'LEVELS', 'TEMPERATURE', 'ALARM', 'MOST_IMAGES', 'routing_trunk',
-    'class_tokens_of', 'reduced', 'Statistics', 'statistics_of', 'task_distances',
-    'task_probabilities', 'statistics_to_layer', 'statistics_from_layer', 'learn_statistics',
-    'statistics_key',
+    'each_class_token', 'class_tokens_of', 'reduced', 'Statistics', 'statistics_of',
+    'task_distances', 'task_probabilities', 'statistics_to_layer', 'statistics_from_layer',
+    'learn_statistics', 'statistics_key',
 ]
 
 # %% ../../nbs/50_engine/18_routing.ipynb #02536801
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32
 
 from ..checks import InputError
 from .predict import Network
 from .programs import Programs
-from .together import ask_of, groups, load_images, packed_group
+from .together import Asked, groups, load_images, packed_group, read_ahead
 from ..models.pool import Digest, Layer, make_layer
 from ..network.arch import Arch
 from ..network.chain import apply_chain, chain_kinds, resize_posembed
@@ -55,22 +55,42 @@ def _class_tokens(
     return x[:, 0].astype(jnp.float32)
 
 
+def each_class_token(
+    images: Iterable,  # as `to_image` takes them, of any sizes, gray or color, or paths
+    trunk: Network,
+    precision: str,
+    programs: Programs,
+) -> Iterator[Float32[np.ndarray, ' width'] | InputError]:
+    """What a trunk makes of each image, in order; an error in place of that of what is no image.
+
+    Files are read ahead, and images run in groups, as in prediction.
+    """
+    size, params = trunk.image_size, list(trunk.params)
+    asked = read_ahead(((image, ('',)) for image in images), {'': size})
+    for group in groups(asked):
+        found = [one.images[size] for one in group if isinstance(one, Asked)]
+        made = iter(())
+        if found:
+            x = programs(load_images, (size, precision), *packed_group(found))
+            told = (trunk.arch, chain_kinds(trunk.names))
+            made = iter(jax.device_get(programs(_class_tokens, told, params, x)))
+        for one in group:
+            yield next(made) if isinstance(one, Asked) else one
+
+
 def class_tokens_of(
-    images: Iterable[UInt8[np.ndarray, 'height width channels']],  # of any sizes, gray or color
+    images: Iterable,  # as `each_class_token` takes them
     trunk: Network,
     precision: str,
     programs: Programs,
 ) -> Float32[np.ndarray, 'images width']:
-    "What a trunk makes of images; group by group, as in prediction."
-    params = list(trunk.params)
-    out = [np.zeros((0, trunk.arch.width), np.float32)]
-    sizes = {'': trunk.image_size}
-    for group in groups(ask_of(image, f'image {i}', sizes) for i, image in enumerate(images)):
-        pixels, index = packed_group([one.images[trunk.image_size] for one in group])
-        x = programs(load_images, (trunk.image_size, precision), pixels, index)
-        made = programs(_class_tokens, (trunk.arch, chain_kinds(trunk.names)), params, x)
-        out.append(jax.device_get(made)[: len(group)])
-    return np.concatenate(out)
+    "What a trunk makes of images. Raises InputError for what is no image."
+    found = [np.zeros((0, trunk.arch.width), np.float32)]
+    for made in each_class_token(images, trunk, precision, programs):
+        if isinstance(made, InputError):
+            raise made
+        found.append(made[None])
+    return np.concatenate(found)
 
 # %% ../../nbs/50_engine/18_routing.ipynb #d7211b8b
 DIMENSIONS = 64  # of what is kept of an image

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'Digest', 'Users', 'params_digest', 'Layer', 'make_layer', 'LayerPool', 'users_of',
+    'Digest', 'Users', 'params_digest', 'Layer', 'make_layer', 'by_threads', 'LayerPool', 'users_of',
 ]
 
 # %% ../../nbs/20_models/01_pool.ipynb #cell-002
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,12 @@ def make_layer(
             raise ValueError(f'parameter {path} holds NaN or infinity')
         a.setflags(write=False)
     return Layer(flat, params_digest(flat))
+
+# %% ../../nbs/20_models/01_pool.ipynb #71cdadde
+def by_threads(make: Callable, values: Iterable) -> list:
+    "make(value) of each value, in order. Raises what the first one that failed raised."
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(make, values))
 
 # %% ../../nbs/20_models/01_pool.ipynb #cell-014
 class LayerPool(Mapping):

@@ -4,18 +4,69 @@
 
 # %% auto #0
 __all__ = [
-    'Embedding', 'ClsToken', 'PositionEmbedding', 'Block', 'Adapter', 'mean_patch', 'Norm', 'Pool',
-    'Head',
+    'product', 'Embedding', 'ClsToken', 'PositionEmbedding', 'Block', 'Adapter', 'mean_patch',
+    'Norm', 'Pool', 'Head',
 ]
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-002
 import math
+import re
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+# %% ../../nbs/10_network/01_layers.ipynb #316a7421
+def _fewer_bits(a, dtype):
+    "Float32 numbers that a type has; no compiler takes the rounding out."
+    bits = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(a, bits.nexp, bits.nmant)
+
+
+def _stored(a, dtype):
+    "What a layer gives: rounded to a type, and of it."
+    return a if dtype == jnp.float32 else _fewer_bits(a, dtype).astype(dtype)
+
+
+def _rounded(a, dtype):
+    "What a product takes: rounded to a type, and of it or, on a CPU, still float32."
+    if dtype == jnp.float32 or jax.default_backend() != 'cpu':
+        return a.astype(dtype)
+    return _fewer_bits(a, dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _mixed(spec, a, b, dtype):
+    return _mixed_forward(spec, a, b, dtype)[0]
+
+
+def _mixed_forward(spec, a, b, dtype):
+    inputs = _rounded(a, dtype), _rounded(b, dtype)
+    return jnp.einsum(spec, *inputs, preferred_element_type=jnp.float32), inputs
+
+
+def _mixed_backward(spec, dtype, inputs, g):
+    a, b = inputs
+    first, second, out = re.split(',|->', spec)
+    g = _rounded(g, dtype)
+    summed = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    return summed(f'{out},{second}->{first}', g, b), summed(f'{first},{out}->{second}', a, g)
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
+
+
+def product(spec, a, b, dtype):
+    """`jnp.einsum(spec, a, b)` of inputs rounded to a type, summed in float32.
+
+    Each letter of `spec`, which has no spaces, stands in two of its three terms.
+    """
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    if dtype == jnp.float32:
+        return jnp.einsum(spec, a, b)
+    return _mixed(spec, a, b, dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-005
 class Embedding(nn.Module):
@@ -34,9 +85,9 @@ class Embedding(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (self.width,), jnp.float32)
         patches = x.reshape(n, side, p, side, p, colors).transpose(0, 1, 3, 2, 4, 5)
         patches = patches.reshape(n * side * side, p * p * colors)
-        tokens = patches @ kernel.reshape(-1, self.width).astype(x.dtype)
-        tokens = tokens + bias.astype(x.dtype)[None]
-        return tokens.reshape(n, side * side, self.width)
+        kernel = kernel.reshape(-1, self.width)
+        tokens = product('ni,io->no', patches, kernel, x.dtype) + bias[None]
+        return _stored(tokens.reshape(n, side * side, self.width), x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-009
 class ClsToken(nn.Module):
@@ -48,8 +99,8 @@ class ClsToken(nn.Module):
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n tokens+front width']:
         n, _, width = x.shape
         token = self.param('token', nn.initializers.zeros, (1, self.front, width), jnp.float32)
-        token = jnp.broadcast_to(token.astype(x.dtype), (n, self.front, width))
-        return jnp.concatenate([token, x], axis=1)
+        token = jnp.broadcast_to(token, (n, self.front, width))
+        return jnp.concatenate([_stored(token, x.dtype), x], axis=1)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-011
 class PositionEmbedding(nn.Module):
@@ -60,12 +111,12 @@ class PositionEmbedding(nn.Module):
         shape = (1, *x.shape[1:])
         drawn = nn.initializers.normal(0.02)
         embedding = self.param('embedding', drawn, shape, jnp.float32)
-        return x + embedding.astype(x.dtype)
+        return _stored(x.astype(jnp.float32) + embedding, x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-014
 def _layer_norm(x, name, eps=1e-6):
     norm = nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
-    return norm(x.astype(jnp.float32)).astype(x.dtype)
+    return _stored(norm(x.astype(jnp.float32)), x.dtype)
 
 
 @jax.custom_vjp
@@ -91,12 +142,25 @@ def _gelu(x, kind):
     return nn.gelu(x, approximate=kind == 'tanh')
 
 
-def _attended(q, k, v):
+def _attended(q, k, v, dtype):
     "What queries (n, out, heads, channels) take of values, flat: (n out, heads channels)."
     n, out, heads, channels = q.shape
-    scores = jnp.einsum('nqhc,nkhc->nhqk', q, k, preferred_element_type=jnp.float32)
-    weights = _softmax(scores / math.sqrt(channels)).astype(v.dtype)
-    return jnp.einsum('nhqk,nkhc->nqhc', weights, v).reshape(n * out, heads * channels)
+    scores = product('nqhc,nkhc->nhqk', q, k, dtype)
+    weights = _softmax(scores / math.sqrt(channels))
+    values = product('nhqk,nkhc->nqhc', weights, v, dtype)
+    return values.reshape(n * out, heads * channels)
+
+
+class _Dense(nn.Module):
+    features: int
+    dtype: jnp.dtype  # of the product's inputs
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'rows width']) -> Float[Array, 'rows features']:
+        drawn = nn.initializers.xavier_uniform()
+        kernel = self.param('kernel', drawn, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+        return product('ni,io->no', x, kernel, self.dtype) + bias.reshape(1, -1)
 
 
 def _with_mlp(x, dense, hidden_units, gelu, eps):
@@ -119,46 +183,52 @@ class Block(nn.Module):
         n, tokens, width = x.shape
         out = 1 if self.class_token_only else tokens
         channels = width // self.heads
-        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype)
+        dense = partial(_Dense, dtype=x.dtype)
         # Products over flat tokens: a third axis only slows them down.
-        flat = x.reshape(n * tokens, width)
+        wide = x.astype(jnp.float32)
+        flat = wide.reshape(n * tokens, width)
         qkv = dense(3 * width, name='qkv')(_layer_norm(flat, 'norm1', self.eps))
         qkv = qkv.reshape(n, tokens, 3, self.heads, channels)
         q, k, v = qkv[:, :out, 0], qkv[:, :, 1], qkv[:, :, 2]
-        attended = _attended(q, k, v)
-        x = x[:, :out].reshape(n * out, width) + dense(width, name='out')(attended)
-        return _with_mlp(x, dense, self.mlp, self.gelu, self.eps).reshape(n, out, width)
+        attended = _attended(q, k, v, x.dtype)
+        flat = wide[:, :out].reshape(n * out, width) + dense(width, name='out')(attended)
+        flat = _with_mlp(flat, dense, self.mlp, self.gelu, self.eps)
+        return _stored(flat.reshape(n, out, width), x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-020
 _PIECE = 128  # rows
 
 
-@jax.custom_vjp
-def _narrow_product(x, kernel):
-    return x @ kernel
+def _summed(a, b):
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
-def _narrow_forward(x, kernel):
-    return x @ kernel, (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _narrow_product(x, kernel, dtype):
+    return _narrow_forward(x, kernel, dtype)[0]
 
 
-def _narrow_backward(saved, g):
-    x, kernel = saved
+def _narrow_forward(x, kernel, dtype):
+    inputs = _rounded(x, dtype), _rounded(kernel, dtype)
+    return _summed(*inputs), inputs
 
-    def product(x, g):
-        return jnp.matmul(x.T, g, preferred_element_type=jnp.float32)
+
+def _narrow_backward(dtype, inputs, g):
+    x, kernel = inputs
+    g = _rounded(g, dtype)
 
     def pieces(a):
         padded = jnp.pad(a, ((0, -len(a) % _PIECE), (0, 0)))
         return padded.reshape(-1, _PIECE, a.shape[-1])
 
     def add(total, piece):
-        return total + product(*piece), None
+        x, g = piece
+        return total + _summed(x.T, g), None
 
     if jax.default_backend() != 'cpu' or len(x) <= _PIECE:
-        return g @ kernel.T, product(x, g).astype(kernel.dtype)
+        return _summed(g, kernel.T), _summed(x.T, g)
     total, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), (pieces(x), pieces(g)))
-    return g @ kernel.T, total.astype(kernel.dtype)
+    return _summed(g, kernel.T), total
 
 
 _narrow_product.defvjp(_narrow_forward, _narrow_backward)
@@ -166,15 +236,15 @@ _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 class _Narrow(nn.Module):
     features: int
+    dtype: jnp.dtype  # of the product's inputs
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, 'rows width']) -> Float[Array, 'rows features']:
         shape = (x.shape[-1], self.features)
         kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
-        product = _narrow_product(x, kernel.astype(x.dtype))
         bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-        return product + bias.astype(x.dtype)[None]
+        return _narrow_product(x, kernel, self.dtype) + bias[None]
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-021
 class Adapter(nn.Module):
@@ -184,10 +254,11 @@ class Adapter(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n tokens width']:
-        flat = x.reshape(-1, x.shape[-1])
-        hidden = nn.gelu(_Narrow(self.dim, name='down')(_layer_norm(flat, 'norm')))
-        added = _Narrow(x.shape[-1], nn.initializers.zeros, name='up')(hidden)
-        return x + added.reshape(x.shape)
+        wide = x.astype(jnp.float32)
+        flat = wide.reshape(-1, x.shape[-1])
+        hidden = nn.gelu(_Narrow(self.dim, x.dtype, name='down')(_layer_norm(flat, 'norm')))
+        added = _Narrow(x.shape[-1], x.dtype, nn.initializers.zeros, name='up')(hidden)
+        return _stored(wide + added.reshape(x.shape), x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-026
 def mean_patch(
@@ -196,7 +267,7 @@ def mean_patch(
 ) -> Float[Array, 'n 1 width']:
     "The mean of the tokens of patches."
     mean = x[:, front:].astype(jnp.float32).mean(1, keepdims=True)
-    return mean.astype(x.dtype)
+    return _stored(mean, x.dtype)
 
 
 class Norm(nn.Module):
@@ -225,14 +296,17 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n 1 width']:
         n, tokens, width = x.shape
-        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=x.dtype)
+        dense = partial(_Dense, dtype=x.dtype)
         probe = self.param('probe', nn.initializers.normal(0.02), (1, 1, width), jnp.float32)
-        probe = jnp.broadcast_to(probe.astype(x.dtype), (n, 1, width))
-        flat = jnp.concatenate([probe, x], axis=1).reshape(n * (tokens + 1), width)
+        probe = jnp.broadcast_to(probe, (n, 1, width))
+        flat = jnp.concatenate([probe, x.astype(jnp.float32)], axis=1)
+        flat = flat.reshape(n * (tokens + 1), width)
         qkv = dense(3 * width, name='qkv')(flat)
         qkv = qkv.reshape(n, tokens + 1, 3, self.heads, width // self.heads)
-        x = dense(width, name='out')(_attended(qkv[:, :1, 0], qkv[:, 1:, 1], qkv[:, 1:, 2]))
-        return _with_mlp(x, dense, self.mlp, self.gelu, self.eps)[:, None]
+        attended = _attended(qkv[:, :1, 0], qkv[:, 1:, 1], qkv[:, 1:, 2], x.dtype)
+        out = dense(width, name='out')(attended)
+        out = _with_mlp(out, dense, self.mlp, self.gelu, self.eps)
+        return _stored(out[:, None], x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-027
 class Head(nn.Module):
@@ -243,4 +317,5 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n classes']:
         first = x[:, 0].astype(jnp.float32)
-        return _Narrow(self.classes, nn.initializers.zeros, name='dense')(first)
+        dense = _Narrow(self.classes, jnp.float32, nn.initializers.zeros, name='dense')
+        return dense(first)

@@ -24,7 +24,7 @@ from ..engine.answers import ANSWERED, Answers, answers_from_layer, answers_key
 from ..engine.attention import attention_over
 from ..engine.predict import Network, accuracy
 from ..engine.programs import shared_programs
-from ..engine.routing import Statistics, class_tokens_of, reduced, routing_trunk
+from ..engine.routing import Statistics, each_class_token, reduced, routing_trunk
 from ..engine.routing import statistics_from_layer, statistics_key, task_distances
 from ..engine.routing import task_probabilities
 from ..engine.together import Forest, answers
@@ -452,6 +452,12 @@ class System:
         wanted = ((image, [self.named(task) for task in tasks]) for image, tasks in asked)
         return self._answers(wanted, skip_broken=True)
 
+    def _routing(self) -> tuple[Network, dict[str, Statistics]]:
+        "The trunk by which images are told apart, and where those of each task lie."
+        if not self._router:
+            self._router = _read_router(self._run, self._state, self._arch, self._training)
+        return self._router
+
     def route(
         self,
         images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
@@ -462,14 +468,32 @@ class System:
         far from the others. Raises InputError if the run does not keep where a task's images lie,
         or that was altered; and for what is not an image.
         """
-        if not self._router:
-            self._router = _read_router(self._run, self._state, self._arch, self._training)
-        trunk, statistics = self._router
-        precision = self._training.precision
-        x = reduced(class_tokens_of(stream_images(images), trunk, precision, shared_programs()))
-        known = list(statistics.values())
-        found = task_probabilities(task_distances(x, known), known)
-        return pd.DataFrame(found, columns=[*statistics, 'none'])
+        _, statistics = self._routing()
+        found = [np.zeros((0, len(statistics) + 1))]
+        for row in self.route_each(images):
+            found.append(row[None])
+        return pd.DataFrame(np.concatenate(found), columns=[*statistics, 'none'])
+
+    def route_each(
+        self,
+        images: Iterable,  # images or paths, any number of them: a generator is read as it comes
+        skip_broken: bool = False,  # yield the InputError of what is not an image, and go on
+    ) -> Iterator[np.ndarray | InputError]:  # float64 (tasks + 1,)
+        """As the rows of `route`, image by image, in order; files are read ahead.
+
+        Raises InputError for what is not an image when its turn comes.
+        """
+        trunk, statistics = self._routing()
+        known, precision = list(statistics.values()), self._training.precision
+        given = stream_images(images)
+        for token in each_class_token(given, trunk, precision, shared_programs()):
+            if isinstance(token, InputError):
+                if not skip_broken:
+                    raise token
+                yield token
+                continue
+            distances = task_distances(reduced(token[None]), known)
+            yield task_probabilities(distances, known)[0]
 
     def ancestor(self, task: str) -> Model | None:
         """The model of the same task that a task's model was made from; None if there is none.

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'Counts', 'PRESETS', 'TrainingSettings', 'Speed', 'Config', 'config_fields', 'with_fields',
-    'config_values', 'config_changes', 'expected_seconds', 'config_to_json', 'config_from_json',
+    'PRECISIONS', 'Counts', 'PRESETS', 'TrainingSettings', 'Speed', 'Config', 'config_fields',
+    'with_fields', 'config_values', 'config_changes', 'expected_seconds', 'config_to_json',
+    'config_from_json',
 ]
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-002
@@ -30,6 +31,9 @@ def _check_all(owner, names: Iterable[str], is_right: Callable[[object], bool], 
         check(name, value, is_right(value), allowed)
 
 
+PRECISIONS = ('float32', 'bfloat16')
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How long a child trains and how often it is evaluated.
@@ -42,7 +46,7 @@ class TrainingSettings:
     segments: int = 5  # V, evaluations per child
     validation_batches: int = 10  # at most so many batches' worth of validation examples
     device_budget: float = 4096.0  # MiB on each device for images, batches and cached activations
-    precision: str = 'float32'  # or 'bfloat16', that layers compute in; parameters are float32
+    precision: str = 'float32'  # or 'bfloat16', of the inputs of products; parameters are float32
 
     def __post_init__(self):
         plain_fields(self)
@@ -51,7 +55,7 @@ class TrainingSettings:
         budget = self.device_budget
         enough = is_number(budget) and budget >= 0
         check('device_budget', budget, enough, 'a number of MiB, 0 or more')
-        known = is_one_of(self.precision, ('float32', 'bfloat16'))
+        known = is_one_of(self.precision, PRECISIONS)
         check('precision', self.precision, known, "'float32' or 'bfloat16'")
 
     def segment_batches(self, train_examples: int) -> int:

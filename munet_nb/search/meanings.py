@@ -62,7 +62,7 @@ _TRUNKS = {
 }
 _TRAINING = {
     'validation_batches': "batches' worth of validation images in an evaluation, at most",
-    'precision': 'that layers compute in: float32 or bfloat16',
+    'precision': 'that inputs of matrix products are rounded to: float32 (not at all) or bfloat16',
     'device_budget': 'MiB on each device for images and what is computed from them',
 }
 
