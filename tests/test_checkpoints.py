@@ -140,7 +140,7 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize('variant', WHOLE)
+@pytest.mark.parametrize('variant', ['Ti/16', pytest.param('B/32', marks=pytest.mark.long)])
 def test_whole_depth(tmp_path, variant):
     "All blocks of a model: their order, and that small differences do not grow."
     model = torch_vit(**WHOLE[variant])

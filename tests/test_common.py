@@ -310,6 +310,7 @@ print(json.dumps([len(jax.devices()), test_common.common()[0]]))
 '''
 
 
+@pytest.mark.long
 def test_eight_devices_train_the_same_trunk_as_one():
     expected, made = common()
     assert made.best >= 0

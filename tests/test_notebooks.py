@@ -39,6 +39,7 @@ LONG = {  # what they show on real data, tests show on less
     '90_bench/15_turns',
     '90_bench/20_serving',
     'guides/00_quickstart',  # test_browser.py runs all of it
+    'guides/02_demo',
     'guides/05_living_system',
     'guides/06_cluster',
     'guides/07_your_pictures',

@@ -95,7 +95,7 @@ def test_answers_are_those_of_each_model_by_itself(models, data):
     assert [list(own) for own in found] == wanted
     for i, own in enumerate(found):
         for task, p in own.items():
-            np.testing.assert_allclose(p, alone(models[task], noise(i), forest), atol=5e-6)
+            np.testing.assert_allclose(p, alone(models[task], noise(i), forest), atol=2e-6)
     below = {task for tasks in wanted for task in tasks}
     nodes = [node for node in nodes_of(forest.roots) if node.tasks & below]
     assert forest.runs == Counter(nodes), 'each layer that is needed runs once'

@@ -6,6 +6,7 @@ import struct
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_a_run_that_goes_on_is_followed_until_ctrl_c(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         put(path, RECORDS[: later.pop(0)])
 
-    monkeypatch.setattr(tracking.time, 'sleep', sleep)
+    monkeypatch.setattr(tracking, 'time', SimpleNamespace(sleep=sleep))  # other threads sleep on
     told = track(path, 'tensorboard', tmp_path / 'logs', follow=True)
     assert (told.records, told.new) == (9, 9)
     (top,) = (tmp_path / 'logs').iterdir()
@@ -151,7 +152,7 @@ def test_a_record_whose_cost_is_not_told_yet_waits_for_the_next_look(tmp_path, m
             raise KeyboardInterrupt
         tick()
 
-    monkeypatch.setattr(tracking.time, 'sleep', sleep)
+    monkeypatch.setattr(tracking, 'time', SimpleNamespace(sleep=sleep))  # other threads sleep on
     track(path, 'tensorboard', tmp_path / 'logs', follow=True)
     found = scalars_of(tmp_path / 'logs')
     where = next(w for w, *_ in found if w.endswith('2 tasks/mnist5k'))
