@@ -77,7 +77,9 @@ def _print_next(evo: 'Evolution'):
     task = shlex.quote(next(iter(evo.system.models)))
     say(f'\nNext: munet predict {run} --task {task} IMAGE...')
     say(f'      munet report {run}')
-    say(f'or, in Python: import munet_nb as mu; mu.System.open({str(evo.path)!r})')
+    say('or, in Python:')
+    say('      import munet_nb as mu')
+    say(f'      mu.System.open({str(evo.path)!r})')
 
 
 def _run(evo: 'Evolution'):

@@ -116,9 +116,7 @@ def product_rate(
     "Measures the rate of a matrix product, operations per second."
     n = n or (2048 if jax.default_backend() == 'cpu' else 8192)
     # The powers of an orthogonal matrix neither grow nor vanish.
-    a = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, n)))[0]
-
-    a = a.astype(precision)
+    a = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (n, n)))[0].astype(precision)
 
     @jax.jit
     def repeated(a, times):

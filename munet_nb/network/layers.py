@@ -36,7 +36,7 @@ def _rounded(a, dtype):
         return a.astype(dtype)
     return _fewer_bits(a, dtype)
 
-
+# %% ../../nbs/10_network/01_layers.ipynb #25d84f66
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def _mixed(spec, a, b, dtype):
     return _mixed_forward(spec, a, b, dtype)[0]
@@ -141,7 +141,7 @@ def _gelu(x, kind):
         return x * jax.nn.sigmoid(1.702 * x)
     return nn.gelu(x, approximate=kind == 'tanh')
 
-
+# %% ../../nbs/10_network/01_layers.ipynb #9bcfc36e
 def _attended(q, k, v, dtype):
     "What queries (n, out, heads, channels) take of values, flat: (n out, heads channels)."
     n, out, heads, channels = q.shape
@@ -151,16 +151,14 @@ def _attended(q, k, v, dtype):
     return values.reshape(n * out, heads * channels)
 
 
-class _Dense(nn.Module):
-    features: int
-    dtype: jnp.dtype  # of the product's inputs
+def _dense(dtype):
+    "Flax's dense layers, whose products take inputs rounded to a type."
 
-    @nn.compact
-    def __call__(self, x: Float[Array, 'rows width']) -> Float[Array, 'rows features']:
-        drawn = nn.initializers.xavier_uniform()
-        kernel = self.param('kernel', drawn, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-        return product('ni,io->no', x, kernel, self.dtype) + bias.reshape(1, -1)
+    def dot_general(x, kernel, *_, **__):
+        return product('ni,io->no', x, kernel, dtype)
+
+    drawn = nn.initializers.xavier_uniform()
+    return partial(nn.Dense, kernel_init=drawn, dot_general=dot_general)
 
 
 def _with_mlp(x, dense, hidden_units, gelu, eps):
@@ -183,7 +181,7 @@ class Block(nn.Module):
         n, tokens, width = x.shape
         out = 1 if self.class_token_only else tokens
         channels = width // self.heads
-        dense = partial(_Dense, dtype=x.dtype)
+        dense = _dense(x.dtype)
         # Products over flat tokens: a third axis only slows them down.
         wide = x.astype(jnp.float32)
         flat = wide.reshape(n * tokens, width)
@@ -234,17 +232,13 @@ def _narrow_backward(dtype, inputs, g):
 _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
-class _Narrow(nn.Module):
-    features: int
-    dtype: jnp.dtype  # of the product's inputs
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+def _narrow(dtype, features, **told):
+    "One of Flax's dense layers, with a narrow product that takes inputs rounded to a type."
 
-    @nn.compact
-    def __call__(self, x: Float[Array, 'rows width']) -> Float[Array, 'rows features']:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-        return _narrow_product(x, kernel, self.dtype) + bias[None]
+    def dot_general(x, kernel, *_, **__):
+        return _narrow_product(x, kernel, dtype)
+
+    return nn.Dense(features, dot_general=dot_general, **told)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-021
 class Adapter(nn.Module):
@@ -256,8 +250,9 @@ class Adapter(nn.Module):
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n tokens width']:
         wide = x.astype(jnp.float32)
         flat = wide.reshape(-1, x.shape[-1])
-        hidden = nn.gelu(_Narrow(self.dim, x.dtype, name='down')(_layer_norm(flat, 'norm')))
-        added = _Narrow(x.shape[-1], x.dtype, nn.initializers.zeros, name='up')(hidden)
+        zeros = nn.initializers.zeros
+        hidden = nn.gelu(_narrow(x.dtype, self.dim, name='down')(_layer_norm(flat, 'norm')))
+        added = _narrow(x.dtype, x.shape[-1], kernel_init=zeros, name='up')(hidden)
         return _stored(wide + added.reshape(x.shape), x.dtype)
 
 # %% ../../nbs/10_network/01_layers.ipynb #cell-026
@@ -296,7 +291,7 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n 1 width']:
         n, tokens, width = x.shape
-        dense = partial(_Dense, dtype=x.dtype)
+        dense = _dense(x.dtype)
         probe = self.param('probe', nn.initializers.normal(0.02), (1, 1, width), jnp.float32)
         probe = jnp.broadcast_to(probe, (n, 1, width))
         flat = jnp.concatenate([probe, x.astype(jnp.float32)], axis=1)
@@ -317,5 +312,5 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'n tokens width']) -> Float[Array, 'n classes']:
         first = x[:, 0].astype(jnp.float32)
-        dense = _Narrow(self.classes, jnp.float32, nn.initializers.zeros, name='dense')
-        return dense(first)
+        zeros = nn.initializers.zeros
+        return _narrow(jnp.float32, self.classes, kernel_init=zeros, name='dense')(first)

@@ -24,7 +24,8 @@ from ..engine.answers import ANSWERED, Answers, answers_from_layer, answers_key
 from ..engine.attention import attention_over
 from ..engine.predict import Network, accuracy
 from ..engine.programs import shared_programs
-from ..engine.routing import Statistics, each_class_token, reduced, routing_trunk
+from ..engine.routing import Statistics, class_tokens_of, each_class_token, reduced
+from ..engine.routing import routing_trunk
 from ..engine.routing import statistics_from_layer, statistics_key, task_distances
 from ..engine.routing import task_probabilities
 from ..engine.together import Forest, answers
@@ -458,6 +459,11 @@ class System:
             self._router = _read_router(self._run, self._state, self._arch, self._training)
         return self._router
 
+    def _likely(self, tokens: np.ndarray) -> np.ndarray:
+        "The rows of `route`, of what the trunk made of images."
+        known = list(self._routing()[1].values())
+        return task_probabilities(task_distances(reduced(tokens), known), known)
+
     def route(
         self,
         images,  # as `as_images` takes them: (n, h, w[, 1 or 3]), or of any sizes, or paths
@@ -468,11 +474,10 @@ class System:
         far from the others. Raises InputError if the run does not keep where a task's images lie,
         or that was altered; and for what is not an image.
         """
-        _, statistics = self._routing()
-        found = [np.zeros((0, len(statistics) + 1))]
-        for row in self.route_each(images):
-            found.append(row[None])
-        return pd.DataFrame(np.concatenate(found), columns=[*statistics, 'none'])
+        trunk, statistics = self._routing()
+        told = trunk, self._training.precision, shared_programs()
+        found = self._likely(class_tokens_of(stream_images(images), *told))
+        return pd.DataFrame(found, columns=[*statistics, 'none'])
 
     def route_each(
         self,
@@ -483,17 +488,13 @@ class System:
 
         Raises InputError for what is not an image when its turn comes.
         """
-        trunk, statistics = self._routing()
-        known, precision = list(statistics.values()), self._training.precision
-        given = stream_images(images)
-        for token in each_class_token(given, trunk, precision, shared_programs()):
-            if isinstance(token, InputError):
-                if not skip_broken:
-                    raise token
-                yield token
-                continue
-            distances = task_distances(reduced(token[None]), known)
-            yield task_probabilities(distances, known)[0]
+        trunk, _ = self._routing()
+        told = trunk, self._training.precision, shared_programs()
+        for token in each_class_token(stream_images(images), *told):
+            broken = isinstance(token, InputError)
+            if broken and not skip_broken:
+                raise token
+            yield token if broken else self._likely(token[None])[0]
 
     def ancestor(self, task: str) -> Model | None:
         """The model of the same task that a task's model was made from; None if there is none.
