@@ -231,7 +231,7 @@ def _narrow_backward(dtype, inputs, g):
 
 _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
-
+# %% ../../nbs/10_network/01_layers.ipynb #cell-021
 def _narrow(dtype, features, **told):
     "One of Flax's dense layers, with a narrow product that takes inputs rounded to a type."
 
@@ -240,7 +240,7 @@ def _narrow(dtype, features, **told):
 
     return nn.Dense(features, dot_general=dot_general, **told)
 
-# %% ../../nbs/10_network/01_layers.ipynb #cell-021
+
 class Adapter(nn.Module):
     "Residual adapter: x + W2 gelu(W1 LayerNorm(x)), where W2 is zero at first."
 
