@@ -428,7 +428,7 @@ def on_a_socket(app):
         thread.join()
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def page(served):
     with on_a_socket(client_of(served, token='open sesame').app) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 360, 'height': 740})
@@ -440,6 +440,17 @@ def page(served):
         yield page
 
 
+def tell_the_token(page):
+    "The server wants a token, so the page asks for it."
+    expect(page.get_by_role('alert')).to_contain_text('A token is needed')
+    expect(page.get_by_label('This server wants a token')).to_be_focused()
+    page.keyboard.type('open sesame')
+    page.keyboard.press('Enter')
+    expect(page.get_by_text('One image, 2 tasks')).to_be_visible()
+    expect(page.get_by_role('alert')).to_be_empty()
+    page.complaints.clear()  # of the browser, about the status 401
+
+
 def choose(page, label, name, kind, data):
     page.get_by_label(label).set_input_files({'name': name, 'mimeType': kind, 'buffer': data})
 
@@ -449,14 +460,7 @@ def fits(page) -> bool:
 
 
 def test_an_image_is_answered_by_all_tasks_on_the_page(page):
-    # The server wants a token, so the page asks for it.
-    expect(page.get_by_role('alert')).to_contain_text('A token is needed')
-    expect(page.get_by_label('This server wants a token')).to_be_focused()
-    page.keyboard.type('open sesame')
-    page.keyboard.press('Enter')
-    expect(page.get_by_text('One image, 2 tasks')).to_be_visible()
-    expect(page.get_by_role('alert')).to_be_empty()
-    page.complaints.clear()  # of the browser, about the status 401
+    tell_the_token(page)
 
     # An image is chosen, with the keyboard's way to it open.
     page.keyboard.press('Tab')
@@ -488,6 +492,7 @@ def test_an_image_is_answered_by_all_tasks_on_the_page(page):
 
 
 def test_what_is_no_image_is_told_on_the_page(page):
+    tell_the_token(page)
     choose(page, 'Take a photograph', 'a.txt', 'text/plain', b'hello')
     expect(page.get_by_role('alert')).to_contain_text('These bytes are no image')
     expect(page.locator('#results')).to_be_hidden()
