@@ -12,28 +12,17 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from .chunks import evaluate_chain
 from .optimisers import Optimiser, optimiser_of, step_rates
-from .programs import mesh_of, whole_on
+from .programs import mesh_of, spread, whole_on
 from .steps import Batches, Fit, Fixed, Structure, join_layers, train_steps
 from .suffixes import Slot, own_slots, suffix_start, uniform_slots
 from ..models.pool import Layer, by_threads, make_layer
 from ..network.arch import Arch
 from ..network.chain import chain_kinds
 from ..search.plans import ChildPlan, LayerPlan, TrainedChild
-
-# %% ../../nbs/50_engine/10_children.ipynb #aa3e2b5c
-def _spread(mesh, x):
-    "Batches, or their shapes, split over the devices of a mesh."
-    if not mesh:
-        return x
-    sharding = NamedSharding(mesh, PartitionSpec(None, 'parts'))
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.device_put(x, sharding)
 
 # %% ../../nbs/50_engine/10_children.ipynb #4b5006d8
 @dataclass(eq=False)
@@ -72,7 +61,7 @@ class ChildInTraining:
         rates = np.zeros(labels.shape[0], np.float32)
         rates[:n] = self.rates[step : step + n]
         mesh = self.structure.mesh
-        batches = Batches(_spread(mesh, x), _spread(mesh, labels), np.int32(n))
+        batches = Batches(spread(mesh, x, 1), spread(mesh, labels, 1), np.int32(n))
         told = step_rates(self.plan.hparams, rates)
         static = (self.structure,)
         return call(train_steps, static, self.fit, self.fixed, batches, told, on=self.on)

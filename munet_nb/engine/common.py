@@ -18,16 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .augment import augment_args
 from .chunks import load_train
 from .devices import batch_parts, chunk_batches
-from .feeds import TaskFeed, batch_indices
+from .feeds import Chunk, TaskFeed, batch_indices
 from .optimisers import OPTIMISERS, StepRates, optimiser_of, step_rates
-from .predict import Network, feed_correct
-from .programs import Programs, mesh_of, whole_on
+from .predict import Network, feed_correct, plan_correct
+from .programs import Programs, mesh_of, spread, whole_on
 from .steps import Fit, Structure, learning_rates, sum_of_parts
 from .training import Times
 from ..models.hparams import sizes_of
@@ -137,15 +137,10 @@ class _TrunkInTraining:
     on: tuple  # its devices
     fit: Fit
 
-    def _spread(self, x):
-        mesh = self.structure.mesh
-        if not mesh:
-            return x
-        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, None, 'parts')))
-
-    def _load(self, task: int, chunk, step: int) -> Array:
+    def _load(self, call: Callable, task: int, chunk: Chunk, step: int) -> Array:
+        "A task's augmented batches; `step` is the number of the first."
         hparams, settings = self.group.hparams, self.engine.settings
-        return self.engine.programs(
+        return call(
             load_train,
             (hparams.image_size, settings.precision),
             fold_key(self.key, task),
@@ -157,44 +152,60 @@ class _TrunkInTraining:
             on=self.on[:1],
         )
 
-    def chunk_size(self) -> int:
-        "Batches of every task in a chunk."
-        size, feeds = self.group.hparams.image_size, self.engine.feeds
-        fit = [
-            chunk_batches(self.engine.arch, self.engine.settings, size, feed.train)
-            for feed in feeds
-        ]
-        return max(1, min(fit) // len(feeds))
+    def _steps(self, call: Callable, images, labels, n: int, rates: np.ndarray) -> Fit:
+        "The steps of a chunk, of which the first n count."
+        mesh = self.structure.mesh
+        batches = CommonBatches(spread(mesh, images, 2), spread(mesh, labels, 2), np.int32(n))
+        told = step_rates(self.group.hparams, rates)
+        return call(common_steps, (self.structure,), self.fit, batches, told, on=self.on)
+
+    def _chunk_size(self) -> int:
+        "Batches of a task in a chunk: as many, and so the same programs, whoever trains with it."
+        arch, size = self.engine.arch, self.group.hparams.image_size
+        return min(chunk_batches(arch, f.settings, size, f.train) for f in self.engine.feeds)
+
+    def _networks(self) -> list[Network]:
+        "The model of each task, on the first device."
+        trunk, heads = jax.device_put(self.fit.params, self.on[0])
+        names, size = (*self.engine.root, 'head'), self.group.hparams.image_size
+        return [Network(self.engine.arch, names, [*trunk, head], size) for head in heads]
+
+    def plan(self):
+        "Plan what it runs, the steps first: they take the longest to compile."
+        feeds, settings, programs = self.engine.feeds, self.engine.settings, self.engine.programs
+        batch_size, batches = settings.batch_size, self._chunk_size()
+        size = self.group.hparams.image_size
+        shape = (len(feeds), batches, batch_size)
+        images = jax.ShapeDtypeStruct((*shape, size, size, 3), settings.precision)
+        labels = jax.ShapeDtypeStruct(shape, np.int32)
+        self._steps(programs.plan, images, labels, 1, np.zeros(batches, np.float32))
+        for task, feed in enumerate(feeds):
+            if chunk := feed.train.first(batch_size, batches, size):
+                self._load(programs.plan, task, chunk, 0)
+        for feed, network in zip(feeds, self._networks()):
+            plan_correct(feed.validation, network, settings, programs)
 
     def train(self, indices: Sequence[np.ndarray], first: int, rates: np.ndarray):
         "Train on some batches of every task, the first of which has number `first`."
-        size = self.chunk_size()
+        batches, call = self._chunk_size(), self.engine.programs
         pieces = [
-            feed.train.chunks(index, size, self.group.hparams.image_size)
+            feed.train.chunks(index, batches, self.group.hparams.image_size)
             for feed, index in zip(self.engine.feeds, indices)
         ]
         for chunks in zip(*pieces, strict=True):
             step, n = first + chunks[0].first, chunks[0].n
-            images = jnp.stack([self._load(t, chunk, step) for t, chunk in enumerate(chunks)])
+            images = jnp.stack([self._load(call, t, c, step) for t, c in enumerate(chunks)])
             labels = np.stack([chunk.labels for chunk in chunks])
             own = np.zeros(labels.shape[1], np.float32)
             own[:n] = rates[step : step + n]
-            batches = CommonBatches(self._spread(images), self._spread(labels), np.int32(n))
-            told = step_rates(self.group.hparams, own)
-            done = self.engine.programs(
-                common_steps, (self.structure,), self.fit, batches, told, on=self.on
-            )
-            self.fit = jax.block_until_ready(done)
+            self.fit = jax.block_until_ready(self._steps(call, images, labels, n, own))
 
     def evaluate(self) -> list[np.ndarray]:
         "Which validation examples are right, for every task."
-        trunk, heads = jax.device_put(self.fit.params, self.on[0])
-        names = (*self.engine.root, 'head')
-        size, settings = self.group.hparams.image_size, self.engine.settings
-        networks = [Network(self.engine.arch, names, [*trunk, head], size) for head in heads]
+        told = self.engine.settings, self.engine.programs
         return [
-            feed_correct(feed.validation, network, settings, self.engine.programs)
-            for feed, network in zip(self.engine.feeds, networks)
+            feed_correct(feed.validation, network, *told)
+            for feed, network in zip(self.engine.feeds, self._networks())
         ]
 
 # %% ../../nbs/50_engine/14_common.ipynb #3da95554
@@ -248,6 +259,8 @@ def train_group(
     indices = _draw(rng, feeds, steps, settings.batch_size)
     rates = learning_rates(group.hparams, batches, settings.segments)
     trunk = _begin(engine, group, key)
+    trunk.plan()
+    programs.compile_planned()
     evaluations, best, kept = [], -1, None
     for first in range(0, steps, batches):
         started, compiled = time.perf_counter(), programs.seconds

@@ -182,6 +182,21 @@ class Feed:
         self.resident = to_pixels(packed)
         self.labels = packed.labels
 
+    def first(
+        self,
+        batch_size: int,  # examples
+        size: int,  # batches per chunk
+        image_size: int,  # of the model, pixels
+    ) -> Chunk | None:
+        """A chunk, for programs to be planned with.
+
+        None if chunks are streamed: how many pixels they have is known when they come.
+        """
+        self.prepare(image_size)
+        if self.resident is None:
+            return None
+        return next(self.chunks(np.zeros((1, batch_size), np.int32), size, image_size))
+
     def bytes_per_example(self, image_size: int) -> int:
         "Bytes that an example takes of a chunk; 0 if the images are resident."
         self.prepare(image_size)

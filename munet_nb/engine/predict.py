@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'Network', 'below_head', 'marked_right', 'feed_correct', 'feed_accuracy', 'accuracy',
+    'plan_images', 'plan_correct',
 ]
 
 # %% ../../nbs/50_engine/13_predict.ipynb #9ffaeb14
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .chunks import load_eval, mark_correct, run_below
+from .chunks import evaluate_chain, load_eval, mark_correct, run_below
 from .devices import chunk_batches
 from .feeds import Chunk, Feed, eval_indices
 from .programs import Programs
@@ -105,3 +106,32 @@ def accuracy(
     "Share of a split's examples that a model classifies right; 0 if a logit is not finite."
     feed = Feed(split, settings.share(1 / 2), network.classes)
     return feed_accuracy(feed, network, settings, programs)
+
+# %% ../../nbs/50_engine/13_predict.ipynb #acad5098
+def plan_images(
+    feed: Feed,
+    batches: int,  # of a chunk
+    image_size: int,  # of the model, pixels
+    settings: TrainingSettings,
+    programs: Programs,
+) -> jax.ShapeDtypeStruct:
+    "Plan how a feed's chunks are loaded to be evaluated. The shape of their images."
+    batch_size, precision = settings.batch_size, settings.precision
+    if chunk := feed.first(batch_size, batches, image_size):
+        pixels = chunk.on(jax.devices()[0])
+        programs.plan(load_eval, (image_size, precision), pixels, chunk.place, np.int32(1))
+    return jax.ShapeDtypeStruct((batches, batch_size, image_size, image_size, 3), precision)
+
+
+def plan_correct(
+    feed: Feed,
+    network: Network,
+    settings: TrainingSettings,
+    programs: Programs,
+):
+    "Plan what `feed_correct` runs."
+    arch, size, kinds = network.arch, network.image_size, chain_kinds(network.names)
+    batches = chunk_batches(arch, settings, size, feed)
+    x = plan_images(feed, batches, size, settings, programs)
+    labels = jax.ShapeDtypeStruct((batches, settings.batch_size), np.int32)
+    evaluate_chain(programs.plan, arch, kinds, network.params, x, labels, np.int32(1))

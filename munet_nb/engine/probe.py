@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'PENALTIES', 'SCALES', 'class_tokens', 'probe_sums', 'ridge', 'Probed', 'solve_probe',
-    'probe_indices', 'probe_trunks',
+    'plan_probes', 'probe_indices', 'probe_trunks',
 ]
 
 # %% ../../nbs/50_engine/15_probe.ipynb #0e81c036
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from .chunks import load_eval, run_layer
 from .devices import chunk_batches
 from .feeds import Feed, TaskFeed, eval_indices
-from .predict import Network
+from .predict import Network, plan_images
 from .programs import Programs
 from ..models.pool import Layer, make_layer
 from ..network.chain import chain_kinds
@@ -116,18 +116,42 @@ def _outputs(trunks: Sequence[Network], sources, call, x, n) -> list:
     return [run(number) for number in range(len(trunks))]
 
 
+def _chunk_batches(feed: Feed, trunks, sources, settings) -> int:
+    layers = len({source for own in sources for source in own})
+    return chunk_batches(trunks[0].arch, settings, trunks[0].image_size, feed, 1 + layers)
+
+
 def _passes(feed: Feed, index, trunks, sources, settings, programs) -> Iterator:
     "Chunk by chunk: labels, and what each trunk makes of the images."
-    arch, size = trunks[0].arch, trunks[0].image_size
-    device = jax.devices()[0]
-    layers = len({source for own in sources for source in own})
-    size_of_chunk = chunk_batches(arch, settings, size, feed, 1 + layers)
-    for chunk in feed.chunks(index, size_of_chunk, size):
+    size, device = trunks[0].image_size, jax.devices()[0]
+    batches = _chunk_batches(feed, trunks, sources, settings)
+    for chunk in feed.chunks(index, batches, size):
         n = np.int32(chunk.n)
         static = (size, settings.precision)
         x = programs(load_eval, static, chunk.on(device), chunk.place, n)
         labels = np.where(np.arange(len(chunk.labels))[:, None] < chunk.n, chunk.labels, -1)
         yield labels, _outputs(trunks, sources, programs, x, n)
+
+
+def plan_probes(
+    trunks: Sequence[Network],  # as `probe_trunks` takes them
+    sources: Sequence[Sequence],
+    feed: TaskFeed,
+    settings: TrainingSettings,
+    programs: Programs,
+):
+    "Plan what `probe_trunks` runs."
+
+    def outputs(split: Feed):
+        batches = _chunk_batches(split, trunks, sources, settings)
+        x = plan_images(split, batches, trunks[0].image_size, settings, programs)
+        return _outputs(trunks, sources, programs.plan, x, np.int32(1))
+
+    for x in outputs(feed.train):
+        labels = jax.ShapeDtypeStruct(x.shape[:2], np.int32)
+        programs.plan(probe_sums, (feed.classes,), x, labels)
+    for x in outputs(feed.validation):
+        programs.plan(class_tokens, (), x)
 
 
 def probe_indices(

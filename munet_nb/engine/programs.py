@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'CACHE_BYTES', 'use_compilation_cache', 'mesh_of', 'whole_on', 'Programs', 'shared_programs',
+    'CACHE_BYTES', 'use_compilation_cache', 'mesh_of', 'whole_on', 'spread', 'Programs',
+    'shared_programs',
 ]
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-002
@@ -47,6 +48,20 @@ def whole_on(on: tuple) -> jax.sharding.Sharding:
     "That a value is whole on each of some devices."
     mesh = mesh_of(on)
     return NamedSharding(mesh, PartitionSpec()) if mesh else SingleDeviceSharding(on[0])
+
+
+def spread(
+    mesh: Mesh | None,
+    x,  # an array, or the shape of one
+    axis: int,
+):
+    "An array, or its shape, split along an axis over the devices of a mesh."
+    if not mesh:
+        return x
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, 'parts'))
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.device_put(x, sharding)
 
 
 def _key(fn, static, args, on):

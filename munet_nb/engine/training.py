@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
 from .children import ChildInTraining
-from .feeds import Chunk, batch_indices, eval_indices
+from .feeds import batch_indices, eval_indices
 from .generation import Engine, GenerationInTraining, begin_generation
 from .trunks import Branch
 from ..network.chain import seed_key
@@ -29,25 +29,22 @@ def _images(g: GenerationInTraining, batches: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, settings.precision)
 
 
-def _first_chunk(g, feed, batches) -> Chunk:
-    index = np.zeros((1, g.engine.settings.batch_size), np.int32)
-    return next(feed.chunks(index, batches, g.image_size))
-
-
 def _plan_training(g: GenerationInTraining, device):
     plan, feed = g.engine.programs.plan, g.engine.feed.train
-    if feed.resident is not None:
-        g.load_train(plan, device, _first_chunk(g, feed, g.chunk), 0)
-    labels = jax.ShapeDtypeStruct((g.chunk, g.engine.settings.batch_size), np.int32)
+    batch_size = g.engine.settings.batch_size
+    labels = jax.ShapeDtypeStruct((g.chunk, batch_size), np.int32)
     for number, out in g.outputs(plan, device, _images(g, g.chunk), 1):
         g.children[number].steps(plan, out, labels, 0, 1)
+    if chunk := feed.first(batch_size, g.chunk, g.image_size):
+        g.load_train(plan, device, chunk, 0)
 
 
 def _plan_evaluation(g: GenerationInTraining, device):
     plan, feed = g.engine.programs.plan, g.engine.feed.validation
-    if feed.resident is not None:
-        g.load_eval(plan, device, _first_chunk(g, feed, g.eval_chunk))
-    labels = jax.ShapeDtypeStruct((g.eval_chunk, g.engine.settings.batch_size), np.int32)
+    batch_size = g.engine.settings.batch_size
+    if chunk := feed.first(batch_size, g.eval_chunk, g.image_size):
+        g.load_eval(plan, device, chunk)
+    labels = jax.ShapeDtypeStruct((g.eval_chunk, batch_size), np.int32)
     for number, out in g.outputs(plan, device, _images(g, g.eval_chunk), 1):
         g.children[number].evaluate(plan, out, labels, np.int32(1))
 

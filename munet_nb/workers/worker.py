@@ -19,7 +19,7 @@ from ..engine.answers import Tested, examine
 from ..engine.feeds import Feed, TaskFeed, validation_feed
 from ..engine.generation import Engine
 from ..engine.predict import Network
-from ..engine.probe import Probed, probe_trunks
+from ..engine.probe import Probed, plan_probes, probe_trunks
 from ..engine.programs import Programs, shared_programs
 from ..engine.routing import learn_statistics, routing_trunk
 from ..engine.training import Times, no_progress, train_generation
@@ -91,6 +91,8 @@ def _probe(
     for size in dict.fromkeys(trunk.image_size for trunk in trunks):
         numbers = [i for i, trunk in enumerate(trunks) if trunk.image_size == size]
         own = ([trunks[i] for i in numbers], [sources[i] for i in numbers])
+        plan_probes(*own, feed, config.training, programs)
+        programs.compile_planned()
         rng = np.random.default_rng(rng_seed)
         found |= zip(numbers, probe_trunks(*own, feed, config.training, programs, rng))
     return [found[i] for i in range(len(trunks))]
@@ -195,12 +197,21 @@ def _learn_statistics(worker, job: StatisticsJob, layers, programs, times, progr
     return found
 
 # %% ../../nbs/65_workers/01_worker.ipynb #5d55543f
+def _frozen(job: GroupJob, layers: Mapping[str, Layer]) -> tuple[list[Network], list[tuple]]:
+    "A trunk as probes take it, and what its layers are told by."
+    params = [layer.params for layer in layers.values()]
+    trunk = Network(job.arch, tuple(layers), params, job.config.defaults.image_size)
+    return [trunk], [tuple(layer.digest for layer in layers.values())]
+
+
 def _train_group(worker, job: GroupJob, layers, programs, times, progress):
     config, group = job.config, job.group
     root = {ref.name: layers[ref.digest] for ref in job.root}
     tasks = {name: worker.tasks[name] for name in job.tasks}
     feeds = worker._feeds.common(tasks, config.training)
     made = TrainedGroup(group, {}, -1, root, {}, {}, {}, {})
+    for name in job.probed:
+        plan_probes(*_frozen(job, root), feeds[name], config.training, programs)
     if group.tasks:
         names = crc32(repr((group.tasks, job.stays)).encode())
         rng = np.random.default_rng([config.seed, job.number, names])
@@ -215,12 +226,10 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
         made = train_group(engine, group, rng, key, times, watched)
     if not made.layers:
         return made  # it diverged
-    params = [layer.params for layer in made.layers.values()]
-    network = Network(job.arch, tuple(made.layers), params, config.defaults.image_size)
-    source = tuple(layer.digest for layer in made.layers.values())
+    trunks = _frozen(job, made.layers)
     with doing(f'measuring what the trunk is worth to {count(len(job.probed), "task")}'):
         probes = {
-            name: _probe(feed, [network], [source], config, programs)[0]
+            name: _probe(feed, *trunks, config, programs)[0]
             for name, feed in feeds.items()
             if name in job.probed
         }
