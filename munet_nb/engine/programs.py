@@ -172,6 +172,10 @@ class Programs:
     def __len__(self):
         return len(self._store.made)
 
+    def made(self, fn: Callable) -> list:
+        "What is compiled of a function."
+        return [future.result() for key, (_, future) in self._store.made.items() if key[0] is fn]
+
     def plan(
         self,
         fn: Callable,
