@@ -23,7 +23,7 @@ from toy import ARCH, ToyRun, info
 from munet_nb import Config, Evolution, InputError, System, load_root
 from munet_nb.engine.common import CommonEngine, shared_settings, train_group
 from munet_nb.engine.feeds import TaskFeed
-from munet_nb.engine.programs import shared_programs
+from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.training import Times
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import Model, pack_correct, paired_error
@@ -38,6 +38,7 @@ from munet_nb.search.groups import (
     selection_score,
 )
 from munet_nb.search.journal import GroupSearch, Trial, kept_models
+from munet_nb.workers.worker import Worker
 
 CONFIG = Config.preset(
     'demo',
@@ -93,6 +94,24 @@ def test_a_trunk_joins_the_pool_and_its_tasks_have_a_model_at_once(whole):
     assert not set(model.trunk) & set(state.root.trunk)
     assert {'mnist:trunk_1', 'digits:trunk_1'} <= set(state.models)
     assert state.models['digits:trunk_1'].parent == trunk
+
+
+def test_a_group_compiles_before_its_first_step_and_is_probed_by_the_roots_programs(
+    tmp_path, monkeypatch
+):
+    programs, compiled = Programs(), []
+    monkeypatch.setattr('munet_nb.workers.worker.shared_programs', lambda: programs)
+
+    def watch(*_):
+        compiled.append(programs.compilations.total())
+
+    with start(tmp_path / 'run') as evo:
+        root, group, *_ = evo._jobs_of(evo.ask())
+        worker = Worker(evo.tasks)
+        worker.do(root, evo.pool)
+        worker.do(group, evo.pool, watch)
+    watch()
+    assert len(compiled) > 2 and len(set(compiled)) == 1
 
 
 @pytest.mark.parametrize(

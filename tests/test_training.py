@@ -22,6 +22,7 @@ from munet_nb.engine.devices import batch_parts, chunk_batches, memory_plan, pla
 from munet_nb.engine.feeds import TaskFeed, eval_indices
 from munet_nb.engine.generation import Engine
 from munet_nb.engine.programs import Programs, shared_programs
+from munet_nb.engine.steps import train_steps
 from munet_nb.engine.training import Times, train_generation
 from munet_nb.models.pool import make_layer
 from munet_nb.network import layers
@@ -181,11 +182,8 @@ def live_bytes():
 
 def temporary_bytes(programs):
     "What the largest program that trains takes while it runs."
-    return max(
-        program.result().memory_analysis().temp_size_in_bytes
-        for key, (_, program) in programs._store.made.items()
-        if key[0].__name__ == 'train_steps'
-    )
+    made = programs.made(train_steps)
+    return max(program.memory_analysis().temp_size_in_bytes for program in made)
 
 
 def test_memory_is_as_predicted(work, plans):

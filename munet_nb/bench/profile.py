@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from .pytorch import TorchSteps
 from .work import SEGMENTS, Case, Work, make_work
-from ..engine.generation import Engine
+from ..checks import check
 from ..engine.programs import Programs
 from ..engine.steps import train_steps
-from ..engine.training import Times, train_generation
+from ..engine.training import Times
 from ..search.plans import ChildPlan
 
 # %% ../../nbs/90_bench/22_profile.ipynb #1e8198b3
@@ -32,6 +31,8 @@ def purpose_of(
     path: str,  # 'jit(train_steps)/while/body/transpose(jvp(Block))/norm1/mul'
 ) -> str:
     "What an operation of a step of ours is for."
+    if not path:  # XLA's own: copies, for the most part
+        return 'GELU, sums, copies'
     if 'jvp(' not in path:
         return 'optimiser'
     if _ATTENTION.search(path):
@@ -56,10 +57,9 @@ def torch_purpose_of(name: str) -> str:
 
 # %% ../../nbs/90_bench/22_profile.ipynb #a8a8cba9
 def _trained(work: Work, plan: ChildPlan, programs: Programs) -> float:
-    "Train a child. Seconds of a step."
-    evo, times = work.evo, Times()
-    engine = Engine(evo.arch, evo.pool, work.feed, evo.config.training, programs)
-    train_generation(engine, [plan], np.random.default_rng(0), work.key, times)
+    "Train a child. Seconds of a step, with loading and augmenting its images."
+    times = Times()
+    work.munet([plan], programs, times)
     return times.training / (SEGMENTS * work.case.batches)
 
 
@@ -68,6 +68,9 @@ def _paths(programs: Programs) -> dict[str, str]:
     (program,) = programs.made(train_steps)
     told = re.finditer(r'%([\w.-]+) = .*?op_name="([^"]*)"', program.as_text())
     return {operation: path for operation, path in (m.groups() for m in told)}
+
+
+_HOLDS_OTHERS = ('while', 'call', 'conditional')  # whose time is that of what they run
 
 
 def _events(folder: Path):
@@ -91,8 +94,7 @@ def our_shares(work: Work, plan: ChildPlan, programs: Programs) -> dict[str, flo
         with jax.profiler.trace(folder, profiler_options=options):
             _trained(work, plan, programs)
         for program, operation, nanoseconds in _events(Path(folder)):
-            # A loop's own time is that of what it runs.
-            if program == 'jit_train_steps' and not operation.startswith('while'):
+            if program == 'jit_train_steps' and not operation.startswith(_HOLDS_OTHERS):
                 spent[purpose_of(paths.get(operation, ''))] += nanoseconds
     return _shares(spent)
 
@@ -118,7 +120,15 @@ def profile_step(
     case: Case,
     turns: int = 5,
 ) -> dict[str, dict]:
-    "For us and for PyTorch, on a CPU: seconds of a step, turn by turn, and shares by purpose."
+    """For us and for PyTorch: seconds of a step, turn by turn, and shares by purpose.
+
+    Ours has images loaded and augmented, PyTorch's finds them ready. Raises InputError where
+    either would use an accelerator.
+    """
+    import torch
+
+    only_cpu = jax.default_backend() == 'cpu' and not torch.cuda.is_available()
+    check('device', jax.default_backend(), only_cpu, 'cpu, and no GPU for PyTorch')
     with make_work(case) as work:
         plan, programs = work.everything(), Programs()
         _trained(work, plan, programs)

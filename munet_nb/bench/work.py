@@ -129,12 +129,17 @@ class Work:
     feed: TaskFeed
     key: jax.Array
 
-    def munet(self, plans: Sequence[ChildPlan], programs: Programs) -> list[tuple[float, ...]]:
+    def munet(
+        self,
+        plans: Sequence[ChildPlan],
+        programs: Programs,
+        times: Times | None = None,  # is added to
+    ) -> list[tuple[float, ...]]:
         "Train children with this engine. Returns their evaluations."
         evo = self.evo
         engine = Engine(evo.arch, evo.pool, self.feed, evo.config.training, programs)
         rng = np.random.default_rng(0)
-        trained = train_generation(engine, plans, rng, self.key, Times())
+        trained = train_generation(engine, plans, rng, self.key, times or Times())
         return [t.evaluations for t in trained]
 
     def batches(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[np.ndarray, np.ndarray]]:

@@ -110,7 +110,7 @@ class CommonEngine:
 
     arch: Arch
     root: Mapping[str, Layer]  # the root's layers by name, in order
-    feeds: Sequence[TaskFeed]  # of the tasks
+    feeds: Sequence[TaskFeed]  # of the tasks, whose `shared_settings` divide the budget
     settings: TrainingSettings
     programs: Programs
     devices: tuple = ()  # none: all of this process
@@ -160,7 +160,7 @@ class _TrunkInTraining:
         return call(common_steps, (self.structure,), self.fit, batches, told, on=self.on)
 
     def _chunk_size(self) -> int:
-        "Batches of a task in a chunk: as many, and so the same programs, whoever trains with it."
+        "Batches of a task in a chunk: as many whoever trains with it, if its images are resident."
         arch, size = self.engine.arch, self.group.hparams.image_size
         return min(chunk_batches(arch, f.settings, size, f.train) for f in self.engine.feeds)
 
@@ -180,7 +180,7 @@ class _TrunkInTraining:
         labels = jax.ShapeDtypeStruct(shape, np.int32)
         self._steps(programs.plan, images, labels, 1, np.zeros(batches, np.float32))
         for task, feed in enumerate(feeds):
-            if chunk := feed.train.first(batch_size, batches, size):
+            if chunk := feed.train.example_chunk(batch_size, batches, size):
                 self._load(programs.plan, task, chunk, 0)
         for feed, network in zip(feeds, self._networks()):
             plan_correct(feed.validation, network, settings, programs)

@@ -182,7 +182,7 @@ class Feed:
         self.resident = to_pixels(packed)
         self.labels = packed.labels
 
-    def first(
+    def example_chunk(
         self,
         batch_size: int,  # examples
         size: int,  # batches per chunk

@@ -117,7 +117,7 @@ def plan_images(
 ) -> jax.ShapeDtypeStruct:
     "Plan how a feed's chunks are loaded to be evaluated. The shape of their images."
     batch_size, precision = settings.batch_size, settings.precision
-    if chunk := feed.first(batch_size, batches, image_size):
+    if chunk := feed.example_chunk(batch_size, batches, image_size):
         pixels = chunk.on(jax.devices()[0])
         programs.plan(load_eval, (image_size, precision), pixels, chunk.place, np.int32(1))
     return jax.ShapeDtypeStruct((batches, batch_size, image_size, image_size, 3), precision)

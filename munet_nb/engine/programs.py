@@ -174,7 +174,9 @@ class Programs:
 
     def made(self, fn: Callable) -> list:
         "What is compiled of a function."
-        return [future.result() for key, (_, future) in self._store.made.items() if key[0] is fn]
+        with self._store.lock:
+            found = [future for key, (_, future) in self._store.made.items() if key[0] is fn]
+        return [future.result() for future in found]
 
     def plan(
         self,

@@ -35,14 +35,14 @@ def _plan_training(g: GenerationInTraining, device):
     labels = jax.ShapeDtypeStruct((g.chunk, batch_size), np.int32)
     for number, out in g.outputs(plan, device, _images(g, g.chunk), 1):
         g.children[number].steps(plan, out, labels, 0, 1)
-    if chunk := feed.first(batch_size, g.chunk, g.image_size):
+    if chunk := feed.example_chunk(batch_size, g.chunk, g.image_size):
         g.load_train(plan, device, chunk, 0)
 
 
 def _plan_evaluation(g: GenerationInTraining, device):
     plan, feed = g.engine.programs.plan, g.engine.feed.validation
     batch_size = g.engine.settings.batch_size
-    if chunk := feed.first(batch_size, g.eval_chunk, g.image_size):
+    if chunk := feed.example_chunk(batch_size, g.eval_chunk, g.image_size):
         g.load_eval(plan, device, chunk)
     labels = jax.ShapeDtypeStruct((g.eval_chunk, batch_size), np.int32)
     for number, out in g.outputs(plan, device, _images(g, g.eval_chunk), 1):

@@ -197,8 +197,8 @@ def _learn_statistics(worker, job: StatisticsJob, layers, programs, times, progr
     return found
 
 # %% ../../nbs/65_workers/01_worker.ipynb #5d55543f
-def _frozen(job: GroupJob, layers: Mapping[str, Layer]) -> tuple[list[Network], list[tuple]]:
-    "A trunk as probes take it, and what its layers are told by."
+def _as_probed(job: GroupJob, layers: Mapping[str, Layer]) -> tuple[list[Network], list[tuple]]:
+    "A trunk as `probe_trunks` takes it: networks and sources."
     params = [layer.params for layer in layers.values()]
     trunk = Network(job.arch, tuple(layers), params, job.config.defaults.image_size)
     return [trunk], [tuple(layer.digest for layer in layers.values())]
@@ -210,8 +210,6 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
     tasks = {name: worker.tasks[name] for name in job.tasks}
     feeds = worker._feeds.common(tasks, config.training)
     made = TrainedGroup(group, {}, -1, root, {}, {}, {}, {})
-    for name in job.probed:
-        plan_probes(*_frozen(job, root), feeds[name], config.training, programs)
     if group.tasks:
         names = crc32(repr((group.tasks, job.stays)).encode())
         rng = np.random.default_rng([config.seed, job.number, names])
@@ -226,8 +224,11 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
         made = train_group(engine, group, rng, key, times, watched)
     if not made.layers:
         return made  # it diverged
-    trunks = _frozen(job, made.layers)
+    trunks = _as_probed(job, made.layers)
     with doing(f'measuring what the trunk is worth to {count(len(job.probed), "task")}'):
+        for name in job.probed:
+            plan_probes(*trunks, feeds[name], config.training, programs)
+        programs.compile_planned()
         probes = {
             name: _probe(feed, *trunks, config, programs)[0]
             for name, feed in feeds.items()
