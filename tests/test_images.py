@@ -193,14 +193,18 @@ def test_one_limit_to_the_size_of_an_image_and_it_is_ours(tmp_path):
 PEAK = """
 import re, resource, sys
 from pathlib import Path
+import jax
 import numpy as np
-from munet_nb import System
+from munet_nb import System, load_folder
+from munet_nb.engine.feeds import Feed, eval_indices
 def peak():  # KiB
     status = Path('/proc/self/status')
     if status.exists():  # on Linux, where what getrusage calls the peak begins with the parent's
         return int(re.search(r'VmHWM:\\s+(\\d+)', status.read_text())[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most // 1024 if sys.platform == 'darwin' else most
+"""
+PREDICTS = """
 system = System.open(sys.argv[1])
 system.predict('t', [np.zeros((8, 8), np.uint8)])
 system.predict('t', [np.zeros((8, 8, 3), np.uint8)])
@@ -208,6 +212,21 @@ before = peak()
 p = system.predict('t', [sys.argv[2]] * int(sys.argv[3]))
 print((peak() - before) // 1024, *p[0])
 """
+FEEDS = """
+import grain
+task = load_folder(sys.argv[1])
+jax.devices()
+before = peak()
+feed = Feed(task.train, float(sys.argv[2]), 2)
+for chunk in feed.chunks(eval_indices(len(task.train), 8), 1, 224):
+    chunk.on(jax.devices()[0])
+print((peak() - before) // 1024, feed.resident is not None)
+"""
+
+
+def told_by(code, *args):
+    command = [sys.executable, '-c', PEAK + code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def save_photograph(path, height, width):
@@ -222,13 +241,23 @@ def save_photograph(path, height, width):
 def test_a_photograph_is_predicted_in_little_memory(run, tmp_path, height, width, copies, most):
     "Measured: one of 12 megapixels takes 48 MiB, and so does one of 48; as many are read as cores are."
     save_photograph(tmp_path / 'photo.jpg', height, width)
-    command = [sys.executable, '-c', PEAK, run, tmp_path / 'photo.jpg', str(copies)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    mebibytes, *p = map(float, out.split())
+    mebibytes, *p = map(float, told_by(PREDICTS, run, tmp_path / 'photo.jpg', copies))
     assert mebibytes < most
     small = Image.open(tmp_path / 'photo.jpg').resize((width // 10, height // 10), Image.BOX)
     expected = System.open(run).predict('t', [small])[0]
     assert np.abs(expected - p).max() < 0.05, 'but for interpolation it is the same'
+
+
+@pytest.mark.parametrize('budget, resident, most', [(2**30, 'True', 400), (0, 'False', 1000)])
+def test_photographs_are_trained_on_in_bounded_memory(tmp_path, budget, resident, most):
+    "Measured, of 12 megapixels each: 217 MiB for 24 that become resident, 686 for as many streamed."
+    for c in 'ab':
+        (tmp_path / 'f' / c).mkdir(parents=True)
+    save_photograph(tmp_path / 'f' / 'a' / '0.jpg', 3000, 4000)
+    for i in range(1, 24):
+        os.link(tmp_path / 'f' / 'a' / '0.jpg', tmp_path / 'f' / 'ab'[i % 2] / f'{i}.jpg')
+    mebibytes, how = told_by(FEEDS, tmp_path / 'f', budget)
+    assert how == resident and int(mebibytes) < most
 
 
 def test_images_that_are_small_already_are_not_touched(system):
