@@ -289,6 +289,40 @@ def spread_rates(state: State, config: Config) -> list[float]:
     far = sorted(range(middle % 2, len(rates), 2), key=lambda i: (abs(i - middle), i))
     return [rates[far[i % len(far)]] for i in range(config.children_per_generation)]
 
+# %% ../../nbs/40_search/05_ask.ipynb #9319fdf5
+def _children(
+    state: State,
+    config: Config,
+    arch: Arch,
+    task: str,
+    parents: _Parents,
+    n: int,  # how many children
+) -> list[ChildPlan]:
+    "Children of the first untried seed models as they are, then mutated ones of drawn parents."
+    iteration, number = state.visits.get(task, 0), state.generation
+    rng = rng_for(config, task, iteration, number, 0)
+    rates = spread_rates(state, config)
+    mu = 0.0 if rates else config.mutation_prob
+    data = _data_hparams(rng, state, config, arch, parents, mu)
+    around = _surroundings(state, config, arch, task)
+
+    def chances(hparams):
+        return probabilities(config, hparams) | ({'step': 0.0} if rates else {})
+
+    def child(i, seed=None):
+        id = f'{task}:{iteration}.{number}.{i}'
+        parent = seed or (parents.best if rates else None) or parents.draw(rng)
+        lineage = state.lineage(parent)
+        hparams = with_data_hparams(with_probabilities(parent.hparams, config), data)
+        if seed:
+            return seed_child(id, task, lineage, hparams, around)
+        plan = mutate_child(rng, id, task, lineage, hparams, chances, around)
+        return replace(plan, hparams=replace(plan.hparams, lr=rates[i])) if rates else plan
+
+    tried = parents.untried[:n]
+    of_seeds = [child(i, seed) for i, seed in enumerate(tried)]
+    return of_seeds + [child(i) for i in range(len(tried), n)]
+
 # %% ../../nbs/40_search/05_ask.ipynb #cell-021
 @dataclass(frozen=True)
 class Generation:
@@ -324,38 +358,16 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
             'this search is done: every task has had its task iterations; extend goes on, with more'
             ' of them or with tasks'
         )
-    iteration = state.visits.get(task, 0)
-    rng = rng_for(config, task, iteration, state.generation, 0)
     parents = _Parents(state, config, arch, task)
-    rates = spread_rates(state, config)
-    mu = 0.0 if rates else config.mutation_prob
-    data = _data_hparams(rng, state, config, arch, parents, mu)
-    around = _surroundings(state, config, arch, task)
     segments, n = _size(state, config, parents)
-
-    def chances(hparams):
-        return probabilities(config, hparams) | ({'step': 0.0} if rates else {})
-
-    def child(i, seed=None):
-        id = f'{task}:{iteration}.{state.generation}.{i}'
-        parent = seed or (parents.best if rates else None) or parents.draw(rng)
-        lineage = state.lineage(parent)
-        hparams = with_data_hparams(with_probabilities(parent.hparams, config), data)
-        if seed:
-            return seed_child(id, task, lineage, hparams, around)
-        plan = mutate_child(rng, id, task, lineage, hparams, chances, around)
-        return replace(plan, hparams=replace(plan.hparams, lr=rates[i])) if rates else plan
-
-    tried = parents.untried[:n]
-    children = [child(i, seed) for i, seed in enumerate(tried)]
-    children += [child(i) for i in range(len(tried), n)]
+    children = _children(state, config, arch, task, parents, n)
     return Generation(
         task=task,
-        iteration=iteration,
+        iteration=state.visits.get(task, 0),
         number=state.generation,
         children=tuple(children),
-        seeds_tried=tuple(m.id for m in tried),
+        seeds_tried=tuple(m.id for m in parents.untried[:n]),
         segments=segments,
-        turned=parents.turned,
+        turned=parents.turned,  # by those that were drawn
         extensions=state.extensions,
     )

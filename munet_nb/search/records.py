@@ -352,13 +352,31 @@ _SMALL_RECORDS = {
     'probes': Fields(**_TURN, segments=COUNT, examples=WHOLE, probes=ListOf(_PROBE)),
 }
 
+# %% ../../nbs/40_search/08_records.ipynb #5ae72a96
+def _of_groups(config: Config, root: Schema, model: Schema) -> dict[str, Schema]:
+    "What the records of tasks that train together have to be."
+    trial = Also(_TRIAL, partial(_check_trial, rates=lr_list(config)))
+    common = dict(kind=TEXT, number=WHOLE, segments=COUNT, examples=ByName(WHOLE))
+    trunk = Fields(
+        **common,
+        trial=NAME,
+        trunk=OrNull(root),
+        tasks=ListOf(NAME, 1),
+        evaluations=ByName(ListOf(SHARE, 1)),
+        probes=ByName(SHARE),
+        models=ListOf(model),
+    )
+    return {
+        'groups': Fields(**common, generation=WHOLE, trials=ListOf(trial)),
+        'common_trunk': Also(trunk, lambda record: _check_tasks(record, 'evaluations')),
+    }
+
 # %% ../../nbs/40_search/08_records.ipynb #ca7d2a22
 def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
     "What each kind of record of a search has to be."
     blocks = arch.depth if config.root_layers is None else config.root_layers
     root = Also(_MODEL, partial(_check_root, arch=arch, blocks=blocks))
     model = Also(_MODEL, partial(_check_model, arch=arch, space=config.space(arch)))
-    trial = Also(_TRIAL, partial(_check_trial, rates=lr_list(config)))
     beside = {'front': ListOf(Fields(id=NAME, test=SHARE))} if config.keep == 'front' else {}
     child = Fields(
         optional=('failed',),
@@ -369,8 +387,7 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
         accepted=YES_NO,
         failed=TEXT,
     )
-    common = dict(kind=TEXT, number=WHOLE, segments=COUNT, examples=ByName(WHOLE))
-    return _SMALL_RECORDS | {
+    return _SMALL_RECORDS | _of_groups(config, root, model) | {
         'run': Fields(
             kind=TEXT,
             format=COUNT,
@@ -396,19 +413,6 @@ def record_schemas(arch: Arch, config: Config) -> dict[str, Schema]:
             **({'turned': WHOLE} if config.seed_scan else {}),
             children=ListOf(child, 1),
             best=_BEST,
-        ),
-        'groups': Fields(**common, generation=WHOLE, trials=ListOf(trial)),
-        'common_trunk': Also(
-            Fields(
-                **common,
-                trial=NAME,
-                trunk=OrNull(root),
-                tasks=ListOf(NAME, 1),
-                evaluations=ByName(ListOf(SHARE, 1)),
-                probes=ByName(SHARE),
-                models=ListOf(model),
-            ),
-            lambda record: _check_tasks(record, 'evaluations'),
         ),
     }
 

@@ -78,6 +78,21 @@ class _Feeds:
         return feeds
 
 # %% ../../nbs/65_workers/01_worker.ipynb #bbfb8416
+def _of_each_size(trunks: Sequence[Network], sources: Sequence) -> Iterator[tuple]:
+    "Trunks of one image size at a time: their numbers, and they with their sources."
+    for size in dict.fromkeys(trunk.image_size for trunk in trunks):
+        numbers = [i for i, trunk in enumerate(trunks) if trunk.image_size == size]
+        yield numbers, ([trunks[i] for i in numbers], [sources[i] for i in numbers])
+
+
+def _compile_probes(feeds: Sequence[TaskFeed], trunks, sources, config: Config, programs: Programs):
+    "Compile together what probes of trunks on some tasks run."
+    for feed in feeds:
+        for _, own in _of_each_size(trunks, sources):
+            plan_probes(*own, feed, config.training, programs)
+    programs.compile_planned()
+
+
 def _probe(
     feed: TaskFeed,
     trunks: Sequence[Network],
@@ -88,11 +103,7 @@ def _probe(
     "The probes of trunks on a task, those of each image size together."
     rng_seed = [config.seed, crc32(feed.name.encode())]
     found = {}
-    for size in dict.fromkeys(trunk.image_size for trunk in trunks):
-        numbers = [i for i, trunk in enumerate(trunks) if trunk.image_size == size]
-        own = ([trunks[i] for i in numbers], [sources[i] for i in numbers])
-        plan_probes(*own, feed, config.training, programs)
-        programs.compile_planned()
+    for numbers, own in _of_each_size(trunks, sources):
         rng = np.random.default_rng(rng_seed)
         found |= zip(numbers, probe_trunks(*own, feed, config.training, programs, rng))
     return [found[i] for i in range(len(trunks))]
@@ -172,7 +183,9 @@ def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
     networks = [_network(m, trunk(m), job.arch, layers) for m in job.seeds]
     sources = [m.trunk for m in job.seeds]
     with worker._feeds.own(worker.tasks[job.task], job.config.training) as feed:
-        return _probe(feed, networks, sources, job.config, programs)
+        told = networks, sources, job.config, programs
+        _compile_probes([feed], *told)
+        return _probe(feed, *told)
 
 
 def _test(worker, job: EvaluateJob, layers, programs, times, progress):
@@ -226,9 +239,7 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
         return made  # it diverged
     trunks = _as_probed(job, made.layers)
     with doing(f'measuring what the trunk is worth to {count(len(job.probed), "task")}'):
-        for name in job.probed:
-            plan_probes(*trunks, feeds[name], config.training, programs)
-        programs.compile_planned()
+        _compile_probes([feeds[name] for name in job.probed], *trunks, config, programs)
         probes = {
             name: _probe(feed, *trunks, config, programs)[0]
             for name, feed in feeds.items()
