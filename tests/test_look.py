@@ -58,6 +58,14 @@ def start(path, task):
     return Evolution.create(path, load_root('random:Ti1'), [task], config)
 
 
+def test_a_look_says_that_large_photographs_are_read_smaller(pets):
+    told = 'large JPEGs at a half, a quarter or an eighth of their size'
+    assert told not in repr(mu.look(pets))
+    noise(2100, 1).save(pets / 'cat' / 'large.jpg')
+    seen = repr(mu.look(pets))
+    assert '96 x 96 to 1050 x 1050 pixels' in seen and told in seen
+
+
 def test_all_broken_files_are_told_at_once(pets, monkeypatch):
     broken = breaks(pets)
     with pytest.raises(InputError, match='4 of 41 images are broken') as told:

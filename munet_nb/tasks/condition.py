@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..checks import InputError, Notice, as_path, for_terminal, shown
 from .folders import read_folder
-from .images import is_path, read_all
+from .images import DECODED_SIDE, is_path, read_all
 from .sources import load_task
 from .splits import ENOUGH, ArraySplit, LazySplit, smallest_difference
 from .task import Task
@@ -396,6 +396,8 @@ def _sizes_in_words(images: ImageTable) -> str:
     gray = images.gray.mean()
     color = 'gray' if gray == 1 else 'color' if gray == 0 else f'color, {gray:.1%} gray'
     size = f'{low} pixels' if low == high else f'{low} to {high} pixels, the median {middle}'
+    if images.shape[:, :2].min(1).max() >= DECODED_SIDE:
+        size += ', as they are read: large JPEGs at a half, a quarter or an eighth of their size'
     return f'{size}; {color}'
 
 
