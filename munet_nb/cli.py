@@ -700,6 +700,11 @@ def _check_repeats(args: argparse.Namespace):
         raise InputError(f'repeats = {args.repeats}: must be a positive whole number')
 
 
+def _check_seed(args: argparse.Namespace):
+    if args.seed < 0:
+        raise InputError(f'seed = {args.seed}: must be a whole number that is not negative')
+
+
 def _measured(args: argparse.Namespace, measure: Callable[[], object], show: Callable):
     "Measure, write to --json what was found, and show it."
     from munet_nb.network.chain import local_devices
@@ -736,9 +741,24 @@ def _add_scale(what):
 def _bench_scale(args: argparse.Namespace):
     from munet_nb.bench.scale import measure_scale, show_scale
 
-    if args.seed < 0:
-        raise InputError(f'seed = {args.seed}: must be a whole number that is not negative')
+    _check_seed(args)
     _measured(args, lambda: measure_scale(args.seed), show_scale)
+
+# %% ../nbs/95_cli.ipynb #b406b2ca
+def _add_growth(what):
+    p = what.add_parser(
+        'growth', help='what 20,000 generations cost the next one, and opening their run (minutes)'
+    )
+    p.set_defaults(do=_bench_growth)
+    p.add_argument('--seed', type=int, default=0, help='of what is drawn (default: 0)')
+    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
+
+
+def _bench_growth(args: argparse.Namespace):
+    from munet_nb.bench.growth import measure_growth, show_growth
+
+    _check_seed(args)
+    _measured(args, lambda: measure_growth(args.seed), show_growth)
 
 # %% ../nbs/95_cli.ipynb #ccb698bc
 def _add_serving(what):
@@ -848,10 +868,11 @@ def make_parser(
     _add_export(commands)
     _add_route(commands)
     _add_serve(commands)
-    bench = commands.add_parser('bench', help='measure speed, scale, serving and quality')
+    bench = commands.add_parser('bench', help='measure speed, scale, growth, serving and quality')
     what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
     _add_speed(what)
     _add_scale(what)
+    _add_growth(what)
     _add_serving(what)
     _add_quality(what)
     return parser
