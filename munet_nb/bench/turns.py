@@ -65,6 +65,7 @@ def compare(
         'compiling': compiling | {'munet': programs.seconds},
         'ceiling': flop / per_second,
         'gflop': flop / 1e9,
+        'unshared': sum(generation_flop(work, [plan]) for plan in plans) / flop,
         'gflop_per_second': per_second / 1e9,
         'evaluations': results,
         'programs': dict(programs.compilations),

@@ -11,6 +11,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-002
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial, wraps
@@ -194,8 +195,7 @@ def layer_shapes(arch: Arch, kind: str, sizes: Sizes) -> dict[str, tuple[int, ..
 
 def count_params(arch: Arch, name: str, sizes: Sizes) -> int:
     "Number of parameters of one layer."
-    shapes = layer_shapes(arch, layer_kind(name), sizes).values()
-    return sum(int(np.prod(shape)) for shape in shapes)
+    return sum(map(math.prod, layer_shapes(arch, layer_kind(name), sizes).values()))
 
 # %% ../../nbs/10_network/03_chain.ipynb #cell-022
 @lru_cache

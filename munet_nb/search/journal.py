@@ -18,7 +18,7 @@ from ..checks import InputError, check, make, unknown
 from ..models.growth import grown_fields
 from ..models.hparams import MU_HPARAMS, HParams
 from ..models.accounting import users_of_models
-from ..models.ledger import Ledger
+from ..models.ledger import Ledger, Written
 from ..models.model import LayerRef, Model, Trunk, model_from_json
 from ..models.pool import Digest, Users, users_of
 from ..network.arch import Arch, get_arch
@@ -426,9 +426,9 @@ def _generation(state, record):
         parent = c['model']['parent']
         offspring[parent] = offspring.get(parent, 0) + 1
         if c['accepted']:
-            model = model_from_json(c['model'])
-            accepted[model.id] = model
-            active += (model.id,)
+            id = c['model']['id']
+            accepted[id] = Written(model_from_json, c['model'])
+            active += (id,)
     _check_best(record, active)
     spent, tried = state.spent, state.tried  # between iterations, of the probes alone
     return replace(
