@@ -59,11 +59,13 @@ def start(path, task):
 
 
 def test_a_look_says_that_large_photographs_are_read_smaller(pets):
-    told = 'large JPEGs at a half, a quarter or an eighth of their size'
+    told = 'as they are read: JPEGs from 2,048 pixels on at a half or a quarter'
     assert told not in repr(mu.look(pets))
     noise(2100, 1).save(pets / 'cat' / 'large.jpg')
     seen = repr(mu.look(pets))
     assert '96 x 96 to 1050 x 1050 pixels' in seen and told in seen
+    array = np.zeros((40, 1100, 1100), np.uint8)
+    assert told not in repr(mu.look(mu.task_from_arrays('t', (array, [0, 1] * 20))))
 
 
 def test_all_broken_files_are_told_at_once(pets, monkeypatch):

@@ -123,6 +123,8 @@ def test_what_a_command_line_may_not_say_is_refused_before_anything_is_written(
         (['bench', 'quality', '--quick', '--method', 'nothing'], "method 'nothing'"),
         (['bench', 'quality', '--quick', '--out', ''], "--out '': is no path"),
         (['bench', 'speed', '--json', ''], "--json '': is no path"),
+        (['bench', 'scale', '--seed', '-1'], 'seed = -1: must be a whole number'),
+        (['bench', 'growth', '--seed', '-1'], 'seed = -1: must be a whole number'),
         (['bench', 'serve', '--run', 'nowhere'], 'nowhere'),
         (['bench', 'serve', '--repeats', '0'], 'repeats = 0: must be a positive whole number'),
     ):

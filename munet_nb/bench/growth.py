@@ -11,6 +11,7 @@ import tempfile
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -81,20 +82,28 @@ class LongSearch:
         layers = {name: Layer({}, _digest(f'{plan.id} {name}')) for name in plan.changes}
         return TrainedChild(plan, tuple(map(float, self.rng.random(2))), layers)
 
-    def _commit(self, record: dict):
-        self.state = self._timed('apply', apply_record, self.state, record)
-        self._timed('save', self._run.append, record)
-        self._timed('layers needed', lambda: self.state.alive)
+    def _end_iteration(self):
+        end = end_of_iteration(self.state, self.config, self.arch)
+        record = with_tests(end, lambda id: 0.5)
+        self.state = apply_record(self.state, record)
+        self._run.append(record)
 
     def step(self):
         "One generation, and the end of the task iteration if it was the last."
-        about = self.config, self.arch
-        generation = self._timed('ask', ask, self.state, *about)
+        state, config, arch = self.state, self.config, self.arch
+        generation = self._timed('ask', ask, state, config, arch)
         trained = [self._pretend(plan) for plan in generation.children]
-        self._commit(self._timed('tell', tell, self.state, *about, generation, trained))
-        if segments_left(self.state, self.config) < self.config.training.segments:
-            end = end_of_iteration(self.state, *about)
-            self._commit(with_tests(end, lambda id: 0.5))
+        record = self._timed('tell', tell, state, config, arch, generation, trained)
+        self.state = self._timed('apply', apply_record, state, record)
+        self._timed('save', self._run.append, record)
+        self._timed('layers needed', lambda: self.state.alive)
+        if segments_left(self.state, config) < config.training.segments:
+            self._timed('end an iteration', self._end_iteration)
+
+    def ancestors(self) -> float:
+        "How many ancestors a kept model has, the mean."
+        kept = [self.state.models[id] for id in self.state.kept.values()]
+        return float(np.mean([len(self.state.lineage(model)) - 1 for model in kept]))
 
     def close(self):
         "Release the directory."
@@ -104,7 +113,7 @@ class LongSearch:
 _MOMENTS = 32  # of a journal, that are looked at
 
 
-def _opened(path: Path, rng: Generator) -> dict:
+def _opened(path: Path) -> dict:
     "What opening takes, and a moment of the past."
     began = perf_counter()
     records = RunDir(path).records()
@@ -113,7 +122,7 @@ def _opened(path: Path, rng: Generator) -> dict:
     replayed = perf_counter()
     history = History(records)
     moments = []
-    for n in rng.integers(1, len(history), _MOMENTS, endpoint=True):
+    for n in default_rng(0).integers(1, len(history), _MOMENTS, endpoint=True):
         asked = perf_counter()
         history.at(int(n))
         moments.append(1e3 * (perf_counter() - asked))
@@ -138,7 +147,16 @@ def _sizes(path: Path) -> dict:
 # %% ../../nbs/90_bench/23_growth.ipynb #82d3c5a6
 TASKS = 1000
 GENERATIONS = (2000, 6000, 20_000)
-_LAST = 500  # generations whose median a row tells
+_LAST = 500  # times that something was done, whose median a row tells
+
+
+def _row(search: LongSearch, path: Path) -> dict:
+    medians = {
+        f'{what}, ms': float(np.median(found[-_LAST:]))
+        for what, found in search.milliseconds.items()
+    }
+    counted = {'models': len(search.state.models), 'ancestors': search.ancestors()}
+    return {**counted, **medians, **_opened(path), **_sizes(path)}
 
 
 def measure_growth(
@@ -147,21 +165,14 @@ def measure_growth(
     generations: Sequence[int] = GENERATIONS,  # when to measure, increasing
 ) -> list[dict]:
     "A row for each number of generations."
-    rows, rng = [], default_rng(seed)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'run'
-        search = LongSearch(path, tasks, rng)
-        for i in tqdm(range(1, generations[-1] + 1), unit='generation', dynamic_ncols=True):
-            search.step()
-            if i in generations:
-                medians = {
-                    f'{what}, ms': float(np.median(found[-_LAST:]))
-                    for what, found in search.milliseconds.items()
-                }
-                models = len(search.state.models)
-                measured = {**medians, **_opened(path, rng), **_sizes(path)}
-                rows.append({'generations': i, 'models': models, **measured})
-        search.close()
+        with closing(LongSearch(path, tasks, default_rng(seed))) as search:
+            for i in tqdm(range(1, generations[-1] + 1), unit='generation', dynamic_ncols=True):
+                search.step()
+                if i in generations:
+                    rows.append({'generations': i, **_row(search, path)})
     return rows
 
 

@@ -102,7 +102,7 @@ def _times(c: dict) -> dict[str, float]:
     others = {w: s for w, s in c['seconds'].items() if w != 'munet'}
     row = {f'{w} s': s for w, s in c['seconds'].items()} | {'ceiling s': c['ceiling']}
     row |= {f'{w} / munet': s / own for w, s in others.items()}
-    row['operations, solo / munet'] = c['unshared']
+    row['operations, trunks not shared / shared'] = c['unshared']
     row['munet / ceiling'] = own / c['ceiling']
     row['images/s'] = c['children'] * c['images'] / own
     for w, s in others.items():

@@ -39,7 +39,8 @@ def compare(
 ) -> dict:
     """Seconds to train children in each way, to compile before, and at the ceiling.
 
-    Seconds are medians. Besides, each way's last evaluations, and what they are about.
+    Seconds are medians. Besides, each way's last evaluations, and what they are about; `unshared`
+    is how many times as many operations it would be if every child had a trunk of its own.
     """
     train, validation = work.batches()
     programs, rate = Programs(), product_rate(work.case.precision)

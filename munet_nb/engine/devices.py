@@ -9,7 +9,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/50_engine/08_devices.ipynb #ea29074f
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -105,13 +104,11 @@ def chunk_batches(
     feed: Feed,
     outputs: int = 3,  # of layers, held at a time
 ) -> int:
-    "Batches per chunk, at most as many as a quarter of the device's budget holds twice."
+    "Batches per chunk, as many as a quarter of the device's budget holds twice."
     numbers = 3 * image_size**2 + outputs * n_tokens(arch, image_size) * arch.width
     per_example = jnp.dtype(settings.precision).itemsize * numbers + feed.bytes_per_example(image_size)
     fit = settings.share(1 / 4) // (2 * settings.batch_size * per_example)
-    most = max(1, min(CHUNK_BATCHES, fit))
-    chunks = math.ceil(settings.batches / most)
-    return math.ceil(settings.batches / chunks)
+    return max(1, min(CHUNK_BATCHES, settings.batches, fit))
 
 # %% ../../nbs/50_engine/08_devices.ipynb #7085cf98
 def memory_plan(

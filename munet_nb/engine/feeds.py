@@ -242,14 +242,18 @@ class Feed:
             yield Chunk(first, n, np.maximum(piece, 0), labels, self._resident_on)
 
     def _streamed_chunks(self, pieces, count, image_size):
-        index = np.concatenate([piece for _, _, piece in pieces])
+        index = np.concatenate([piece[:n] for _, n, piece in pieces])  # what fills up is not read
         examples = _InOrder(self.split, index, image_size)
         channels = int(self._shapes[:, 2].max())
         packs = _read_ahead(examples, count, partial(self._pack, channels=channels))
+        room = 1
         for (first, n, piece), packed in zip(pieces, packs, strict=True):
-            pixels = padded_pixels(packed, count)
-            place = np.arange(count, dtype=np.int32).reshape(piece.shape)
-            labels = np.where(piece < 0, -1, packed.labels.reshape(piece.shape))
+            pixels = padded_pixels(packed, count, room)
+            room = len(pixels.pixels)  # so that a shorter last chunk needs no program of its own
+            place = np.zeros(piece.shape, np.int32)
+            place[:n] = np.arange(piece[:n].size).reshape(-1, piece.shape[1])
+            labels = np.full(piece.shape, -1, np.int32)
+            labels[:n] = np.where(piece[:n] < 0, -1, packed.labels.reshape(-1, piece.shape[1]))
             yield Chunk(first, n, place, labels, partial(jax.device_put, pixels))
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-027

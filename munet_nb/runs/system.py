@@ -178,13 +178,14 @@ def network_of(
 def layers_needed(
     state: State,
     digests: Collection[Digest],  # of layers and optimiser states that are to be used
+    models: Iterable[Model],  # that may use them
 ) -> Iterator[tuple[LayerRef, Sizes]]:
-    """Every reference to one of these layers, with the sizes that it must fit.
+    """Every reference of these models to one of these layers, with the sizes that it must fit.
 
     An optimiser state is left out of a reference where it is not to be used: only training does.
     """
     classes = {None: 2, **{t: len(info.classes) for t, info in state.tasks.items()}}
-    for model in state.models.values():
+    for model in models:
         sizes = sizes_of(model.hparams, classes[model.task])
         for ref in model.chain:
             if ref.digest in digests:
@@ -203,7 +204,7 @@ def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
         needed = {d for model in kept for d in model.digests}
         try:
             pool = LayerPool(run.load(sorted(needed)))
-            check_layers(layers_needed(state, needed), arch, pool)
+            check_layers(layers_needed(state, needed, kept), arch, pool)
             return state, pool, arch, config
         except InputError:
             # A search that goes on may have dropped the layer, and then its journal says so.
@@ -234,7 +235,7 @@ def _read_router(
     known = {t: statistics_from_layer(layer, arch.width) for t, layer in found.items()}
     digests = set(state.root.digests)
     pool = LayerPool(run.load(sorted(digests)))
-    check_layers(layers_needed(state, digests), arch, pool)
+    check_layers(layers_needed(state, digests, [state.root]), arch, pool)
     layers = {ref.name: pool[ref.digest].params for ref in state.root.chain}
     return routing_trunk(arch, layers, state.root.hparams.image_size), known
 

@@ -18,7 +18,7 @@ from ..checks import InputError, check, make, unknown
 from ..models.growth import grown_fields
 from ..models.hparams import MU_HPARAMS, HParams
 from ..models.accounting import users_of_models
-from ..models.ledger import Ledger, Written
+from ..models.ledger import Ledger, Unread
 from ..models.model import LayerRef, Model, Trunk, model_from_json
 from ..models.pool import Digest, Users, users_of
 from ..network.arch import Arch, get_arch
@@ -412,6 +412,17 @@ def _check_best(record, active):
         right = best in active if active else best is None
         _need(right, f'best.id = {best!r}: must be one of the active population')
 
+# %% ../../nbs/40_search/04_journal.ipynb #898ba283
+def _read_model(told: Mapping) -> Model:
+    "A model that a record tells of. Raises InputError for what is none."
+    try:
+        return model_from_json(told)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(
+            f"model {told['id']!r} of the journal is not told as models are"
+            f' ({type(e).__name__}: {e})'
+        ) from None
+
 # %% ../../nbs/40_search/04_journal.ipynb #7c1e9a40
 def _generation(state, record):
     task = record['task']
@@ -427,7 +438,7 @@ def _generation(state, record):
         offspring[parent] = offspring.get(parent, 0) + 1
         if c['accepted']:
             id = c['model']['id']
-            accepted[id] = Written(model_from_json, c['model'])
+            accepted[id] = Unread(_read_model, c['model'])
             active += (id,)
     _check_best(record, active)
     spent, tried = state.spent, state.tried  # between iterations, of the probes alone
@@ -536,13 +547,12 @@ def _reconfigured(state, config: Config):
     root = replace(state.root, hparams=replace(config.defaults, num_layers=depth))
     most = state.config.task_iterations
     unpaid = {t: n for t, n in state.common.items() if state.visits.get(t, 0) < most}
-    models = Ledger({**state.models, root.id: root})
     state = replace(
         state,
         config=config,
         extensions=state.extensions + 1,
         root=root,
-        models=models,
+        models=Ledger.of(state.models).replaced(root.id, root),
         common=unpaid,
     )
     _check_lists(state)
@@ -757,9 +767,10 @@ _APPLY = {
 
 
 def apply_record(state: State | None, record: Mapping) -> State:
-    """The state after a record.
+    """The state after a record, which must not be changed any more.
 
-    Raises InputError if the journal cannot be one of a run.
+    Models that it accepts are read when they are first asked for. Raises InputError if the journal
+    cannot be one of a run; what is wrong with a model, then.
     """
     begins = record.get('kind') == 'run'
     _need(begins or state is not None, 'the search has not begun')

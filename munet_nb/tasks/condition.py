@@ -389,15 +389,15 @@ def warnings_of(survey: Survey) -> list[str]:
 MOST_TOLD = 20  # broken files; a page has more
 
 
-def _sizes_in_words(images: ImageTable) -> str:
+def _sizes_in_words(images: ImageTable, of_files: bool) -> str:
     "The sizes of images: from, to, and the median."
     sides = images.shape[:, [1, 0]]
     low, middle, high = ('{:.0f} x {:.0f}'.format(*f(sides, axis=0)) for f in (np.min, np.median, np.max))
     gray = images.gray.mean()
     color = 'gray' if gray == 1 else 'color' if gray == 0 else f'color, {gray:.1%} gray'
     size = f'{low} pixels' if low == high else f'{low} to {high} pixels, the median {middle}'
-    if images.shape[:, :2].min(1).max() >= DECODED_SIDE:
-        size += ', as they are read: large JPEGs at a half, a quarter or an eighth of their size'
+    if of_files and images.shape[:, :2].min(1).max() >= DECODED_SIDE:
+        size += f', as they are read: JPEGs from {2 * DECODED_SIDE:,} pixels on at a half or a quarter'
     return f'{size}; {color}'
 
 
@@ -419,7 +419,7 @@ def sentences_of(survey: Survey) -> list[str]:
         f"{task.name}: {len(task.classes):,} classes, {' + '.join(sizes)} images",
         f'a class has {_counts_in_words(train)}; always answering the most frequent one is right on '
         f'{chance:.1%} of validation',
-        _sizes_in_words(survey.images),
+        _sizes_in_words(survey.images, task.train.files is not None),
         f'{n:,} images to validate on: near 90%, models that differ by less than '
         f'{points(smallest_difference(n))} cannot be told apart',
     ]

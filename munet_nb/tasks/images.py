@@ -100,7 +100,7 @@ def picture_formats() -> list[str]:
     return sorted(set(Image.OPEN) - _NO_PICTURES)
 
 
-DECODED_SIDE = 1024  # pixels that the shorter side of a photograph keeps at least
+DECODED_SIDE = 1024  # pixels that the shorter side of a JPEG keeps at least: twice those of a model
 
 
 def _why(path: Path, error: Exception) -> str:
