@@ -105,11 +105,12 @@ class Ledger(Mapping):
         return dict(zip(self._book.keys[: self._size], self._book.values))
 
     def _place(self, key) -> int:
-        if key not in self:
+        place = self._book.places.get(key, self._size)
+        if place >= self._size:  # a later version may have it
             raise KeyError(key)
-        return self._book.places[key]
+        return place
 
-    def __contains__(self, key) -> bool:  # a later version may have it
+    def __contains__(self, key) -> bool:
         return self._book.places.get(key, self._size) < self._size
 
     def __getitem__(self, key) -> Any:

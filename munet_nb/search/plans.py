@@ -82,11 +82,11 @@ def find_layer(
     """
     inherited = kind_of(name).inherited
     for ancestor in lineage:
-        ref = ancestor.layers.get(name)
-        # Within an architecture, name and number of parameters fix the shape.
-        fits = ref and ref.n_params == n_params and ref.digest in alive
-        if fits and (inherited or ancestor.task == task):
-            return ref
+        if inherited or ancestor.task == task:
+            ref = ancestor.layers.get(name)
+            # Within an architecture, name and number of parameters fix the shape.
+            if ref and ref.n_params == n_params and ref.digest in alive:
+                return ref
     return None
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-016
