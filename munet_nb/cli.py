@@ -729,11 +729,10 @@ def _bench_speed(args: argparse.Namespace):
     _measured(args, lambda: measure_speed(*told), show_speed)
 
 # %% ../nbs/95_cli.ipynb #8679b3ef
-def _add_scale(what):
-    p = what.add_parser(
-        'scale', help='how busy up to 10,000 workers would be kept, by simulation (minutes)'
-    )
-    p.set_defaults(do=_bench_scale)
+def _add_drawn(what, name: str, help: str, do: Callable):
+    "The command of a benchmark that draws what it measures."
+    p = what.add_parser(name, help=help)
+    p.set_defaults(do=do)
     p.add_argument('--seed', type=int, default=0, help='of what is drawn (default: 0)')
     p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
 
@@ -744,21 +743,19 @@ def _bench_scale(args: argparse.Namespace):
     _check_seed(args)
     _measured(args, lambda: measure_scale(args.seed), show_scale)
 
-# %% ../nbs/95_cli.ipynb #b406b2ca
-def _add_growth(what):
-    p = what.add_parser(
-        'growth', help='what 20,000 generations cost the next one, and opening their run (minutes)'
-    )
-    p.set_defaults(do=_bench_growth)
-    p.add_argument('--seed', type=int, default=0, help='of what is drawn (default: 0)')
-    p.add_argument('--json', metavar='FILE', help='also write all figures to a file')
-
 
 def _bench_growth(args: argparse.Namespace):
     from munet_nb.bench.growth import measure_growth, show_growth
 
     _check_seed(args)
     _measured(args, lambda: measure_growth(args.seed), show_growth)
+
+
+def _add_scale_and_growth(what):
+    busy = 'how busy up to 10,000 workers would be kept, by simulation (minutes)'
+    _add_drawn(what, 'scale', busy, _bench_scale)
+    costs = 'what 20,000 generations cost the next one, and opening their run (minutes)'
+    _add_drawn(what, 'growth', costs, _bench_growth)
 
 # %% ../nbs/95_cli.ipynb #ccb698bc
 def _add_serving(what):
@@ -871,8 +868,7 @@ def make_parser(
     bench = commands.add_parser('bench', help='measure speed, scale, growth, serving and quality')
     what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
     _add_speed(what)
-    _add_scale(what)
-    _add_growth(what)
+    _add_scale_and_growth(what)
     _add_serving(what)
     _add_quality(what)
     return parser

@@ -21,42 +21,27 @@ import pandas as pd
 from numpy.random import Generator, default_rng
 from tqdm.auto import tqdm
 
-from ..models.hparams import sizes_of
-from ..models.model import LayerRef, Model, model_to_json
+from .work import work_root, work_tasks
 from ..models.pool import Layer
-from ..network.arch import Arch, get_arch
-from ..network.chain import count_params, root_names
+from ..network.arch import get_arch
 from ..pictures.history import History
 from ..runs.rundir import RunDir, RunWriter
+from ..runs.start import first_record
 from ..search.ask import ask, segments_left
-from ..search.config import Config, config_to_json
-from ..search.journal import FORMAT, State, TaskInfo, apply_record, info_to_json
-from ..search.journal import open_records, replay
+from ..search.config import Config
+from ..search.journal import State, apply_record, open_records, replay
 from ..search.plans import ChildPlan, TrainedChild
 from ..search.tell import end_of_iteration, tell, with_tests
+from ..tasks.splits import part
+from ..tasks.task import Task
 
 # %% ../../nbs/90_bench/23_growth.ipynb #d270d4cb
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
-
-
-def _first_record(tasks: int, arch: Arch, config: Config) -> dict:
-    "What a journal begins with: a root whose layers are names, and so many tasks."
-    hparams = replace(config.defaults, num_layers=arch.depth)
-    sizes = sizes_of(hparams, classes=2)
-    chain = tuple(
-        LayerRef(n, _digest(n), count_params(arch, n, sizes), None) for n in root_names(arch)
-    )
-    infos = [TaskInfo(f't{i}', ('a', 'b'), False, '', '') for i in range(tasks)]
-    return {
-        'kind': 'run',
-        'format': FORMAT,
-        'arch': arch.name,
-        'root_name': 'names',
-        'root': model_to_json(Model('root', None, None, chain, hparams)),
-        'config': config_to_json(config),
-        'tasks': [info_to_json(info) for info in infos],
-    }
+def _small_tasks(n: int) -> list[Task]:
+    "n tasks of a few images, which differ by their names."
+    (task,) = work_tasks(1)
+    splits = 'train', 'validation', 'test'
+    few = {name: part(getattr(task, name), range(8)) for name in splits}
+    return [replace(task, name=f't{i}', **few) for i in range(n)]
 
 # %% ../../nbs/90_bench/23_growth.ipynb #3c5bb4a2
 class LongSearch:
@@ -68,7 +53,7 @@ class LongSearch:
         self.rng = rng  # draws accuracies
         self.milliseconds = defaultdict(list)  # what was done -> what it took each time
         self._run = RunWriter(path)
-        first = _first_record(tasks, self.arch, self.config)
+        first = first_record(work_root(self.arch, 32), _small_tasks(tasks), self.config)
         self._run.create(first, ())
         self.state: State = replay([first])
 
@@ -79,7 +64,10 @@ class LongSearch:
         return made
 
     def _pretend(self, plan: ChildPlan) -> TrainedChild:
-        layers = {name: Layer({}, _digest(f'{plan.id} {name}')) for name in plan.changes}
+        def layer(name):
+            return Layer({}, hashlib.sha256(f'{plan.id} {name}'.encode()).hexdigest())
+
+        layers = {name: layer(name) for name in plan.changes}
         return TrainedChild(plan, tuple(map(float, self.rng.random(2))), layers)
 
     def _end_iteration(self):

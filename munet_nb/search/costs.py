@@ -92,7 +92,7 @@ def images_line(task: str, images: Images) -> dict:
     "What is told of a task, as plain values."
     return {'task': task, **vars(images)}
 
-
+# %% ../../nbs/40_search/12_costs.ipynb #39e438dc
 def _is_amount(value) -> bool:
     return is_number(value) and value >= 0
 
