@@ -152,6 +152,8 @@ def test_a_new_trunk_changes_nothing_that_is_in_use(tmp_path):
             evo.common_trunk(['mnist', 'again'])
         with pytest.raises(InputError, match='at least two'):
             evo.common_trunk(['mnist', 'mnist'])
+        with pytest.raises(InputError, match="'nobody'"):
+            evo.common_trunk(['mnist', 'nobody'])
         made = evo.common_trunk()
         assert evo.done
         assert {t: m.digests for t, m in kept_models(evo.state).items()} == before
@@ -165,6 +167,16 @@ def test_a_new_trunk_changes_nothing_that_is_in_use(tmp_path):
         assert {id for id in made} <= {m.id for m in evo.state.seeds('late')}
     again = System.open(tmp_path / 'r')
     assert {t: m.digests for t, m in again.models.items()} == before
+
+
+def test_tasks_that_are_chosen_train_a_trunk_and_no_others(tmp_path):
+    tasks = [*three_tasks()[:2], replace(three_tasks()[1], name='third')]
+    config = replace(CONFIG, common_trunks=False, scale_factor=1.0)
+    with Evolution.create(tmp_path / 'r', load_root('random:Ti1'), tasks, config) as evo:
+        evo.common_trunk(['mnist', 'third'])
+        told = [r for r in evo.records if r['kind'] in ('groups_begun', 'groups', 'common_trunk')]
+        assert told and 'third' in json.dumps(told) and 'digits' not in json.dumps(told)
+        assert 'digits' not in evo.state.entrants
 
 
 def test_a_search_for_groups_waits_for_the_end_of_a_task_iteration(tmp_path):

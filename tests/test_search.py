@@ -31,7 +31,15 @@ from munet_nb.roots.load import load_root
 from munet_nb.runs.report import GenerationReport
 from munet_nb.runs.rundir import RunDir, example_run
 from munet_nb.runs.start import first_record
-from munet_nb.search.ask import ask, generations_left, next_task
+from munet_nb.search.ask import (
+    affordable_children,
+    ask,
+    generation_segments,
+    generations_left,
+    iteration_segments,
+    next_task,
+    segments_to_spend,
+)
 from munet_nb.search.config import (
     PRESETS,
     Config,
@@ -43,14 +51,19 @@ from munet_nb.search.config import (
 )
 from munet_nb.search.journal import TaskInfo, info_to_json, open_first, replay
 from munet_nb.search.mutation import OPERATORS, mutate_child, mutations, probabilities
-from munet_nb.search.plans import Surroundings
+from munet_nb.search.plans import Race, Surroundings
 from munet_nb.search.selection import sample_parent
 from munet_nb.tasks.task import task_from_arrays
 
 F = reference_flops(ARCH)
 
+def config_of(race_segments, keep, **values) -> Config:
+    "Nothing races where a task keeps a front."
+    return Config(race_segments=race_segments if keep == 'best' else 0, keep=keep, **values)
+
+
 configs = st.builds(
-    Config,
+    config_of,
     seed=st.integers(0, 2**32 - 1),
     scale_factor=st.sampled_from([1.0, 0.9, 0.3, 0.02]),
     compute_factor=st.sampled_from([1.0, 0.9, 0.3]),
@@ -60,6 +73,7 @@ configs = st.builds(
     task_iterations=st.integers(1, 3),
     auto_tune=st.booleans(),
     seed_segments=st.integers(0, 4),
+    race_segments=st.integers(0, 4),
     keep=st.sampled_from(['best', 'front']),
 )
 
@@ -243,7 +257,7 @@ def test_bills_add_up_to_the_distinct_parameters(history):
 @settings(max_examples=15, deadline=None)
 @given(configs)
 def test_every_task_gets_its_share_of_children(config):
-    config = replace(config, seed_segments=0)
+    config = replace(config, seed_segments=0, race_segments=0)
     run = ToyRun(config, [info(n) for n in 'abc'])
     run.finish()
     per_task = Counter()
@@ -474,7 +488,8 @@ def test_a_task_iteration_spends_what_it_may_and_short_trials_are_trained_alone(
     for r in run.records:
         if r['kind'] == 'generation':
             n = len(r['children'])
-            spent += n * r['segments']
+            lengths = [len(child['model']['evaluations']) for child in r['children']]
+            spent += sum(lengths) if c.race_segments else n * r['segments']
             assert 1 <= n <= c.children_per_generation
             trial = bool(c.seed_segments and r['seeds_tried'])
             assert r['segments'] == (c.seed_segments if trial else c.training.segments)
@@ -496,6 +511,64 @@ def test_generations_left_is_exact_unless_a_task_ends_without_a_model(config, n)
         run.step()
     if all(r['kept'] for r in run.records if r['kind'] == 'task_end'):
         assert seen == list(range(len(seen), 0, -1))
+
+
+shares = st.floats(0, 1)
+
+
+@given(st.integers(1, 9), st.lists(st.tuples(shares, shares), min_size=1, max_size=9))
+def test_the_better_half_of_a_race_goes_on(after, told):
+    accuracies, worth = zip(*told)
+    survivors = Race(after, worth).survivors(accuracies)
+    scores = [a * w for a, w in told]
+    lost = set(range(len(told))) - set(survivors)
+    assert survivors == sorted(survivors) and len(lost) == len(told) // 2
+    for loser in lost:
+        assert all((scores[s], loser) >= (scores[loser], s) for s in survivors)
+
+
+@given(configs, st.integers(0, 400))
+def test_what_is_left_is_spent_by_as_many_children_as_it_pays_for(config, left):
+    spent = 0
+    while n := affordable_children(left - spent, config):
+        assert n <= config.children_per_generation
+        more = n == config.children_per_generation
+        assert more or generation_segments(n + 1, config) > left - spent
+        spent += generation_segments(n, config)
+    assert spent == segments_to_spend(left, config)
+    assert left - spent < config.training.segments
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs)
+def test_a_race_spends_what_it_trains_and_the_sum_stays_in_the_budget(config):
+    config = replace(config, keep='best', race_segments=1)
+    run = ToyRun(config, [info('a'), info('b', private=True)])
+    run.finish()
+    for task in 'ab':
+        for iteration in range(config.task_iterations):
+            told = [r for r in run.records if r.get('task') == task and r['kind'] == 'generation']
+            told = [r for r in told if r['iteration'] == iteration]
+            trained = sum(len(c['model']['evaluations']) for r in told for c in r['children'])
+            budget = iteration_segments(run.state, config, task)
+            assert budget - config.training.segments < trained <= budget
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs)
+def test_what_a_race_takes_a_child_to_be_worth_is_what_it_is_charged_for(config):
+    config = replace(config, keep='best', race_segments=1)
+    run = ToyRun(config, [info('a'), info('b')])
+    while next_task(run.state, run.config):
+        generation = ask(run.state, run.config, ARCH)
+        run.step()
+        record = [r for r in run.records[-2:] if r['kind'] == 'generation'][-1]
+        for i, child in enumerate(record['children']):
+            if generation.race and child['model']['chain']:
+                quality = max(child['model']['evaluations'])
+                # A stretched position embedding may turn out to be another task's as well.
+                expected = pytest.approx(quality * generation.race.worth[i], rel=0.01)
+                assert child['score'] == expected
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from munet_nb.models.pool import make_layer
 from munet_nb.network import layers
 from munet_nb.network.arch import get_arch
 from munet_nb.runs import files
+from munet_nb.search.plans import Race
 
 CASE = Case('Ti2', 32, 512, 3)  # four parts; a full block, an adapter, a top block
 
@@ -80,6 +81,13 @@ def inherited(work):
     return [digests(trained), momentum]
 
 
+def raced(work):
+    "How long children are trained that race, and what they make."
+    plans = [work.everything(), *by_work(work.plans)[-2:]]
+    trained = train(work, plans, race=Race(1, (1.0,) * 3))
+    return [[len(t.evaluations) for t in trained], digests(trained)]
+
+
 @pytest.fixture(scope='module')
 def work():
     with make_work(CASE) as w:
@@ -115,7 +123,7 @@ with t.make_work(t.CASE) as work:
     got = t.digests(t.train(work, [work.everything(), t.by_work(work.plans)[-1]]))
     widths = sorted(len(on) for on in used)
     told = [len(jax.devices()), widths, len({{d for on in used for d in on}}), got]
-    print(json.dumps([*told, t.inherited(work)]))
+    print(json.dumps([*told, t.inherited(work), t.raced(work)]))
 '''
 
 
@@ -130,11 +138,13 @@ def test_eight_devices_train_the_same_layers_as_one(work, expected):
     code = DEVICES.format(tests=str(Path(__file__).parent))
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    devices, widths, used, got, with_states = json.loads(out.stdout.strip().splitlines()[-1])
+    told = json.loads(out.stdout.strip().splitlines()[-1])
+    devices, widths, used, got, with_states, after_a_race = told
     assert devices == 8
     assert widths[0] == 1 and widths[-1] >= 2 and used >= 4, (widths, used)
     assert got == [expected[0], expected[-1]]
     assert with_states == inherited(work)
+    assert after_a_race == raced(work)
     layers, momentum = with_states
     assert [m.keys() for m in momentum] == [m.keys() for m in layers]
     assert layers != got, 'momentum that was inherited moves the parameters'
@@ -158,6 +168,21 @@ def test_children_alone_are_the_same_as_in_a_generation(work, plans, expected):
     assert digests(train(work, plans[-1:])) == expected[-1:]
 
 
+def test_the_winners_of_a_race_are_the_same_as_without_one(work, plans):
+    "Who goes on is not told apart from who was alone."
+    whole = train(work, plans)
+    segments = work.evo.config.training.segments
+    raced = train(work, plans, race=Race(1, (1.0,) * len(plans)))
+    lengths = [len(t.evaluations) for t in raced]
+    assert sorted(lengths) == [1, 1, segments, segments]
+    for one, other, length in zip(raced, whole, lengths):
+        assert one.evaluations == other.evaluations[:length]
+        if length == segments:
+            assert digests([one]) == digests([other])
+    best = max(other.evaluations[0] for other in whole)
+    assert any(one.evaluations[0] == best for one in raced if len(one.evaluations) == segments)
+
+
 def test_mixed_precision_trains_float32_parameters_near_those_of_float32():
     "And takes no more memory than is predicted."
     with make_work(Case('Ti1', 32, 64, 2)) as work:
@@ -174,6 +199,23 @@ def test_mixed_precision_trains_float32_parameters_near_those_of_float32():
     told = memory_plan(get_arch('Ti1'), mixed, 32, 1, params)
     running = sum(v for k, v in told.items() if 'step' in k)
     assert temporary_bytes(programs) <= running <= 4 * temporary_bytes(programs), told
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_what_only_accelerators_take_computes_nearly_the_same(precision, monkeypatch):
+    "Elsewhere than on a CPU some code takes another way. It is run here as well, on a CPU."
+    with make_work(Case('Ti1', 32, 64, 2)) as work:
+        settings = replace(work.evo.config.training, precision=precision)
+        plans = [work.everything(), by_work(work.plans)[-1]]
+        usual = train(work, plans, settings, Programs())
+        monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+        elsewhere = train(work, plans, settings, Programs())
+    for one, other in zip(usual, elsewhere):
+        assert one.evaluations == pytest.approx(other.evaluations, abs=0.05)
+        for name, layer in one.layers.items():
+            for path, numbers in layer.flat.items():
+                found = other.layers[name].flat[path]
+                np.testing.assert_allclose(found, numbers, atol=1e-4 if precision == 'float32' else 0.01)
 
 
 def live_bytes():

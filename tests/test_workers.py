@@ -143,6 +143,21 @@ def test_progress_that_raises_stops_the_training_and_not_the_workers(alone, tmp_
     assert contents(tmp_path / 'run') == alone
 
 
+def test_children_that_race_are_the_same_wherever_they_do(tmp_path):
+    "A race is run in one place, as who goes on depends on all of them, and pays for more children."
+    config = Config.preset('demo', **CONFIG | dict(common_trunks=False, race_segments=1))
+    for name, executor in (('here', None), ('there', two_processes())):
+        given = tmp_path / name, load_root('random:Ti1'), small_tasks()[:1], config, executor
+        with Evolution.create(*given) as evo:
+            evo.run()
+            told = [r for r in evo.records if r['kind'] == 'generation']
+    assert contents(tmp_path / 'here') == contents(tmp_path / 'there')
+    lengths = [[len(c['model']['evaluations']) for c in r['children']] for r in told]
+    assert lengths[0] in ([2, 2, 1], [2, 1, 2], [1, 2, 2])
+    # Of 18 segments one is for a probe. Without a race they pay for eight children.
+    assert (sum(map(len, lengths)), sum(map(sum, lengths))) == (10, 17)
+
+
 def test_a_mistake_in_the_data_is_raised_and_the_workers_stay(tmp_path):
     task = small_tasks()[0]
     own = LazySplit(200, lambda i: task.train[i], 'own')  # what cannot be sent

@@ -11,7 +11,7 @@ from munet_nb.network.arch import get_arch
 from munet_nb.network.chain import count_params, reference_params, root_names
 from munet_nb.network.kinds import Sizes
 from munet_nb.search.ask import ask, next_task, segments_left
-from munet_nb.search.config import Config
+from munet_nb.search.config import Config, config_to_json
 from munet_nb.search.journal import State, TaskInfo, apply_record, info_to_json, replay
 from munet_nb.search.plans import TrainedChild
 from munet_nb.search.tell import end_of_iteration, tell, with_tests
@@ -59,6 +59,19 @@ def pretend(generation, salt=0) -> list[TrainedChild]:
     return [pretend_child(plan, salt) for plan in generation.children]
 
 
+def as_long_as_asked(generation, trained) -> list[TrainedChild]:
+    "What was trained, with as many evaluations as its generation asks for, and its race leaves."
+
+    def seen(child, segments):
+        return (child.evaluations * generation.segments)[:segments]
+
+    race, lengths = generation.race, [generation.segments] * len(trained)
+    if race:
+        survivors = race.survivors([max(seen(child, race.after)) for child in trained])
+        lengths = [n if i in survivors else race.after for i, n in enumerate(lengths)]
+    return [replace(t, evaluations=seen(t, n)) for t, n in zip(trained, lengths)]
+
+
 class ToyRun:
     "A search and its pool, driven by hand."
 
@@ -71,7 +84,9 @@ class ToyRun:
         self.test = test
         self.pretend_child = pretend_child
         self.pool = LayerPool(layers)
-        self.records = [{'kind': 'run', 'root': model_to_json(root), 'tasks': list(tasks)}]
+        first = {'kind': 'run', 'root': model_to_json(root), 'tasks': list(tasks)}
+        told = {'config': config_to_json(config)} if config.race_segments else {}
+        self.records = [first | told]
         self.state: State = replay(self.records)
         self.states = [self.state]  # after each record
 
@@ -87,6 +102,8 @@ class ToyRun:
             return False
         generation = ask(self.state, self.config, ARCH)
         trained = [self.pretend_child(plan, self.salt) for plan in generation.children]
+        if self.config.race_segments:  # then their number tells who lost
+            trained = as_long_as_asked(generation, trained)
         record = tell(self.state, self.config, ARCH, generation, trained)
         accepted = [t for t, c in zip(trained, record['children']) if c['accepted']]
         self.commit(record, [layer for t in accepted for layer in t.layers.values()])

@@ -61,7 +61,7 @@ def _trained(record: dict) -> int:
     "Segments of one child on one task that a record of the journal is about."
     kind = record['kind']
     if kind == 'generation':
-        return record['segments'] * len(record['children'])
+        return sum(len(child['model']['evaluations']) for child in record['children'])
     if kind == 'groups':
         return record['segments'] * sum(len(t['tasks']) for t in record['trials'])
     return record['segments'] * len(record['tasks']) if kind == 'common_trunk' else 0

@@ -103,6 +103,7 @@ THIRD_ABLATIONS = (  # of the third round, with two seeds
     'munet_1+probed_seeds=0',
     'munet_1+spread_rates=False',
     'munet_1+acceptance_errors=0',
+    'munet_1+children_per_generation=4+race_segments=10',
 )
 _METHODS = (
     'munet_1',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'DECODED_BYTES', 'batch_indices', 'eval_indices', 'Chunk', 'padded_pixels', 'Feed',
-    'validation_feed', 'TaskFeed',
+    'DECODED_BYTES', 'RESIDENT_IMAGES', 'RESIDENT_PIXELS', 'batch_indices', 'eval_indices', 'Chunk',
+    'with_room', 'padded_pixels', 'resident_pixels', 'Feed', 'validation_feed', 'TaskFeed',
 ]
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-002
@@ -21,7 +21,6 @@ from jaxtyping import Int32
 
 from ..checks import InputError
 from .pixels import MAX_PIXELS, Packed, Pixels, pack, shrink, shrink_factor
-from .pixels import to_pixels
 from ..search.config import TrainingSettings
 from ..tasks.images import read_all
 from ..tasks.splits import part
@@ -103,6 +102,22 @@ def _read_ahead(examples: _InOrder, count: int, make: Callable) -> Iterator:
     return iter(grain.experimental.ThreadPrefetchIterDataset(packs, prefetch_buffer_size=1))
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-018
+def with_room(
+    packed: Packed,
+    examples: int,  # images to make room for, at least
+    pixels: int,  # to make room for, at least
+) -> Pixels:  # NumPy arrays
+    "Packed images, and room for more."
+
+    def fill(a, n):
+        if n <= len(a):
+            return a
+        return np.concatenate([a, np.zeros((n - len(a), *a.shape[1:]), a.dtype)])
+
+    rest = (packed.start, packed.height, packed.width)
+    return Pixels(fill(packed.pixels, pixels), *(fill(a, examples) for a in rest))
+
+
 def padded_pixels(
     packed: Packed,
     examples: int,  # images to make room for
@@ -110,12 +125,21 @@ def padded_pixels(
 ) -> Pixels:  # NumPy arrays: (power of two, channels) of pixels, (examples,) of the others
     "Packed images with room for `examples`, the number of pixels rounded up to a power of two."
     rows = 1 << (max(len(packed.pixels), pixels) - 1).bit_length()
+    return with_room(packed, examples, rows)
 
-    def fill(a, n):
-        return np.concatenate([a, np.zeros((n - len(a), *a.shape[1:]), a.dtype)])
 
-    rest = (packed.start, packed.height, packed.width)
-    return Pixels(fill(packed.pixels, rows), *(fill(a, examples) for a in rest))
+RESIDENT_IMAGES = 2**12  # that there is room for at least
+RESIDENT_PIXELS = 2**22
+
+
+def resident_pixels(
+    packed: Packed,
+    budget: float,  # bytes that they may take
+) -> Pixels:  # on the device
+    "Images that stay on the device, with room for as many as small tasks have, if it has room."
+    if RESIDENT_PIXELS * packed.pixels.shape[1] > budget:
+        return jax.device_put(with_room(packed, 0, 0))
+    return jax.device_put(with_room(packed, RESIDENT_IMAGES, RESIDENT_PIXELS))
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #5f1d20ab
 def _shrunk(split, image_size: int) -> list[tuple]:
@@ -179,7 +203,7 @@ class Feed:
         packed = self._pack([(image, label) for _, image, label in found])
         self._shapes = np.array([shape for shape, *_ in found])
         self._factors = self._factors_at(image_size)
-        self.resident = to_pixels(packed)
+        self.resident = resident_pixels(packed, self.budget)
         self.labels = packed.labels
 
     def example_chunk(

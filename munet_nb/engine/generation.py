@@ -71,6 +71,16 @@ class GenerationInTraining:
         served = 'several' if len(child.on) > 1 else child.on[0]
         return self.threads[served].submit(job, child, *args)
 
+    def go_on_with(self, numbers: Sequence[int]):
+        "From now on train these children alone."
+        starts = [child.start for child in self.children]
+        plans = [child.plan for child in self.children]
+        served = {d: [i for i in numbers if self.children[i].on[0] == d] for d in self.trees}
+        self.trees = {d: trunk_tree(plans, own, starts) for d, own in served.items() if own}
+        if self.held is not None:
+            go = set(numbers)
+            self.held = [(*told, [(i, x) for i, x in out if i in go]) for *told, out in self.held]
+
     def close(self):
         "End the threads; what is running is waited for."
         for pool in self.threads.values():

@@ -20,7 +20,7 @@ from .feeds import batch_indices, eval_indices
 from .generation import Engine, GenerationInTraining, begin_generation
 from .trunks import Branch
 from ..network.chain import seed_key
-from ..search.plans import ChildPlan, TrainedChild
+from ..search.plans import ChildPlan, Race, TrainedChild
 
 # %% ../../nbs/50_engine/12_training.ipynb #f7451ac2
 def _images(g: GenerationInTraining, batches: int) -> jax.ShapeDtypeStruct:
@@ -131,18 +131,18 @@ def _mark(child: ChildInTraining, programs, x, labels, n: int):
 def _evaluate(
     g: GenerationInTraining,
     index: Int[np.ndarray, 'batches batch'],  # all validation examples; -1: padding
-) -> list[tuple[np.ndarray, bool]]:
-    "Which examples each child got right, in order, and whether all its logits were finite."
+) -> dict[int, tuple[np.ndarray, bool]]:
+    "By child: which examples it got right, in order, and whether all its logits were finite."
     programs = g.engine.programs
-    marks, good = [[] for _ in g.children], [True] * len(g.children)
+    marks, good = {}, {}
     for labels, n, found in _held_or_computed(g, index):
         counts = labels[:n] >= 0
         jobs = [(number, g.submit(_mark, number, programs, x, labels, n)) for number, x in found]
         for number, job in jobs:
             correct, finite = job.result()
-            marks[number].append(correct[:n][counts])
-            good[number] = good[number] and bool(finite)
-    return [(np.concatenate(own), finite) for own, finite in zip(marks, good)]
+            marks.setdefault(number, []).append(correct[:n][counts])
+            good[number] = good.get(number, True) and bool(finite)
+    return {number: (np.concatenate(own), good[number]) for number, own in sorted(marks.items())}
 
 # %% ../../nbs/50_engine/12_training.ipynb #5ebf3322
 @dataclass
@@ -180,10 +180,12 @@ def train_generation(
     key: PRNGKeyArray,  # draws augmentations and fresh layers
     times: Times,  # is added to
     progress: Callable[[int, int, float], None] = no_progress,  # child, segment, accuracy
+    race: Race | None = None,  # that they run
 ) -> list[TrainedChild]:
     """Train children on the same batches and evaluate them after every segment.
 
-    They must agree in their data hyperparameters. The result does not depend on the devices.
+    They must agree in their data hyperparameters. The result does not depend on the devices. Who
+    loses a race has fewer evaluations; the others come out as if they had been alone.
     """
     settings, programs = engine.settings, engine.programs
     n_train, n_eval = len(engine.feed.train.split), len(engine.feed.validation.split)
@@ -201,9 +203,11 @@ def train_generation(
             evaluated = time.perf_counter()
             times.training += trained - started - (compiled_training - compiled)
             times.evaluating += evaluated - trained - (programs.seconds - compiled_training)
-            for i, (child, (correct, finite)) in enumerate(zip(g.children, marks)):
-                child.close_segment(correct, finite, engine.keep_latest)
-                progress(i, segment, child.evaluations[-1])
+            for i, (correct, finite) in marks.items():
+                g.children[i].close_segment(correct, finite, engine.keep_latest)
+                progress(i, segment, g.children[i].evaluations[-1])
+            if race and segment + 1 == race.after:
+                g.go_on_with(race.survivors([max(c.evaluations) for c in g.children]))
         jobs = [g.submit(ChildInTraining.result, i) for i in range(len(plans))]
         return [job.result() for job in jobs]
     finally:

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from ..checks import InputError, check, is_one_of, notice
 from .curves import changes_of
@@ -26,8 +27,7 @@ class Training:
     "A generation while it trains."
 
     title: str
-    children: int
-    segments: int  # that each child is trained
+    children: tuple[int, ...]  # how many are trained in each segment
     # child -> its validation accuracy after each segment so far
     evaluations: dict[int, list[float]] = field(default_factory=dict)
     what: str = 'child'  # trains: 'group', where tasks train together
@@ -37,12 +37,17 @@ class Training:
     def of(cls, generation: Generation | GroupGeneration, state: State) -> 'Training':
         "A generation that begins to train."
         what = 'group' if isinstance(generation, GroupGeneration) else 'child'
-        children = len(generation.children)
         try:
             changes = changes_of(generation, state)
         except Exception:  # they are only shown, and must not end a training
             changes = {}
-        return cls(generation.title, children, generation.segments, what=what, changes=changes)
+        children = generation.children_by_segment
+        return cls(generation.title, children, what=what, changes=changes)
+
+    @property
+    def segments(self) -> int:
+        "That a child is trained."
+        return len(self.children)
 
     @property
     def evaluated(self) -> int:
@@ -52,7 +57,12 @@ class Training:
     @property
     def share(self) -> float:
         "Of its training, from 0 to 1."
-        return self.evaluated / (self.children * self.segments)
+        return self.evaluated / sum(self.children)
+
+    @property
+    def between_segments(self) -> bool:
+        "Whether all children that train have been evaluated as often."
+        return self.evaluated in accumulate(self.children)
 
 # %% ../../nbs/80_pictures/25_worker.ipynb #5526e62c8d50ae511bb78ca656e877d1
 class Listener:
@@ -333,7 +343,7 @@ class Worker:
         self.watch.evaluated(child)
         training = self.latest
         training.evaluations.setdefault(child, []).append(accuracy)
-        if training.evaluated % training.children == 0:  # those of a segment come together
+        if training.between_segments:
             self._tell('evaluated', training)
 
     def _waits(self):

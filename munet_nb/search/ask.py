@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = [
     'next_task', 'round_tasks', 'round_due', 'iteration_segments', 'segments_left',
-    'generations_left', 'rng_for', 'scores_of', 'probes_due', 'to_try', 'seeds_in_turn',
-    'spread_rates', 'Generation', 'ask',
+    'generation_segments', 'affordable_children', 'segments_to_spend', 'generations_left',
+    'rng_for', 'scores_of', 'probes_due', 'to_try', 'seeds_in_turn', 'spread_rates', 'Generation',
+    'ask',
 ]
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-002
@@ -20,14 +21,14 @@ from numpy.random import Generator, default_rng
 from ..checks import InputError
 from ..models.accounting import prediction_flops
 from ..models.hparams import DATA_HPARAMS, HParams, with_data_hparams
-from ..models.model import Model
+from ..models.model import LayerRef, Model
 from ..network.arch import Arch
 from ..network.chain import reference_flops, reference_params
 from .config import Config
 from .journal import State
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .mutation import with_probabilities
-from .plans import ChildPlan, Surroundings
+from .plans import ChildPlan, Race, Surroundings, raced_segments
 from .selection import SCORES, anyone, first_taken, ranked, sample_parent
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-005
@@ -71,6 +72,26 @@ def segments_left(state: State, config: Config) -> int:
     spent = state.view(task).spent
     return iteration_segments(state, config, task) - spent if task else 0
 
+
+def generation_segments(children: int, config: Config) -> int:
+    "What so many children that train together spend, in segments of one."
+    return raced_segments(children, config.training.segments, config.race_segments)
+
+
+def affordable_children(left: int, config: Config) -> int:
+    "How many children the next generation has, if so many segments are left."
+    most = min(config.children_per_generation, 2 * left // config.training.segments)
+    fits = (n for n in range(most, 0, -1) if generation_segments(n, config) <= left)
+    return next(fits, 0)
+
+
+def segments_to_spend(left: int, config: Config) -> int:
+    "What generations spend of so many segments, until no other child can be paid."
+    left = max(0, left)
+    full = generation_segments(config.children_per_generation, config)
+    rest = left % full
+    return left - rest + generation_segments(affordable_children(rest, config), config)
+
 # %% ../../nbs/40_search/05_ask.ipynb #a35e73d4
 def _generations(
     left: int,  # segments
@@ -82,9 +103,10 @@ def _generations(
     trials = 0
     if trial:  # A trial begins only while a whole child could still be trained.
         trials = min(untried, math.ceil(max(left - whole + 1, 0) / trial))
-    children = max(0, left - trials * trial) // whole
     most = config.children_per_generation
-    return math.ceil(trials / most) + math.ceil(children / most)
+    full = generation_segments(most, config)
+    generations, rest = divmod(max(0, left - trials * trial), full)
+    return math.ceil(trials / most) + generations + (rest >= whole)
 
 
 def generations_left(state: State, config: Config) -> int:
@@ -270,10 +292,11 @@ def _surroundings(state, config, arch, task) -> Surroundings:
 
 def _size(state, config, parents) -> tuple[int, int]:
     "How many segments each child is trained, and how many children there are."
-    most, segments = config.children_per_generation, config.training.segments
     if config.seed_segments and parents.untried:  # short trials have generations of their own
-        most, segments = min(most, len(parents.untried)), config.seed_segments
-    return segments, min(most, segments_left(state, config) // segments)
+        most = min(config.children_per_generation, len(parents.untried))
+        segments = config.seed_segments
+        return segments, min(most, segments_left(state, config) // segments)
+    return config.training.segments, affordable_children(segments_left(state, config), config)
 
 # %% ../../nbs/40_search/05_ask.ipynb #39972c5c
 def spread_rates(state: State, config: Config) -> list[float]:
@@ -323,6 +346,31 @@ def _children(
     of_seeds = [child(i, seed) for i, seed in enumerate(tried)]
     return of_seeds + [child(i) for i in range(len(tried), n)]
 
+# %% ../../nbs/40_search/05_ask.ipynb #aa248bfc
+def _as_if_perfect(plan: ChildPlan) -> Model:
+    "The model that training would make of a child if its accuracy became 1."
+
+    def ref(layer):
+        own = layer.trainable or layer.resize
+        return LayerRef(
+            layer.name,
+            f'{plan.id} {layer.name}' if own else layer.digest,
+            layer.n_params,
+            plan.task if layer.trainable else layer.trained_by,
+        )
+
+    chain = tuple(map(ref, plan.layers))
+    return Model(plan.id, plan.task, plan.parent, chain, plan.hparams, (1.0,))
+
+
+def _race(children, state, config, arch) -> Race | None:
+    "The race that children of one task run; None where there is none to be run."
+    if not config.race_segments or len(children) < 2:
+        return None
+    models = [_as_if_perfect(plan) for plan in children]
+    worth = scores_of(models, state, children[0].task, config, arch)
+    return Race(config.race_segments, tuple(worth[m.id] for m in models))
+
 # %% ../../nbs/40_search/05_ask.ipynb #cell-021
 @dataclass(frozen=True)
 class Generation:
@@ -333,7 +381,8 @@ class Generation:
     number: int  # in the task iteration
     children: tuple[ChildPlan, ...]
     seeds_tried: tuple[str, ...]  # parents used as seeds for the first time in this task iteration
-    segments: int  # that each child is trained
+    segments: int  # that each child is trained, but those that lose the race
+    race: Race | None = None  # that the children run
     turned: int = 0  # seed models that the rotating order has passed after it, see `seeds_in_turn`
     extensions: int = 0  # of the configuration before it was asked for
 
@@ -342,6 +391,13 @@ class Generation:
         "In a few words; people count from 1."
         where = f'iteration {self.iteration + 1}, generation {self.number + 1}'
         return f'{self.task}, {where}: {len(self.children)} children'
+
+    @property
+    def children_by_segment(self) -> tuple[int, ...]:
+        "How many children are trained in each segment."
+        n = len(self.children)
+        early = self.race.after if self.race else self.segments
+        return (n,) * early + (n - n // 2,) * (self.segments - early)
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-022
 def ask(state: State, config: Config, arch: Arch) -> Generation:
@@ -368,6 +424,7 @@ def ask(state: State, config: Config, arch: Arch) -> Generation:
         children=tuple(children),
         seeds_tried=tuple(m.id for m in parents.untried[:n]),
         segments=segments,
+        race=_race(children, state, config, arch) if segments == config.training.segments else None,
         turned=parents.turned,  # by those that were drawn
         extensions=state.extensions,
     )

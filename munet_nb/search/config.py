@@ -108,6 +108,7 @@ class Config:
     children_per_generation: int = 8  # trained together on the same batches
     task_iterations: int = 2  # passes over the list of tasks
     seed_segments: int = 0  # a seed model's trial, in a generation of its own; 0: as any child's
+    race_segments: int = 0  # after which the worse half of a generation's children stop; 0: none
     auto_tune: bool = True  # whether the hyperparameters in `search` are tuned
     tune_num_layers: bool = True  # whether blocks may be dropped and taken back
     common_trunks: bool = False  # whether public tasks train trunks together first
@@ -187,11 +188,10 @@ def _check_numbers(config: 'Config'):
         'group_generations', 'trial_segments', 'trunk_segments', 'concurrent_tasks',
     )
     _check_all(config, counts, is_count, 'a positive whole number below 2^31')
-    trial = config.seed_segments
-    shorter = is_count(trial) and trial < getattr(config.training, 'segments', 0)
-    none = is_whole(trial) and trial == 0
+    whole = getattr(config.training, 'segments', 0)
+    shorter = ('seed_segments', 'race_segments')
     allowed = 'a whole number, less than the segments of a child'
-    check('seed_segments', trial, none or shorter, allowed)
+    _check_all(config, shorter, lambda n: is_whole(n) and n < max(whole, 1), allowed)
     probed = config.probed_seeds
     check('probed_seeds', probed, is_whole(probed), 'a whole number from 0 on, below 2^31')
     blocks = config.root_layers
@@ -219,6 +219,9 @@ def _check_agreement(config: 'Config'):
         allowed = '0 with accept_ties, for which an equal score is enough'
         errors = config.acceptance_errors
         check('acceptance_errors', errors, not errors, allowed)
+    if config.selection != 'product' or config.keep != 'best':
+        allowed = "0 unless selection is 'product' and keep 'best': a race is for one product"
+        check('race_segments', config.race_segments, not config.race_segments, allowed)
     if config.root_layers is not None:
         allowed = 'False with root_layers: a common trunk has all blocks of the root'
         check('common_trunks', config.common_trunks, not config.common_trunks, allowed)
@@ -351,12 +354,15 @@ def _with_budget(config: Config, times: float, keep: Collection[str]) -> Config:
     segments = training.segments if 'segments' in keep else max(1, round(exact))
     if 'seed_segments' in keep:
         segments = max(segments, config.seed_segments + 1)
+    if 'race_segments' in keep:
+        segments = max(segments, config.race_segments + 1)
     longer = segments / training.segments
     values = dict(
         children_per_task=children,
         segments=segments,
         batches=max(1, round(training.batches * min(1, exact))),
         seed_segments=min(round(config.seed_segments * longer), segments - 1),
+        race_segments=min(round(config.race_segments * longer), segments - 1),
         trial_segments=max(1, round(config.trial_segments * longer)),
         trunk_segments=max(1, round(config.trunk_segments * longer)),
     )

@@ -281,6 +281,11 @@ class GroupGeneration:
     trial: str | None = None  # whose group trains a trunk to stay; None: these are trials
 
     @property
+    def children_by_segment(self) -> tuple[int, ...]:
+        "How many groups are trained in each segment."
+        return (len(self.children),) * self.segments
+
+    @property
     def title(self) -> str:
         "In a few words; people count from 1."
         if self.trial:

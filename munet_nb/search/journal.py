@@ -424,6 +424,13 @@ def _read_model(told: Mapping) -> Model:
         ) from None
 
 # %% ../../nbs/40_search/04_journal.ipynb #7c1e9a40
+def _segments_spent(record, config: Config) -> int:
+    "What the children of a generation were trained together; who lost its race less than others."
+    early, whole = config.race_segments, record['segments']
+    lost = sum(len(c['model']['evaluations']) == early for c in record['children'])
+    return whole * len(record['children']) - lost * (whole - early)
+
+
 def _generation(state, record):
     task = record['task']
     _check_turn(state, task, record['iteration'], record['generation'])
@@ -446,7 +453,7 @@ def _generation(state, record):
         state,
         task=task,
         generation=record['generation'] + 1,
-        spent=spent + record['segments'] * len(record['children']),
+        spent=spent + _segments_spent(record, state.config),
         models=Ledger.of(state.models).plus(accepted),
         active=active,
         offspring={**state.offspring, task: offspring},

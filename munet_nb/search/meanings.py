@@ -15,7 +15,7 @@ _USUAL = {
     'scale_factor': 'price of size: 1 is none; with 0.9 a model as large as the root costs a tenth '
     'of its score',
     'task_iterations': 'how often the search works on each task',
-    'children_per_task': 'models tried for a task in one such iteration',
+    'children_per_task': 'models tried for a task in one such iteration, or as many segments',
     'segments': 'evaluations of a child while it trains, after each segment; the best one counts',
     'batches': 'steps of a segment, at most; fewer where they cover the training images once',
     'batch_size': 'images of a training step',
@@ -26,6 +26,8 @@ _USUAL = {
 # %% ../../nbs/40_search/10_meanings.ipynb #662133b2
 _CHILDREN = {
     'children_per_generation': 'children that train together, on the same batches',
+    'race_segments': 'segments after which the worse half of those stops, which pays for more '
+    'children; one worker trains them all; 0: nobody stops',
     'concurrent_tasks': 'tasks that are worked on at the same time, to keep many workers busy',
     'mutation_prob': "chance of each possible change of a child's layers and hyperparameters",
     'cloning_prob': 'chance of a layer to get a copy that is trained; 0: mutation_prob',

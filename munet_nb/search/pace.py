@@ -9,7 +9,7 @@ __all__ = ['COMMON', 'work_left', 'Pace']
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .ask import iteration_segments
+from .ask import iteration_segments, segments_to_spend
 from .config import Config
 from .groups import group_segments_left, public_tasks
 from .journal import State
@@ -17,11 +17,6 @@ from ..words import about, seconds
 
 # %% ../../nbs/40_search/11_pace.ipynb #24d6561a
 COMMON = 'common trunks'  # the kind of work of tasks that train together
-
-
-def _whole(left: int, config: Config) -> int:
-    "So many segments, without those that pay for no other child."
-    return max(0, left - left % config.training.segments)
 
 
 def work_left(
@@ -37,9 +32,10 @@ def work_left(
         segments = 0
         if task in going:
             view = state.view(task)
-            segments = _whole(iteration_segments(view, config, task) - view.spent, config)
+            left = iteration_segments(view, config, task) - view.spent
+            segments = segments_to_spend(left, config)
             more -= 1
-        whole = _whole(iteration_segments(state, config, task), config)
+        whole = segments_to_spend(iteration_segments(state, config, task), config)
         found[task] = (segments + max(0, more) * whole) * batches[task]
     tasks = state.groups.tasks if state.groups else public_tasks(state)
     common = group_segments_left(state, config) * sum(batches[task] for task in tasks)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'LayerPlan', 'ChildPlan', 'Surroundings', 'find_layer', 'plan_layer', 'Draft', 'draft_of',
-    'plan_child', 'TrainedChild',
+    'plan_child', 'raced_segments', 'Race', 'TrainedChild',
 ]
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-002
@@ -171,6 +171,33 @@ def plan_child(
         return plan_layer(name, task, lineage, sizes, name in draft.cloned, around)
 
     return ChildPlan(id, task, lineage[0].id, draft.hparams, tuple(map(planned, draft.names)))
+
+# %% ../../nbs/40_search/01_plans.ipynb #94d6f3d1
+def raced_segments(
+    children: int,  # that train together
+    whole: int,  # segments of a child
+    early: int,  # segments of those that lose; 0: there is no race
+) -> int:
+    "The segments that children train together."
+    lost = children // 2 if early else 0
+    return children * whole - lost * (whole - early)
+
+
+@dataclass(frozen=True)
+class Race:
+    "When the worse half of the children that train together stops."
+
+    after: int  # segments
+    worth: tuple[float, ...]  # of each child: its score, were its accuracy 1
+
+    def survivors(
+        self,
+        accuracies: Sequence[float],  # the best of each child so far
+    ) -> list[int]:
+        "Numbers of the children that go on: the better half, rounded up; of equal ones the first."
+        scores = [accuracy * worth for accuracy, worth in zip(accuracies, self.worth, strict=True)]
+        best_first = sorted(range(len(scores)), key=lambda number: -scores[number])
+        return sorted(best_first[: len(scores) - len(scores) // 2])
 
 # %% ../../nbs/40_search/01_plans.ipynb #cell-030
 @dataclass(frozen=True, eq=False)

@@ -304,13 +304,14 @@ def _about_copies(survey: Survey) -> list[str]:
     told = []
     for split, other in (('validation', 'train'), ('test', 'train'), ('test', 'validation')):
         pairs = copies_across(survey, split, other)
+        why = 'a model may know these by heart' if other == 'train' else 'models are chosen by these'
         if pairs:
             n = int((survey.images.split == SPLITS.index(split)).sum())
             exact = sum(pair.exact for pair in pairs)
             told.append(
                 f'{_of(len(pairs), n)} of {split} ({len(pairs) / n:.1%}) {_be(len(pairs))} in {other} '
                 f'too ({exact:,} to the pixel, {len(pairs) - exact:,} changed): accuracies on {split} are '
-                'too good by what is remembered'
+                f'too high, as {why}'
             )
     two = contradictions(survey)
     if two:

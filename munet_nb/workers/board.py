@@ -11,7 +11,7 @@ __all__ = [
 # %% ../../nbs/65_workers/02_board.ipynb #be505b52
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import islice
 from statistics import median
@@ -287,7 +287,8 @@ class Board:
         """A worker could not do its piece. The order, if it is finished by that.
 
         It is tried again, on another worker if there is one; children one by one, so that the
-        others do not suffer from the one that fails.
+        others do not suffer from the one that fails. A race is run as a whole once more, and only
+        then given up: its children are trained one by one, each to the end.
         """
         piece = self._put_down(worker)
         if not piece:
@@ -297,7 +298,7 @@ class Board:
         if len(piece.failures) >= MAX_TRIES:
             return self._give_up(piece)
         piece.order.open.discard(piece.number)
-        alone = split_job(piece.job, len(getattr(piece.job, 'children', ())))
+        alone = _apart(piece)
         self.waiting.extendleft([self._piece(piece.order, job, piece) for job in reversed(alone)])
         return None
 
@@ -335,6 +336,14 @@ class Board:
         if piece:
             self.waiting.appendleft(piece)
         self._hands.gone(worker)
+
+
+def _apart(piece: Piece) -> list[Job]:
+    "How a piece is tried again."
+    job = piece.job
+    if getattr(job, 'race', None) and len(piece.failures) == MAX_TRIES - 1:
+        job = replace(job, race=None)
+    return split_job(job, len(getattr(job, 'children', ())))
 
 
 def _check_failures(order: Order):

@@ -25,7 +25,7 @@ from ..network.chain import fold_key, seed_key
 from ..search.ask import Generation, rng_for
 from ..search.config import Config
 from ..search.groups import Group, GroupGeneration
-from ..search.plans import ChildPlan, TrainedChild
+from ..search.plans import ChildPlan, Race, TrainedChild, raced_segments
 from ..words import count, name_of
 
 # %% ../../nbs/65_workers/00_jobs.ipynb #81321534
@@ -89,8 +89,9 @@ class ChildrenJob(Job):
     task: str
     iteration: int  # of the task
     number: int  # of the generation
-    segments: int  # that each child is trained
+    segments: int  # that each child is trained, but those that lose the race
     children: tuple[ChildPlan, ...]
+    race: Race | None = None  # that the children run
 
     @property
     def title(self) -> str:
@@ -117,7 +118,8 @@ class ChildrenJob(Job):
     def work(self) -> float:
         layers = [layer for plan in self.children for layer in plan.layers]
         sizes = [layer.n_params if layer.trainable else layer.n_params / 3 for layer in layers]
-        return self.segments * sum(sizes)
+        n, early = len(self.children), self.race.after if self.race else 0
+        return raced_segments(n, self.segments, early) * sum(sizes) / n
 
     @property
     def rng(self) -> np.random.Generator:
@@ -133,15 +135,18 @@ class ChildrenJob(Job):
 def children_job(arch: Arch, config: Config, generation: Generation) -> ChildrenJob:
     "To train a generation."
     g = generation
-    return ChildrenJob(arch, config, g.task, g.iteration, g.number, g.segments, g.children)
+    return ChildrenJob(arch, config, g.task, g.iteration, g.number, g.segments, g.children, g.race)
 
 # %% ../../nbs/65_workers/00_jobs.ipynb #2fb958d5
 def split_job(
     job: Job,
     parts: int,  # at most
 ) -> list[Job]:
-    "A job in pieces, which together do what it does: children fall apart, other jobs do not."
-    if not isinstance(job, ChildrenJob) or parts < 2 or len(job.children) < 2:
+    """A job in pieces, which together do what it does: children fall apart, other jobs do not.
+
+    Nor do children that run a race: who goes on depends on all of them.
+    """
+    if not isinstance(job, ChildrenJob) or job.race or parts < 2 or len(job.children) < 2:
         return [job]
     if parts >= len(job.children):  # together is never sooner than each alone
         return [replace(job, children=(plan,)) for plan in job.children]

@@ -168,7 +168,8 @@ def _train_children(worker, job: ChildrenJob, layers, programs, times, progress)
             keep_latest=config.accept_ties,
             inherit_momentum=config.inherit_momentum,
         )
-        return train_generation(engine, job.children, job.rng, job.jax_key, times, progress)
+        told = job.rng, job.jax_key, times, progress
+        return train_generation(engine, job.children, *told, race=job.race)
 
 
 def _network(model: Model, chain: Sequence[LayerRef], arch, layers) -> Network:
