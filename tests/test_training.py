@@ -81,6 +81,12 @@ def inherited(work):
     return [digests(trained), momentum]
 
 
+def mixed(work):
+    "What the largest and the smallest child make in mixed precision."
+    settings = replace(work.evo.config.training, precision='bfloat16')
+    return digests(train(work, [work.everything(), by_work(work.plans)[-1]], settings))
+
+
 def raced(work):
     "How long children are trained that race, and what they make."
     plans = [work.everything(), *by_work(work.plans)[-2:]]
@@ -123,7 +129,7 @@ with t.make_work(t.CASE) as work:
     got = t.digests(t.train(work, [work.everything(), t.by_work(work.plans)[-1]]))
     widths = sorted(len(on) for on in used)
     told = [len(jax.devices()), widths, len({{d for on in used for d in on}}), got]
-    print(json.dumps([*told, t.inherited(work), t.raced(work)]))
+    print(json.dumps([*told, t.inherited(work), t.raced(work), t.mixed(work)]))
 '''
 
 
@@ -139,12 +145,13 @@ def test_eight_devices_train_the_same_layers_as_one(work, expected):
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     told = json.loads(out.stdout.strip().splitlines()[-1])
-    devices, widths, used, got, with_states, after_a_race = told
+    devices, widths, used, got, with_states, after_a_race, in_mixed_precision = told
     assert devices == 8
     assert widths[0] == 1 and widths[-1] >= 2 and used >= 4, (widths, used)
     assert got == [expected[0], expected[-1]]
     assert with_states == inherited(work)
     assert after_a_race == raced(work)
+    assert in_mixed_precision == mixed(work)
     layers, momentum = with_states
     assert [m.keys() for m in momentum] == [m.keys() for m in layers]
     assert layers != got, 'momentum that was inherited moves the parameters'

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .overheads import count_programs, many_tasks, outside_share
 from .turns import WAYS, compare, possible_ways
 from .work import CASES, GPU_CASES, Case, make_work, usual_cases
-from ..checks import unknown, version_of
+from ..checks import notice, unknown, version_of
 from ..search.config import PRECISIONS
 
 # %% ../../nbs/90_bench/17_speed.ipynb #cell-005
@@ -69,7 +69,11 @@ def measure_speed(
     ways: Sequence[str] = WAYS,
     precision: str = 'float32',  # of all ways
 ) -> dict:
-    "All figures, as plain values. Raises InputError for an unknown case, way or precision."
+    """All figures, as plain values.
+
+    Ctrl-C ends it with the cases that are done, if there are any. Raises InputError for an unknown
+    case, way or precision.
+    """
     known = CASES | GPU_CASES
     for name in cases:
         if name not in known:
@@ -87,11 +91,16 @@ def measure_speed(
             bar.set_description(text)
             bar.update()
 
-        for name in cases or usual_cases():
-            case = replace(known[name], precision=precision)
-            record['cases'][name] = _measure_case(case, ways, repeats, tick)
-        record['many tasks'] = many_tasks((2, 20, 100), repeats, tick)
-        record['programs by generation'] = count_programs(30, tick)
+        try:
+            for name in cases or usual_cases():
+                case = replace(known[name], precision=precision)
+                record['cases'][name] = _measure_case(case, ways, repeats, tick)
+            record['many tasks'] = many_tasks((2, 20, 100), repeats, tick)
+            record['programs by generation'] = count_programs(30, tick)
+        except KeyboardInterrupt:
+            if not record['cases']:
+                raise
+            notice(f'stopped; measured so far: {", ".join(record["cases"])}')
     return record
 
 # %% ../../nbs/90_bench/17_speed.ipynb #cell-008
@@ -136,16 +145,18 @@ def show_speed(
     record: dict,  # of `measure_speed`
 ) -> str:
     "All figures as text."
-    tasks, counts = record['many tasks'], record['programs by generation']
-    first = list(tasks.values())[0]
-    relative = ', '.join(f'{n} tasks {s / first:.3f}' for n, s in tasks.items())
-    shown = [g for g in (1, 5, 10, 20, 30) if g <= len(counts)]
     lines = [
         f'{record["precision"]} on {record["devices"]} x {record["device"]}',
         speed_table(record).to_string(float_format='{:.2f}'.format),
         '',
         *(_compiled_line(name, case) for name, case in record['cases'].items()),
-        f'time of a generation with {relative} (the first is 1)',
-        'programs compiled by generation: ' + ', '.join(f'{g} {counts[g - 1]}' for g in shown),
     ]
+    if tasks := record.get('many tasks'):
+        first = list(tasks.values())[0]
+        relative = ', '.join(f'{n} tasks {s / first:.3f}' for n, s in tasks.items())
+        lines.append(f'time of a generation with {relative} (the first is 1)')
+    if counts := record.get('programs by generation'):
+        shown = [g for g in (1, 5, 10, 20, 30) if g <= len(counts)]
+        told = ', '.join(f'{g} {counts[g - 1]}' for g in shown)
+        lines.append(f'programs compiled by generation: {told}')
     return '\n'.join(lines)
