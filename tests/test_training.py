@@ -29,6 +29,7 @@ from munet_nb.network import layers
 from munet_nb.network.arch import get_arch
 from munet_nb.runs import files
 from munet_nb.search.plans import Race
+from munet_nb.tasks.splits import part
 
 CASE = Case('Ti2', 32, 512, 3)  # four parts; a full block, an adapter, a top block
 
@@ -169,6 +170,18 @@ def test_a_small_budget_changes_memory_and_time_but_not_the_result(work, plans, 
     assert feed.resident is None and whole.resident is not None
     assert chunks == [1, CASE.batches]
     assert digests(train(work, [plans[0], plans[-1]], settings)) == [expected[0], expected[-1]]
+
+
+def test_small_tasks_are_loaded_by_the_same_programs_however_many_images_they_have(work):
+    settings, task = work.evo.config.training, work.evo.tasks['task2']
+    smaller = replace(task, name='smaller', train=part(task.train, range(100)))
+    programs = Programs()
+    for one in (task, smaller):
+        feed = TaskFeed(one, settings)
+        engine = Engine(work.evo.arch, work.evo.pool, feed, settings, programs)
+        rng = np.random.default_rng(0)
+        train_generation(engine, by_work(work.plans)[-1:], rng, work.key, Times())
+    assert programs.compilations['load_train'] == programs.compilations['load_eval'] == 1
 
 
 def test_children_alone_are_the_same_as_in_a_generation(work, plans, expected):
