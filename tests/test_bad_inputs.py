@@ -117,7 +117,7 @@ def settings(cls, kinds: dict) -> dict:
 def table(g):
     no_mappings = [b for b in BAD['object'] if b is not THINGS[3]]
     natural = tuple(b for b in BAD['count'] if not (type(b) is int and b == 0))
-    kinds = dict.fromkeys(('seed', 'seed_segments', 'probed_seeds'), natural)
+    kinds = dict.fromkeys(('seed', 'seed_segments', 'race_segments', 'probed_seeds'), natural)
     kinds |= dict(training='object', defaults='object')
     kinds |= dict(root_layers=tuple(b for b in natural if b is not None))
     kinds |= dict(search=(*no_mappings, *LISTS))

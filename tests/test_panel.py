@@ -188,7 +188,7 @@ def test_who_looks_on_cannot_end_a_training(monkeypatch):
         trains.answer('joined')
     assert heard == ['joined']  # whoever comes after it hears all the same
     monkeypatch.setattr(worker, 'changes_of', no_changes)
-    generation = SimpleNamespace(title='mnist', children=(1, 2), segments=3)
+    generation = SimpleNamespace(title='mnist', children_by_segment=(2, 2, 2))
     assert worker.Training.of(generation, None).changes == {}
 
 

@@ -72,7 +72,7 @@ def segments_left(state: State, config: Config) -> int:
     spent = state.view(task).spent
     return iteration_segments(state, config, task) - spent if task else 0
 
-
+# %% ../../nbs/40_search/05_ask.ipynb #e8de8dfc
 def generation_segments(children: int, config: Config) -> int:
     "What so many children that train together spend, in segments of one."
     return raced_segments(children, config.training.segments, config.race_segments)
