@@ -50,3 +50,11 @@ def pytest_collection_modifyitems(items):
     last = len(LONGEST_FIRST)
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(group_of(item.nodeid), last))
+
+
+def pytest_terminal_summary(terminalreporter):
+    "Tell what tests measured, whichever process they ran in."
+    for report in terminalreporter.stats.get('passed', ()):
+        for name, value in report.user_properties:
+            if name == 'measured':
+                terminalreporter.write_line(value)
