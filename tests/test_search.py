@@ -57,6 +57,7 @@ from munet_nb.tasks.task import task_from_arrays
 
 F = reference_flops(ARCH)
 
+
 def config_of(race_segments, keep, **values) -> Config:
     "Nothing races where a task keeps a front."
     return Config(race_segments=race_segments if keep == 'best' else 0, keep=keep, **values)

@@ -41,8 +41,8 @@ CONFIG = dict(  # every kind of job: groups, a trunk, probes, children, tests
 )
 
 
-def search(path, executor=None):
-    config = Config.preset('demo', seed=0, **CONFIG)
+def search(path, executor=None, **values):
+    config = Config.preset('demo', seed=0, **CONFIG | values)
     return Evolution.create(path, load_root('random:Ti1'), small_tasks(), config, executor)
 
 
@@ -102,7 +102,9 @@ def test_a_process_that_is_killed_in_a_generation_is_replaced(alone, tmp_path):
     assert contents(tmp_path / 'run') == alone
 
 
-def test_a_child_that_no_worker_can_train_is_recorded_and_the_others_are_trained(tmp_path):
+@pytest.mark.parametrize('race', [0, 1])
+def test_a_child_that_no_worker_can_train_is_recorded_and_the_others_are_trained(tmp_path, race):
+    "A race is given up for it: its children are trained one by one, to the end."
     executor = two_processes()
     begin = ProcessCrew.begin
 
@@ -115,13 +117,14 @@ def test_a_child_that_no_worker_can_train_is_recorded_and_the_others_are_trained
     with (
         pytest.MonkeyPatch.context() as m,
         pytest.warns(UserWarning, match='is lost'),
-        search(tmp_path / 'run', executor) as evo,
+        search(tmp_path / 'run', executor, race_segments=race) as evo,
     ):
         m.setattr(ProcessCrew, 'begin', poisoned)
         while not evo.state.generation:
             report = evo.step()
     children = evo.records[-1]['children']
     assert [bool(c.get('failed')) for c in children] == [False, True, False]
+    assert [len(c['model']['evaluations']) for c in children] == [2, 2, 2]
     assert not children[1]['accepted'] and children[0]['accepted']
     assert 'status' in children[1]['failed']
     assert '1 could not be trained' in report.line()

@@ -21,6 +21,7 @@ from jaxtyping import Int32
 
 from ..checks import InputError
 from .pixels import MAX_PIXELS, Packed, Pixels, pack, shrink, shrink_factor
+from .pixels import to_pixels
 from ..search.config import TrainingSettings
 from ..tasks.images import read_all
 from ..tasks.splits import part
@@ -128,7 +129,7 @@ def padded_pixels(
     return with_room(packed, examples, rows)
 
 
-RESIDENT_IMAGES = 2**12  # that there is room for at least
+RESIDENT_IMAGES = 2**12  # so many there is room for, however few a task has
 RESIDENT_PIXELS = 2**22
 
 
@@ -138,8 +139,39 @@ def resident_pixels(
 ) -> Pixels:  # on the device
     "Images that stay on the device, with room for as many as small tasks have, if it has room."
     if RESIDENT_PIXELS * packed.pixels.shape[1] > budget:
-        return jax.device_put(with_room(packed, 0, 0))
+        return to_pixels(packed)
     return jax.device_put(with_room(packed, RESIDENT_IMAGES, RESIDENT_PIXELS))
+
+# %% ../../nbs/50_engine/02_feeds.ipynb #a6835245
+def _checked_pack(examples, channels: int, classes: int, where: str) -> Packed:
+    "Packed examples. Raises InputError for a label that is none of so many classes."
+    packed = pack(examples, channels)
+    low = packed.labels.min()
+    high = packed.labels.max()
+    if low < 0 or high >= classes:
+        raise InputError(
+            f'{where}: labels from {low} to {high}: must lie in 0..{classes - 1}, one per class'
+        )
+    return packed
+
+
+def _resident_chunks(pieces, labels, on: Callable) -> Iterator[Chunk]:
+    "on(device) -> the pixels of all images."
+    for first, n, piece in pieces:
+        yield Chunk(first, n, np.maximum(piece, 0), np.where(piece < 0, -1, labels[piece]), on)
+
+# %% ../../nbs/50_engine/02_feeds.ipynb #615f9ce3
+def _streamed_chunks(pieces, packs, count: int) -> Iterator[Chunk]:
+    "Of pieces of at most `count` examples, and the packed images of each."
+    room = 1
+    for (first, n, piece), packed in zip(pieces, packs, strict=True):
+        pixels = padded_pixels(packed, count, room)
+        room = len(pixels.pixels)  # so that a shorter last chunk needs no program of its own
+        place = np.zeros(piece.shape, np.int32)
+        place[:n] = np.arange(piece[:n].size).reshape(-1, piece.shape[1])
+        labels = np.full(piece.shape, -1, np.int32)
+        labels[:n] = np.where(piece[:n] < 0, -1, packed.labels.reshape(-1, piece.shape[1]))
+        yield Chunk(first, n, place, labels, partial(jax.device_put, pixels))
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #5f1d20ab
 def _shrunk(split, image_size: int) -> list[tuple]:
@@ -229,15 +261,14 @@ class Feed:
         return int(2 * self._mean_bytes(image_size))  # room is made for up to twice as many pixels
 
     def _pack(self, examples, channels=0):
-        packed = pack(examples, channels)
-        low = packed.labels.min()
-        high = packed.labels.max()
-        if low < 0 or high >= self.classes:
-            raise InputError(
-                f'{self.split.where}: labels from {low} to {high}: '
-                f'must lie in 0..{self.classes - 1}, one per class'
-            )
-        return packed
+        return _checked_pack(examples, channels, self.classes, self.split.where)
+
+    def _packs(self, pieces, count, image_size):
+        "The pixels of each piece of `count` examples, read ahead."
+        index = np.concatenate([piece[:n] for _, n, piece in pieces])  # what fills up is not read
+        examples = _InOrder(self.split, index, image_size)
+        channels = int(self._shapes[:, 2].max())
+        return _read_ahead(examples, count, partial(self._pack, channels=channels))
 
     def _resident_on(self, device):
         if device not in self._on:
@@ -257,28 +288,9 @@ class Feed:
         self.prepare(image_size)
         pieces = list(_pieces(index, size))
         if self.resident is not None:
-            return self._resident_chunks(pieces)
-        return self._streamed_chunks(pieces, size * index.shape[1], image_size)
-
-    def _resident_chunks(self, pieces):
-        for first, n, piece in pieces:
-            labels = np.where(piece < 0, -1, self.labels[piece])
-            yield Chunk(first, n, np.maximum(piece, 0), labels, self._resident_on)
-
-    def _streamed_chunks(self, pieces, count, image_size):
-        index = np.concatenate([piece[:n] for _, n, piece in pieces])  # what fills up is not read
-        examples = _InOrder(self.split, index, image_size)
-        channels = int(self._shapes[:, 2].max())
-        packs = _read_ahead(examples, count, partial(self._pack, channels=channels))
-        room = 1
-        for (first, n, piece), packed in zip(pieces, packs, strict=True):
-            pixels = padded_pixels(packed, count, room)
-            room = len(pixels.pixels)  # so that a shorter last chunk needs no program of its own
-            place = np.zeros(piece.shape, np.int32)
-            place[:n] = np.arange(piece[:n].size).reshape(-1, piece.shape[1])
-            labels = np.full(piece.shape, -1, np.int32)
-            labels[:n] = np.where(piece[:n] < 0, -1, packed.labels.reshape(-1, piece.shape[1]))
-            yield Chunk(first, n, place, labels, partial(jax.device_put, pixels))
+            return _resident_chunks(pieces, self.labels, self._resident_on)
+        count = size * index.shape[1]
+        return _streamed_chunks(pieces, self._packs(pieces, count, image_size), count)
 
 # %% ../../nbs/50_engine/02_feeds.ipynb #cell-027
 def validation_feed(task: Task, settings: TrainingSettings) -> Feed:
