@@ -31,10 +31,11 @@ def _stored(a, dtype):
 
 
 def _rounded(a, dtype):
-    "What a product takes: rounded to a type, and of it or, on a CPU, still float32."
+    "What a product takes: rounded to a type, and of it or, with a batch axis on a CPU, still float32."
     if dtype == jnp.float32 or jax.default_backend() != 'cpu':
         return a.astype(dtype)
-    return _fewer_bits(a, dtype)
+    fewer = _fewer_bits(a, dtype)
+    return fewer.astype(dtype) if a.ndim == 2 else fewer
 
 # %% ../../nbs/10_network/01_layers.ipynb #25d84f66
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))

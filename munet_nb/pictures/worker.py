@@ -57,7 +57,8 @@ class Training:
     @property
     def share(self) -> float:
         "Of its training, from 0 to 1."
-        return self.evaluated / sum(self.children)
+        # If a worker was lost, all children of a race are trained to their end after all.
+        return min(1.0, self.evaluated / sum(self.children))
 
     @property
     def between_segments(self) -> bool:
