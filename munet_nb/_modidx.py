@@ -2817,6 +2817,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                      'munet_nb.runs.files._begins_with': ('70_runs/files.html#_begins_with', 'munet_nb/runs/files.py'),
                                      'munet_nb.runs.files._blank_after_header': ( '70_runs/files.html#_blank_after_header',
                                                                                   'munet_nb/runs/files.py'),
+                                     'munet_nb.runs.files._each_once': ('70_runs/files.html#_each_once', 'munet_nb/runs/files.py'),
                                      'munet_nb.runs.files._no_number': ('70_runs/files.html#_no_number', 'munet_nb/runs/files.py'),
                                      'munet_nb.runs.files._record': ('70_runs/files.html#_record', 'munet_nb/runs/files.py'),
                                      'munet_nb.runs.files.add_line': ('70_runs/files.html#add_line', 'munet_nb/runs/files.py'),

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -173,15 +173,31 @@ class Journal:
 
 UNREAD = Journal([], [], 0)
 
+# %% ../../nbs/70_runs/00_files.ipynb #7f101319
+def _each_once() -> Callable[[dict], dict]:
+    "From a mapping to the same, or to an equal reference to a layer that was met before."
+    met = {}
 
+    def once(value):
+        if 'digest' not in value:
+            return value
+        key = (*value, *value.values(), *map(type, value.values()))  # true is not 1
+        try:
+            return met.setdefault(key, value)
+        except TypeError:  # in a file that was altered a digest may be a list
+            return value
+
+    return once
+
+# %% ../../nbs/70_runs/00_files.ipynb #3412de22
 def _no_number(name: str):
     raise ValueError(f'{name} is no number')  # which Python would read, and JSON does not know
 
 
-def _record(body: bytes) -> dict:
+def _record(body: bytes, once: Callable[[dict], dict]) -> dict:
     "The record of a line without its seal. Raises ValueError if it is none."
     try:
-        record = json.loads(body + b'}', parse_constant=_no_number)
+        record = json.loads(body + b'}', parse_constant=_no_number, object_hook=once)
     except RecursionError:
         raise ValueError('too deep') from None
     if not isinstance(record, dict) or 'kind' not in record:
@@ -198,6 +214,7 @@ def parse_journal(
     links = [*known.links]
     length = known.length
     fault = None
+    once = _each_once()
     *lines, torn = data.split(b'\n')
     for number, line in enumerate(lines, len(records) + 1):
         body = line[:-SEAL]
@@ -206,7 +223,7 @@ def parse_journal(
             fault = f'line {number}: was altered, or is not the line that was written here'
             break
         try:
-            records.append(_record(body))
+            records.append(_record(body, once))
         except ValueError as e:
             fault = f'line {number}: is not a journal record ({e})'
             break
