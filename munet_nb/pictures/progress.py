@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import nan
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch
 
 from ..checks import check, is_number, is_one_of, unknown
@@ -105,6 +106,20 @@ def plot_lineage(
     whole_ticks(ax.xaxis)
     return fig
 
+# %% ../../nbs/80_pictures/06_progress.ipynb #170675a2
+def _records_by_task(records: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    "A task's own records, in order, with all that tell of a configuration."
+    configured = []
+    found = {}
+    for r in records:
+        if 'task' in r:
+            found.setdefault(r['task'], [*configured]).append(r)
+        elif 'config' in r or 'values' in r:
+            configured.append(r)
+            for own in found.values():
+                own.append(r)
+    return found
+
 # %% ../../nbs/80_pictures/06_progress.ipynb #0c9e469de2799fe435f1594af51075f1
 def _best_scores(
     records: Sequence[Mapping], task: str
@@ -163,6 +178,17 @@ def _draw_changes(ax: Axes, changes: Sequence[tuple[int, float]], theme: Theme):
         )
 
 
+def _draw_ends(ax: Axes, generations: Sequence[int], theme: Theme):
+    "Dashed lines where task iterations ended: one artist, as there may be thousands."
+    if not generations:
+        return
+    lines = [[(generation + 0.5, 0), (generation + 0.5, 1)] for generation in generations]
+    how = dict(colors=theme.faint, linewidths=0.6, linestyles='--', zorder=2)
+    dashes = LineCollection(lines, transform=ax.get_xaxis_transform(), **how)
+    ax.add_collection(dashes, autolim=False)
+    ax.update_datalim([(x, y) for (x, y), _ in lines], updatey=False)
+
+
 def _draw_arrivals(ax: Axes, arrivals: Sequence, colors: Mapping, theme: Theme):
     "Models that came with a common trunk, between two generations of their task."
     for a in arrivals:
@@ -184,8 +210,7 @@ def _draw_progress(
     ]
     draw_dots(ax, dots, color, theme)
     scores, ends = _best_scores(records, task)
-    for generation in ends:
-        ax.axvline(generation + 0.5, color=theme.faint, linewidth=0.6, linestyle='--')
+    _draw_ends(ax, ends, theme)
     _draw_changes(ax, _scale_changes(records, task), theme)
     if scores:
         ax.step(*zip(*scores), where='mid', color=color, linewidth=1)
@@ -198,6 +223,7 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     children = children_by_task(records, state)
     arrived = arrivals_by_task(records, state)
     colors = task_colors(list(state.tasks), state.trunks)
+    of_task = _records_by_task(records)
     shown = [t for t in state.tasks if t in children or t in arrived]
     n = len(shown)
     columns = 1 if n <= 6 else 2
@@ -209,15 +235,15 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     told = told_children([c for found in children.values() for _, c in found], state)
     ends = []
     for ax, task in zip(axs, shown):
-        own = children.get(task, ())
-        _draw_progress(ax, records, task, own, told, colors[task], theme)
+        own = of_task.get(task, ())
+        _draw_progress(ax, own, task, children.get(task, ()), told, colors[task], theme)
         _draw_arrivals(ax, arrived.get(task, ()), colors, theme)
         name = ax.set_title(
             short_name(task, 72 if columns == 1 else 46), fontsize=8, y=1, loc='left', pad=3
         )
         name.set_color(theme.ink)
         tell(name, task)
-        best, _ = _best_scores(records, task)
+        best, _ = _best_scores(own, task)
         ends.append(f'{task}: {best[-1][1]:.3f}' if best else f'{task}: none')
         end_at_one(ax)
         few_ticks(ax.xaxis, whole=True)
