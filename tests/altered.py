@@ -83,7 +83,7 @@ OF_LINES = (_drop_line, _double_line, _swap_lines, _copy_line)
 
 def altered(records: Sequence[dict], pick: Callable[[Sequence], object]) -> list[dict]:
     "The records with one thing changed, or two; `pick` chooses one of several."
-    # As plain JSON has them: equal references are one value where a run reads them.
+    # A fresh copy: where a run reads them equal references are one dict, which deepcopy keeps.
     records = json.loads(json.dumps(list(records)))
     for _ in range(pick([1, 1, 2])):
         i = pick(range(len(records)))

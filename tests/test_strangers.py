@@ -212,7 +212,7 @@ def set_source(records, source):
 def with_records(run, path, alter):
     "A copy of a run, its records altered."
     shutil.copytree(run, path)
-    # As plain JSON has them: equal references are one value where a run reads them.
+    # A fresh copy: where a run reads them, equal references are one dict.
     records = json.loads(json.dumps(RunDir(path).records()))
     alter(records)
     for file in path.glob('journal.*'):

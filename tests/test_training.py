@@ -203,6 +203,7 @@ def test_the_winners_of_a_race_are_the_same_as_without_one(work, plans):
     assert any(one.evaluations[0] == best for one in raced if len(one.evaluations) == segments)
 
 
+@pytest.mark.core
 def test_mixed_precision_trains_float32_parameters_near_those_of_float32():
     "And takes no more memory than is predicted."
     with make_work(Case('Ti1', 32, 64, 2)) as work:

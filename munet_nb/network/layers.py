@@ -31,10 +31,11 @@ def _stored(a, dtype):
 
 
 def _rounded(a, dtype):
-    "What a product takes: rounded to a type, and of it or, with a batch axis on a CPU, still float32."
+    "What a product takes: rounded to a type, and of it or, unless it is a matrix, on a CPU still float32."
     if dtype == jnp.float32 or jax.default_backend() != 'cpu':
         return a.astype(dtype)
     fewer = _fewer_bits(a, dtype)
+    # XLA has no code for some products with a batch axis; vmap would hide such an axis from this.
     return fewer.astype(dtype) if a.ndim == 2 else fewer
 
 # %% ../../nbs/10_network/01_layers.ipynb #25d84f66
