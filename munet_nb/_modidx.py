@@ -2290,8 +2290,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                     'munet_nb/pictures/worker.py'),
                                           'munet_nb.pictures.worker.Training.segments': ( '80_pictures/worker.html#training.segments',
                                                                                           'munet_nb/pictures/worker.py'),
-                                          'munet_nb.pictures.worker.Training.share': ( '80_pictures/worker.html#training.share',
-                                                                                       'munet_nb/pictures/worker.py'),
                                           'munet_nb.pictures.worker.Worker': ( '80_pictures/worker.html#worker',
                                                                                'munet_nb/pictures/worker.py'),
                                           'munet_nb.pictures.worker.Worker.__init__': ( '80_pictures/worker.html#worker.__init__',

@@ -131,7 +131,8 @@ def memory_plan(
     tokens = n_tokens(arch, image_size)
     per_token = 9 * arch.width + 3 * arch.mlp + 3 * arch.heads * tokens
     batch = settings.batch_size // parts * tokens
-    copies = 1 + (settings.precision != 'float32')  # in mixed precision the rounded inputs as well, at most
+    # In mixed precision the rounded inputs as well, which take half of that or as much.
+    copies = 1 + (settings.precision != 'float32')
     step = 4 * copies * arch.depth * batch * per_token
     gradients = max(3, parts // 2 + 2)  # of a part or, split over devices, of half the parts
     return {

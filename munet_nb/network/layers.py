@@ -31,7 +31,7 @@ def _stored(a, dtype):
 
 
 def _rounded(a, dtype):
-    "What a product takes: rounded to a type, and of it or, unless it is a matrix, on a CPU still float32."
+    "What a product takes: rounded to a type and of it, but on a CPU only a matrix is not float32."
     if dtype == jnp.float32 or jax.default_backend() != 'cpu':
         return a.astype(dtype)
     fewer = _fewer_bits(a, dtype)

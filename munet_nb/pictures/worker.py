@@ -55,12 +55,6 @@ class Training:
         return sum(map(len, self.evaluations.values()))
 
     @property
-    def share(self) -> float:
-        "Of its training, from 0 to 1."
-        # If a worker was lost, all children of a race are trained to their end after all.
-        return min(1.0, self.evaluated / sum(self.children))
-
-    @property
     def between_segments(self) -> bool:
         "Whether all children that train have been evaluated as often."
         return self.evaluated in accumulate(self.children)
