@@ -57,29 +57,50 @@ def _settled(taken: Taken, options: Mapping[str, list[Trial]], worth: Callable) 
     return taken
 
 # %% ../../nbs/40_search/07_groups.ipynb #d3d23ca5
+def _error(task: str, trial: Trial, images: Mapping[str, int]) -> float:
+    "The standard error of how much better a task's probe is than on another trunk."
+    p = trial.probes[task]
+    return (2 * p * (1 - p) / images[task]) ** 0.5
+
+
+def _gains_beyond(noise: float, task: str, trial: Trial, other: Trial, images) -> bool:
+    "Whether a task's probe is better than on another trunk, by so many standard errors."
+    gain = trial.probes[task] - other.probes[task]
+    return gain > noise * _error(task, trial, images)
+
+
 def assign(
     selection: Sequence[Trial],  # the root's first
-    scale_factor: float,  # s in (0, 1]: 1 is no size penalty
+    images: Mapping[str, int],  # task -> validation images
+    config: Config,
     size: float,  # of a trunk: its parameters over P, the root model's reference count
 ) -> dict[str, Trial]:  # by task
     "The trunk that each task takes: of its own groups' and the root's, for the best mean score."
-    worth = partial(_worth, scale_factor=scale_factor, size=size)
+    worth = partial(_worth, scale_factor=config.scale_factor, size=size)
     tasks = selection[0].probes
     options = {n: [t for t in selection if not t.tasks or n in t.tasks] for n in tasks}
     by_probe = {n: max(own, key=lambda t: t.probes[n]) for n, own in options.items()}
-    if scale_factor == 1 or len(selection) == 1:
-        return by_probe
-    together = [{n: t if t in options[n] else by_probe[n] for n in tasks} for t in selection]
-    return max((_settled(taken, options, worth) for taken in (by_probe, *together)), key=worth)
+
+    def apart(taken):
+        noise = config.acceptance_errors
+        left = {n for n, t in taken.items() if _gains_beyond(noise, n, by_probe[n], t, images)}
+        return {n: by_probe[n] if n in left else t for n, t in taken.items()}
+
+    together = [{n: t if t in options[n] else selection[0] for n in tasks} for t in selection]
+    found = [apart(taken) for taken in together]
+    if config.scale_factor < 1:
+        found = [_settled(taken, options, worth) for taken in (*found, *together)]
+    return max(found, key=worth)
 
 
 def selection_score(
     selection: Sequence[Trial],  # the root's first
-    scale_factor: float,  # s in (0, 1]: 1 is no size penalty
+    images: Mapping[str, int],  # task -> validation images
+    config: Config,
     size: float,  # of a trunk: its parameters over P, the root model's reference count
 ) -> float:  # in [0, 1]
     "The mean score of the tasks, each on the trunk that it takes."
-    return _worth(assign(selection, scale_factor, size), scale_factor, size)
+    return _worth(assign(selection, images, config, size), config.scale_factor, size)
 
 # %% ../../nbs/40_search/07_groups.ipynb #3b2125d3
 def _shared(selection, taken):
@@ -93,15 +114,9 @@ def selection_error(
     taken: Taken,  # in a selection with this trial
     images: Mapping[str, int],  # task -> validation images
 ) -> float:
-    """The standard error of what a trunk adds to the mean of a selection.
-
-    Of the tasks that take it. The probes see the same images and mostly agree about them, so the
-    error of a difference is taken as half of what it is between independent samples.
-    """
+    "The standard error of what a trunk adds to the mean of a selection: of the tasks that take it."
     users = [task for task, own in taken.items() if own is trial]
-    p = [trial.probes[task] for task in users]
-    variance = fsum(2 * q * (1 - q) / images[task] for q, task in zip(p, users))
-    return 0.5 * variance**0.5 / len(taken)
+    return fsum(_error(task, trial, images) ** 2 for task in users) ** 0.5 / len(taken)
 
 
 def best_selection(
@@ -110,7 +125,7 @@ def best_selection(
     size: float,  # of a trunk: its parameters over P
 ) -> list[Trial]:  # the root's first
     "The trunks that are worth having, each of which at least two tasks take."
-    trials, price = search.trials, (config.scale_factor, size)
+    trials, price = search.trials, (search.images, config, size)
 
     def worth(selection):
         return selection_score(selection, *price)
@@ -153,29 +168,45 @@ def _gains(trial: Trial, root: Trial) -> dict[str, float]:
     return dict(sorted(gains.items(), key=lambda pair: -pair[1]))
 
 # %% ../../nbs/40_search/07_groups.ipynb #a4249823
-def _split(rng, trial, selection, rates) -> list[tuple[str, ...]]:
-    gains = _gains(trial, selection[0])
+def _gaining(trial: Trial, search: GroupSearch, config: Config) -> set[str]:
+    "Who gains from a trunk over the root beyond noise, of all tasks."
+    root, noise = search.trials[0], config.acceptance_errors
+    return {t for t in search.tasks if _gains_beyond(noise, t, trial, root, search.images)}
+
+
+def _split(trial: Trial, search: GroupSearch, config: Config) -> list[tuple[str, ...]]:
+    gains = _gains(trial, search.trials[0])
+    gaining = _gaining(trial, search, config)
+    parts = [tuple(t for t in gains if (t in gaining) == yes) for yes in (True, False)]
+    if min(map(len, parts)) >= 2:
+        return parts
     names, values = tuple(gains), list(gains.values())
 
     def spread_within(cut):
         return sum(len(part) * pvariance(part) for part in (values[:cut], values[cut:]))
 
-    cuts = range(2, len(names) - 1)
-    cut = min(cuts, key=spread_within, default=0)
+    cut = min(range(2, len(names) - 1), key=spread_within, default=0)
     return [names[:cut], names[cut:]] if cut else []
 
 
-def _leave(rng, trial, selection, rates):
-    elsewhere = assign([*selection, trial], 1.0, 1.0)  # by their probes alone
-    return [tuple(t for t in trial.tasks if elsewhere[t] is trial)]
+def _attract(trial: Trial, search: GroupSearch, config: Config) -> list[tuple[str, ...]]:
+    return [tuple({*trial.tasks, *_gaining(trial, search, config)})]
 
 
-def _join(rng, trial, selection, rates):
+def _leave(rng, trial, selection):
+    def stays(task):
+        others = [o.probes[task] for o in selection if not o.tasks or task in o.tasks]
+        return trial.probes[task] >= max(others)
+
+    return [tuple(filter(stays, trial.tasks))]
+
+
+def _join(rng, trial, selection):
     others = sorted(t for t in trial.probes if t not in trial.tasks)
     return [(*trial.tasks, others[rng.integers(len(others))])] if others else []
 
 
-def _merge(rng, trial, selection, rates):
+def _merge(rng, trial, selection):
     others = [t for t in selection[1:] if t is not trial]
     if not others:
         return []
@@ -188,19 +219,19 @@ def _ordered(tasks, trials) -> tuple[str, ...]:
     return tuple(t for t in trials[1].tasks if t in tasks)
 
 
-def _proposals(rng, operator, trial, selection, trials, rates) -> list[Proposal]:
-    if operator == 'step':
-        i = rates.index(trial.lr)
-        near = [rates[j] for j in (i - 1, i + 1) if 0 <= j < len(rates)]
-        return [(trial.tasks, near[rng.integers(len(near))])] if near else []
-    groups = _OPERATORS[operator](rng, trial, selection, rates)
+def _proposals(groups: Sequence[Sequence[str]], trials: Sequence[Trial]) -> list[Proposal]:
+    "Those of two tasks or more, each with the rate with which its tasks did best."
     groups = [_ordered(tasks, trials) for tasks in groups if len(tasks) >= 2]
     return [(tasks, _best_rate(tasks, trials)) for tasks in groups]
 
 
-_OPERATORS: dict[str, Callable] = {
-    'split': _split, 'leave': _leave, 'join': _join, 'merge': _merge
-}
+def _step(rng, trial, rates) -> list[Proposal]:
+    i = rates.index(trial.lr)
+    near = [rates[j] for j in (i - 1, i + 1) if 0 <= j < len(rates)]
+    return [(trial.tasks, near[rng.integers(len(near))])] if near else []
+
+
+_DRAWN: dict[str, Callable] = {'leave': _leave, 'join': _join, 'merge': _merge}
 
 # %% ../../nbs/40_search/07_groups.ipynb #0217a4db
 def lr_list(config: Config) -> tuple[float, ...]:
@@ -228,19 +259,23 @@ def _outward(trial, trials, rates) -> list[Proposal]:
     return near[:1] if len(own) > 1 else near
 
 
-def _changed(trial, selection, trials, rates, rng) -> list[Proposal]:
+def _changed(trial, selection, search, config, rng) -> list[Proposal]:
     "Children of a group that were not tried yet."
+    trials, rates = search.trials, lr_list(config)
     tried = {(t.tasks, t.lr) for t in trials}
     sets = {t.tasks for t in trials}
-    split = _proposals(rng, 'split', trial, selection, trials, rates)
-    told_apart = [p for p in split if p[0] not in sets]
-    informed = told_apart or [p for p in _outward(trial, trials, rates) if p not in tried]
-    if informed:
-        return informed
-    for operator in rng.permutation(['leave', 'join', 'merge', 'step']):
-        found = _proposals(rng, str(operator), trial, selection, trials, rates)
-        new = [p for p in found if p not in tried]
-        if new:
+    for informed in (_split, _attract):
+        found = _proposals(informed(trial, search, config), trials)
+        if new := [p for p in found if p[0] not in sets]:
+            return new
+    if new := [p for p in _outward(trial, trials, rates) if p not in tried]:
+        return new
+    for name in rng.permutation([*_DRAWN, 'step']):
+        if name == 'step':
+            found = _step(rng, trial, rates)
+        else:
+            found = _proposals(_DRAWN[str(name)](rng, trial, selection), trials)
+        if new := [p for p in found if p not in tried]:
             return new
     return []
 
@@ -254,7 +289,7 @@ def propose_groups(
     "The groups of the next generation, which may be none."
     if search.generation == 0:
         return _first_generation(search, config)
-    trials, rates = search.trials, lr_list(config)
+    trials = search.trials
     if len(trials) < 2:
         return []  # all that was tried diverged
     selection = best_selection(search, config, size)
@@ -263,7 +298,7 @@ def propose_groups(
         parents = [max(trials[1:], key=lambda t: sum(_gains(t, trials[0]).values()))]
     room, chosen = len(search.tasks), []
     for trial in parents:
-        for proposal in _changed(trial, selection, trials, rates, rng):
+        for proposal in _changed(trial, selection, search, config, rng):
             if proposal not in chosen and len(proposal[0]) <= room:
                 chosen.append(proposal)
                 room -= len(proposal[0])
@@ -350,7 +385,7 @@ def _rest(search: GroupSearch, config: Config, size: float) -> tuple[Trial, tupl
     Those are the tasks that take it: a task pays for one trunk.
     """
     selection = best_selection(search, config, size)
-    taken = assign(selection, config.scale_factor, size)
+    taken = assign(selection, search.images, config, size)
     for trial in selection[1:]:
         if trial.id not in search.trunks:
             return trial, tuple(t for t in trial.tasks if taken[t] is trial)
