@@ -3246,7 +3246,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                         'munet_nb/search/journal.py'),
                                          'munet_nb.search.journal.Keeping.users': ( '40_search/journal.html#keeping.users',
                                                                                     'munet_nb/search/journal.py'),
-                                         'munet_nb.search.journal.Probe': ('40_search/journal.html#probe', 'munet_nb/search/journal.py'),
                                          'munet_nb.search.journal.ReliedOn': ( '40_search/journal.html#reliedon',
                                                                                'munet_nb/search/journal.py'),
                                          'munet_nb.search.journal.ReliedOn.__contains__': ( '40_search/journal.html#reliedon.__contains__',

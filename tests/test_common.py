@@ -186,7 +186,7 @@ def test_a_search_for_groups_waits_for_the_end_of_a_task_iteration(tmp_path):
             evo.common_trunk()
 
 
-def test_seed_models_are_probed_once_and_the_best_are_tried_from_the_probes_head(whole):
+def test_seed_models_are_probed_once_and_the_best_of_them_are_tried(whole):
     with Evolution.resume(whole, tasks=three_tasks()) as evo:
         records = evo.records
     by_task = {r['task']: r for r in records if r['kind'] == 'probes'}

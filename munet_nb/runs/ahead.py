@@ -37,7 +37,6 @@ def path_of(
         seeds = probes_due(view, config)
         if seeds:
             probes = yield ProbeJob(arch, config, task.name, tuple(seeds))
-            layers |= {p.head.digest: p.head for p in probes}
             view = apply_record(view, probe_record(task, seeds, probes, view, config))
         generation = ask(view, config, arch)
         trained = yield children_job(arch, config, generation)

@@ -40,19 +40,7 @@ def probe_record(
     config: Config,
 ) -> dict:
     "The journal's record of the probes of a task whose iteration begins."
-    told = [
-        {
-            'seed': m.id,
-            'accuracy': p.accuracy,
-            'head': {
-                'name': 'head',
-                'digest': p.head.digest,
-                'n_params': p.head.n_params,
-                'trained_by': task.name,
-            },
-        }
-        for m, p in zip(seeds, probes)
-    ]
+    told = [{'seed': m.id, 'accuracy': p.accuracy} for m, p in zip(seeds, probes)]
     return {
         'kind': 'probes',
         'task': task.name,

@@ -239,7 +239,7 @@ class Evolution:
             task = next_task(view, self.config)
             (probes,) = self._do(ProbeJob(self.arch, self.config, task, tuple(seeds)))
             record = probe_record(self.tasks[task], seeds, probes, view, self.config)
-            self._commit(record, [p.head for p in probes])
+            self._commit(record)
 
     def _probed_images(self) -> dict[str, int]:
         "How many validation images each task's accuracies are measured on."

@@ -191,9 +191,6 @@ def layers_needed(
             if ref.digest in digests:
                 momentum = ref.momentum if ref.momentum in digests else None
                 yield replace(ref, momentum=momentum), sizes
-    for (task, _), probe in state.probes.items():
-        if probe.head.digest in digests:
-            yield probe.head, Sizes(classes=classes[task])
 
 # %% ../../nbs/70_runs/05_system.ipynb #c20ad4d76fe97759aa27a0c99bff6710
 def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:

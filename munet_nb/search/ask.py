@@ -203,10 +203,10 @@ def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
     distinct = {m.trunk: m for m in seeds}
     distinct = {trunk: m for trunk, m in distinct.items() if trunk not in have}
     probes = {m.id: state.probes.get((task, trunk)) for trunk, m in distinct.items()}
-    probed = [m for m in distinct.values() if probes[m.id]]
-    like_it = [replace(m, task=task, evaluations=(probes[m.id].accuracy,)) for m in probed]
+    probed = [m for m in distinct.values() if probes[m.id] is not None]
+    like_it = [replace(m, task=task, evaluations=(probes[m.id],)) for m in probed]
     worth = scores_of(like_it, state, task, config, arch)
-    rest = [m for m in distinct.values() if not probes[m.id]]
+    rest = [m for m in distinct.values() if probes[m.id] is None]
     return [*ranked(probed, worth), *rest][: config.probed_seeds]
 
 # %% ../../nbs/40_search/05_ask.ipynb #3422c9e4
@@ -276,15 +276,12 @@ def _data_hparams(rng, state, config, arch, parents, mu) -> HParams:
 def _surroundings(state, config, arch, task) -> Surroundings:
     "What the children of a task are surrounded by."
     classes = len(state.tasks[task].classes)
-    seeds = state.seeds(task) if state.probes else ()
-    probed = {m.id: state.probes.get((task, m.trunk)) for m in seeds}
     return Surroundings(
         arch,
         classes,
         state.alive,
         state.keeping.relied_on(task),
         config.space(arch),
-        heads={id: probe.head for id, probe in probed.items() if probe},
         clone_resized=config.clone_resized,
         fresh_blocks=config.root_layers is not None,
     )

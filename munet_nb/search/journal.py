@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch', 'Probe',
+    'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
     'Iteration', 'Round', 'ReliedOn', 'Keeping', 'Remembered', 'State', 'kept_models', 'choices_of',
     'with_chosen', 'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
 ]
@@ -19,10 +19,9 @@ from ..models.growth import grown_fields
 from ..models.hparams import MU_HPARAMS, HParams
 from ..models.accounting import users_of_models
 from ..models.ledger import Ledger, Unread
-from ..models.model import LayerRef, Model, Trunk, model_from_json
+from ..models.model import Model, Trunk, model_from_json
 from ..models.pool import Digest, Users, users_of
 from ..network.arch import Arch, get_arch
-from ..network.kinds import kind_of
 from .config import Config, config_changes, config_from_json, with_fields
 from .selection import MOST_KEPT
 
@@ -68,14 +67,6 @@ class GroupSearch:
     trials: tuple[Trial, ...] = ()  # so far, the root's first
     trunks: tuple[str, ...] = ()  # trials whose group has a trunk by now
 
-# %% ../../nbs/40_search/04_journal.ipynb #aca810d8
-@dataclass(frozen=True)
-class Probe:
-    "What a closed-form head makes of a seed model's frozen layers."
-
-    accuracy: float  # on the validation images
-    head: LayerRef  # the closed-form head
-
 # %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)
 class Iteration:
@@ -86,7 +77,7 @@ class Iteration:
     spent: int = 0
     tried: frozenset[str] = frozenset()
     turned: int = 0
-    probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # told in the round
+    probes: Mapping[tuple[str, Trunk], float] = field(default_factory=dict)  # told in the round
 
 
 @dataclass(frozen=True)
@@ -219,7 +210,7 @@ class State:
     group_searches: int = 0  # that began
     common: Mapping[str, int] = field(default_factory=dict)  # task -> segments in groups and trunks
     rates: Mapping[str, float] = field(default_factory=dict)  # task -> lr of its best group trial
-    probes: Mapping[tuple[str, Trunk], Probe] = field(default_factory=dict)  # task, trunk: probe
+    probes: Mapping[tuple[str, Trunk], float] = field(default_factory=dict)  # their accuracies
     # task -> models that it keeps beside its best, the smallest first, and their test accuracies
     fronts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     round: Round | None = None  # in progress; what it has for one iteration is then in there
@@ -255,13 +246,12 @@ class State:
 
     @property
     def alive(self) -> frozenset[Digest]:
-        """The layers that are needed: of roots, kept models, the active population, and probes.
+        """The layers that are needed: of roots, kept models and the active population.
 
         With the optimiser states that were kept of them.
         """
-        heads = {probe.head.digest for probe in self.probes.values()}
         layers, states = self._alive()
-        return layers.union(heads, states)
+        return layers | states
 
     @property
     def optimiser_states(self) -> frozenset[Digest]:
@@ -682,9 +672,7 @@ def _probes(state, record):
     probes = dict(state.probes)
     for told in record['probes']:
         _need(told['seed'] in state.models, f"seed = {told['seed']!r}: there is no such model")
-        head = make(LayerRef, told['head'])
-        _need(not kind_of(head.name).inherited, f'head.name = {head.name!r}: is no head')
-        probes[task, state.models[told['seed']].trunk] = Probe(told['accuracy'], head)
+        probes[task, state.models[told['seed']].trunk] = told['accuracy']
     return replace(
         state,
         task=task,

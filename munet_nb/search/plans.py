@@ -64,7 +64,6 @@ class Surroundings:
     alive: Collection[Digest]  # layers in the pool
     in_use: Collection[Digest]  # layers of the roots and of all that other tasks keep
     space: SearchSpace = field(default_factory=dict)  # what is tuned, and over which values
-    heads: Mapping[str, LayerRef] = field(default_factory=dict)  # seed model -> its probe's head
     clone_resized: bool = False  # whether a resized position embedding is always trained
     fresh_blocks: bool = False  # whether a block that no ancestor has begins at random
 
@@ -117,8 +116,7 @@ def plan_layer(
         trainable = clone or around.clone_resized
         return LayerPlan(name, n_params, trainable, from_root, resize=True)
     if source == 'fresh' or around.fresh_blocks:
-        head = None if kind_of(name).inherited else around.heads.get(lineage[0].id)
-        return LayerPlan(name, n_params, True, head and head.digest)
+        return LayerPlan(name, n_params, True, None)
     raise ValueError(
         f'layer {name} with {n_params:,} parameters: neither {lineage[0].id} nor any of its'
         ' ancestors has it'

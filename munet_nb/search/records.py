@@ -245,7 +245,7 @@ _TASK = Fields(
 )
 _BEST = OrNull(Fields(id=NAME, score=SHARE, quality=SHARE, accounted=AMOUNT))
 _TRIAL = Fields(id=NAME, tasks=ListOf(NAME), lr=POSITIVE, probes=ByName(SHARE))
-_PROBE = Fields(seed=NAME, accuracy=SHARE, head=_REF)
+_PROBE = Fields(seed=NAME, accuracy=SHARE)
 
 # %% ../../nbs/40_search/08_records.ipynb #13aad47d
 @lru_cache(maxsize=4096)
