@@ -3181,7 +3181,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                         'munet_nb.search.groups._join': ('40_search/groups.html#_join', 'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups._leave': ('40_search/groups.html#_leave', 'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups._merge': ('40_search/groups.html#_merge', 'munet_nb/search/groups.py'),
-                                        'munet_nb.search.groups._ordered': ('40_search/groups.html#_ordered', 'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups._outward': ('40_search/groups.html#_outward', 'munet_nb/search/groups.py'),
                                         'munet_nb.search.groups._proposals': ( '40_search/groups.html#_proposals',
                                                                                'munet_nb/search/groups.py'),

@@ -35,6 +35,7 @@ from munet_nb.search.groups import (
     assign,
     best_selection,
     propose_groups,
+    selection_error,
     selection_score,
 )
 from munet_nb.search.journal import GroupSearch, Trial, kept_models
@@ -254,9 +255,12 @@ def test_the_selection_is_worth_its_price_and_every_trunk_is_shared(found):
     for task, trial in taken.items():
         assert trial is root or task in trial.tasks
         best = max(t.probes[task] for t in selection if not t.tasks or task in t.tasks)
-        noise = config.acceptance_errors * (2 * best * (1 - best) / 600) ** 0.5
-        assert trial.probes[task] >= best - noise or config.scale_factor < 1
-    for trial in selection:
+        shares = best, trial.probes[task]
+        error = (sum(p * (1 - p) for p in shares) / 600) ** 0.5
+        beyond = best - trial.probes[task] > config.acceptance_errors * error + 1e-9
+        assert not beyond or config.scale_factor < 1
+    to_the_point = config.scale_factor < 1 or not config.acceptance_errors
+    for trial in selection if to_the_point else ():
         if not trial.tasks or set(trial.tasks) == set(search.tasks):
             alone = fmean(trial.probes.values()) * config.scale_factor ** (1 / len(search.tasks))
             assert worth >= alone - 1e-9, 'all tasks could have been there'
@@ -310,16 +314,37 @@ def probes_of(*percent):
 def test_a_point_or_two_takes_no_task_away_from_those_that_it_gains_from():
     """`d` is two points better with everybody, less than a standard error; `e` and `f` are not.
 
-    If it left, its group would train without it, and it with `a`, which has nothing to give.
+    Everybody's trunk is worth having, for `a` and `b`. If `d` left for it, `e` and `f` would train
+    without it, and it with two tasks that have nothing to give it.
     """
     root = Trial('root', (), 0.1, probes_of(84, 83, 37, 42, 35))
-    every = Trial('group:0.0.0', tuple('abdef'), 0.2, probes_of(82, 83.5, 50.5, 55.7, 41.5))
+    every = Trial('group:0.0.0', tuple('abdef'), 0.2, probes_of(88, 87, 50.5, 55.7, 41.5))
     alike = Trial('group:0.1.0', tuple('def'), 0.2, probes_of(63, 59, 48.5, 59.5, 42.5))
-    search = GroupSearch(0, every.tasks, dict.fromkeys('abdef', 600), 2, (root, every, alike))
-    config = with_fields(rates(search), acceptance_errors=1.0)
-    assert best_selection(search, config, 1.0) == [root, alike]
-    by_probe = with_fields(config, acceptance_errors=0.0)
-    assert best_selection(search, by_probe, 1.0) == [root, alike, every]
+    images = dict.fromkeys('abdef', 600)
+    config = Config(acceptance_errors=1.0)
+    taken = assign([root, alike, every], images, config, 1.0)
+    assert taken == {'a': every, 'b': every, 'd': alike, 'e': alike, 'f': alike}
+    by_probe = assign([root, alike, every], images, Config(acceptance_errors=0.0), 1.0)
+    assert by_probe == taken | {'d': every}
+
+
+def test_two_groups_keep_the_members_that_gain_little_by_themselves():
+    "`b` and `e` gain a point over the root, less than a standard error, and their groups more."
+    root = Trial('root', (), 0.1, probes_of(60, 60, 40, 40, 40))
+    light = Trial('group:0.1.0', tuple('ab'), 0.1, probes_of(70, 61, 30, 30, 30))
+    dark = Trial('group:0.1.1', tuple('def'), 0.2, probes_of(50, 50, 50, 41, 50))
+    images = dict.fromkeys('abdef', 600)
+    taken = assign([root, light, dark], images, Config(acceptance_errors=1.0), 1.0)
+    assert taken == {'a': light, 'b': light, 'd': dark, 'e': dark, 'f': dark}
+
+
+def test_the_error_of_a_selection_is_that_of_independent_samples():
+    "By hand: two tasks of 600 images at 50% on the root and on the trunk, of five tasks."
+    root = Trial('root', (), 0.1, probes_of(50, 50, 50, 50, 50))
+    pair = Trial('group:0.1.0', tuple('de'), 0.1, probes_of(50, 50, 50, 50, 50))
+    taken = dict.fromkeys('abf', root) | dict.fromkeys('de', pair)
+    error = selection_error(pair, root, taken, dict.fromkeys('abdef', 600))
+    assert error == pytest.approx((2 * (0.25 + 0.25) / 600) ** 0.5 / 5)
 
 
 def test_those_who_gain_are_told_from_the_others_however_much_they_gain():

@@ -76,7 +76,7 @@ _QUICK = dict(
     trial_segments=2,
     trunk_segments=16,
 )
-THE_PAPER = (  # its exact method, with the budget of the third round
+THE_PAPER = (  # its exact method, with the budget of rounds three and four
     'munet_1+common_trunks=False+probed_seeds=0+spread_rates=False+acceptance_errors=0'
     '+cloning_prob=0+seed_segments=0+children_per_task=5+task_iterations=2+segments=16'
 )
@@ -136,7 +136,7 @@ COMPARISONS = {
         methods=_METHODS,
         seeds=(0, 1, 2),
     ),
-    'charged': Comparison(  # round three
+    'charged': Comparison(  # rounds three and four
         benchmark='characters8',
         root='Ti3-glyphs',
         config=Config.preset('characters8'),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..engine.probe import Probed, probe_indices
+from ..engine.probe import probe_indices
 from ..engine.training import Times
 from ..models.model import Model
 from .rundir import RunWriter
@@ -35,12 +35,12 @@ def probe_examples(
 def probe_record(
     task: Task,
     seeds: Sequence[Model],  # one of each trunk
-    probes: Sequence[Probed],  # theirs
+    probes: Sequence[float],  # their accuracies
     state: State,
     config: Config,
 ) -> dict:
     "The journal's record of the probes of a task whose iteration begins."
-    told = [{'seed': m.id, 'accuracy': p.accuracy} for m, p in zip(seeds, probes)]
+    told = [{'seed': m.id, 'accuracy': p} for m, p in zip(seeds, probes)]
     return {
         'kind': 'probes',
         'task': task.name,

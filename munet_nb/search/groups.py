@@ -57,16 +57,16 @@ def _settled(taken: Taken, options: Mapping[str, list[Trial]], worth: Callable) 
     return taken
 
 # %% ../../nbs/40_search/07_groups.ipynb #d3d23ca5
-def _error(task: str, trial: Trial, images: Mapping[str, int]) -> float:
-    "The standard error of how much better a task's probe is than on another trunk."
-    p = trial.probes[task]
-    return (2 * p * (1 - p) / images[task]) ** 0.5
+def _error(task: str, trial: Trial, other: Trial, images: Mapping[str, int]) -> float:
+    "The standard error of how much better a task's probe is on one trunk than on another."
+    shares = trial.probes[task], other.probes[task]
+    return (fsum(p * (1 - p) for p in shares) / images[task]) ** 0.5
 
 
 def _gains_beyond(noise: float, task: str, trial: Trial, other: Trial, images) -> bool:
     "Whether a task's probe is better than on another trunk, by so many standard errors."
     gain = trial.probes[task] - other.probes[task]
-    return gain > noise * _error(task, trial, images)
+    return gain > noise * _error(task, trial, other, images)
 
 
 def assign(
@@ -81,15 +81,16 @@ def assign(
     options = {n: [t for t in selection if not t.tasks or n in t.tasks] for n in tasks}
     by_probe = {n: max(own, key=lambda t: t.probes[n]) for n, own in options.items()}
 
-    def apart(taken):
-        noise = config.acceptance_errors
-        left = {n for n, t in taken.items() if _gains_beyond(noise, n, by_probe[n], t, images)}
-        return {n: by_probe[n] if n in left else t for n, t in taken.items()}
+    def is_worse(task, trial):
+        return _gains_beyond(config.acceptance_errors, task, by_probe[task], trial, images)
 
-    together = [{n: t if t in options[n] else selection[0] for n in tasks} for t in selection]
-    found = [apart(taken) for taken in together]
+    as_good = {n: [t for t in own if not is_worse(n, t)] for n, own in options.items()}
+    at_root = {n: own[0] for n, own in as_good.items()}
+    on_trunks = {n: next((t for t in own if t.tasks), own[0]) for n, own in as_good.items()}
+    found = [at_root, on_trunks]
     if config.scale_factor < 1:
-        found = [_settled(taken, options, worth) for taken in (*found, *together)]
+        found += [{n: t if t in options[n] else selection[0] for n in tasks} for t in selection]
+        found = [_settled(taken, options, worth) for taken in found]
     return max(found, key=worth)
 
 
@@ -111,12 +112,13 @@ def _shared(selection, taken):
 
 def selection_error(
     trial: Trial,
+    root: Trial,
     taken: Taken,  # in a selection with this trial
     images: Mapping[str, int],  # task -> validation images
 ) -> float:
     "The standard error of what a trunk adds to the mean of a selection: of the tasks that take it."
     users = [task for task, own in taken.items() if own is trial]
-    return fsum(_error(task, trial, images) ** 2 for task in users) ** 0.5 / len(taken)
+    return fsum(_error(task, trial, root, images) ** 2 for task in users) ** 0.5 / len(taken)
 
 
 def best_selection(
@@ -138,7 +140,8 @@ def best_selection(
         if not wider:
             return selection
         best = max(wider, key=worth)
-        error = selection_error(best[-1], assign(best, *price), search.images)
+        taken = assign(best, *price)
+        error = selection_error(best[-1], trials[0], taken, search.images)
         if worth(best) - worth(selection) <= config.acceptance_errors * error:
             return selection
         selection = best
@@ -214,15 +217,10 @@ def _merge(rng, trial, selection):
     return [tuple(dict.fromkeys((*trial.tasks, *other.tasks)))]
 
 # %% ../../nbs/40_search/07_groups.ipynb #a8c94999
-def _ordered(tasks, trials) -> tuple[str, ...]:
-    "Tasks in the order of the search, which is that of its first group: all of them."
-    return tuple(t for t in trials[1].tasks if t in tasks)
-
-
-def _proposals(groups: Sequence[Sequence[str]], trials: Sequence[Trial]) -> list[Proposal]:
-    "Those of two tasks or more, each with the rate with which its tasks did best."
-    groups = [_ordered(tasks, trials) for tasks in groups if len(tasks) >= 2]
-    return [(tasks, _best_rate(tasks, trials)) for tasks in groups]
+def _proposals(groups: Sequence[Sequence[str]], search: GroupSearch) -> list[Proposal]:
+    "Those of two tasks or more, in order, each with the rate with which its tasks did best."
+    ordered = [tuple(t for t in search.tasks if t in tasks) for tasks in groups]
+    return [(tasks, _best_rate(tasks, search.trials)) for tasks in ordered if len(tasks) >= 2]
 
 
 def _step(rng, trial, rates) -> list[Proposal]:
@@ -265,7 +263,7 @@ def _changed(trial, selection, search, config, rng) -> list[Proposal]:
     tried = {(t.tasks, t.lr) for t in trials}
     sets = {t.tasks for t in trials}
     for informed in (_split, _attract):
-        found = _proposals(informed(trial, search, config), trials)
+        found = _proposals(informed(trial, search, config), search)
         if new := [p for p in found if p[0] not in sets]:
             return new
     if new := [p for p in _outward(trial, trials, rates) if p not in tried]:
@@ -274,7 +272,7 @@ def _changed(trial, selection, search, config, rng) -> list[Proposal]:
         if name == 'step':
             found = _step(rng, trial, rates)
         else:
-            found = _proposals(_DRAWN[str(name)](rng, trial, selection), trials)
+            found = _proposals(_DRAWN[str(name)](rng, trial, selection), search)
         if new := [p for p in found if p not in tried]:
             return new
     return []

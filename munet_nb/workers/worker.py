@@ -125,7 +125,7 @@ def with_probes(made: TrainedGroup, probes: Mapping[str, Probed]) -> TrainedGrou
 class Done:
     "What came of a job, and the seconds that it took."
 
-    result: list[TrainedChild] | TrainedGroup | list[Probed] | Layer | Tested
+    result: list[TrainedChild] | TrainedGroup | list[float] | Layer | Tested
     times: Times
 
 
@@ -186,7 +186,7 @@ def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
     with worker._feeds.own(worker.tasks[job.task], job.config.training) as feed:
         told = networks, sources, job.config, programs
         _compile_probes([feed], *told)
-        return _probe(feed, *told)
+        return [found.accuracy for found in _probe(feed, *told)]
 
 
 def _test(worker, job: EvaluateJob, layers, programs, times, progress):
