@@ -65,7 +65,7 @@ def test_the_site_builds_without_warnings_and_no_link_is_dead(tmp_path):
         drawn += text.count('</math>')
     assert drawn > 100
     quality = (tmp_path / 'site/results/quality.html').read_text()
-    assert 'href="../90_bench/05_protocol.html#The-third-round"' in quality
+    assert 'href="../90_bench/05_protocol.html#The-fourth-round"' in quality
     assert 'src="quality-0.png"' in quality and (tmp_path / 'site/results/quality-0.png').exists()
 
 
