@@ -314,8 +314,8 @@ def probes_of(*percent):
 def test_a_point_or_two_takes_no_task_away_from_those_that_it_gains_from():
     """`d` is two points better with everybody, less than a standard error; `e` and `f` are not.
 
-    Everybody's trunk is worth having, for `a` and `b`. If `d` left for it, `e` and `f` would train
-    without it, and it with two tasks that have nothing to give it.
+    Everybody's trunk, selected after theirs, is worth having for `a` and `b`. If `d` left for it,
+    `e` and `f` would train without it, and it with two tasks that have nothing to give it.
     """
     root = Trial('root', (), 0.1, probes_of(84, 83, 37, 42, 35))
     every = Trial('group:0.0.0', tuple('abdef'), 0.2, probes_of(88, 87, 50.5, 55.7, 41.5))
