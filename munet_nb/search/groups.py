@@ -180,9 +180,10 @@ def _gaining(trial: Trial, search: GroupSearch, config: Config) -> set[str]:
 def _split(trial: Trial, search: GroupSearch, config: Config) -> list[tuple[str, ...]]:
     gains = _gains(trial, search.trials[0])
     gaining = _gaining(trial, search, config)
-    parts = [tuple(t for t in gains if (t in gaining) == yes) for yes in (True, False)]
-    if min(map(len, parts)) >= 2:
-        return parts
+    those = tuple(t for t in gains if t in gaining)
+    others = tuple(t for t in gains if t not in gaining)
+    if len(those) >= 2 and len(others) >= 2:
+        return [those, others]
     names, values = tuple(gains), list(gains.values())
 
     def spread_within(cut):
