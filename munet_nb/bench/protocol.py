@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'SECOND_ROUND', 'ABLATIONS', 'EARLIER', 'THE_PAPER', 'THIRD_ROUND', 'THIRD_ABLATIONS',
+    'SECOND_ROUND', 'ABLATIONS', 'EARLIER', 'THE_PAPER', 'CHARGED_METHODS', 'CHARGED_ABLATIONS',
     'COMPARISONS', 'Comparison', 'evolution_config', 'charged_plans', 'check_method',
     'authors_method', 'examples_of', 'lineage_examples',
 ]
@@ -80,7 +80,7 @@ THE_PAPER = (  # its exact method, with the budget of rounds three and four
     'munet_1+common_trunks=False+probed_seeds=0+spread_rates=False+acceptance_errors=0'
     '+cloning_prob=0+seed_segments=0+children_per_task=5+task_iterations=2+segments=16'
 )
-THIRD_ROUND = (
+CHARGED_METHODS = (
     'munet_1',
     'finetune_all@charged',
     'munet_0.9',
@@ -97,7 +97,7 @@ THIRD_ROUND = (
     'norm_head@charged',
     THE_PAPER,
 )
-THIRD_ABLATIONS = (  # of the third round, with two seeds
+CHARGED_ABLATIONS = (  # what is switched off one by one; of the third round and the fourth
     'munet_1+common_trunks=False',
     'munet_1+group_generations=1',
     'munet_1+probed_seeds=0',
@@ -141,7 +141,7 @@ COMPARISONS = {
         root='Ti3-glyphs',
         config=Config.preset('characters8'),
         rates=_RATES,
-        methods=THIRD_ROUND,
+        methods=CHARGED_METHODS,
         seeds=(1, 2, 3, 4),
     ),
     'quick': Comparison(

@@ -201,7 +201,7 @@ def _draw_arrivals(ax: Axes, arrivals: Sequence, colors: Mapping, theme: Theme):
 
 def _draw_progress(
     ax: Axes, records: Sequence, task: str, children: Sequence, told: Mapping, color, theme: Theme
-):
+) -> float | None:  # the best score at last, if there is one
     "One task's children, its best scores, the ends of its iterations, changes of the price of size."
     generations = dict.fromkeys(i for i, _ in children)  # of the run
     own = {i: n + 1 for n, i in enumerate(generations)}  # of the run -> of the task
@@ -215,6 +215,7 @@ def _draw_progress(
     if scores:
         ax.step(*zip(*scores), where='mid', color=color, linewidth=1)
     ax.set_ylabel('score')
+    return scores[-1][1] if scores else None
 
 
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
@@ -236,15 +237,14 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     ends = []
     for ax, task in zip(axs, shown):
         own = of_task.get(task, ())
-        _draw_progress(ax, own, task, children.get(task, ()), told, colors[task], theme)
+        best = _draw_progress(ax, own, task, children.get(task, ()), told, colors[task], theme)
         _draw_arrivals(ax, arrived.get(task, ()), colors, theme)
         name = ax.set_title(
             short_name(task, 72 if columns == 1 else 46), fontsize=8, y=1, loc='left', pad=3
         )
         name.set_color(theme.ink)
         tell(name, task)
-        best, _ = _best_scores(own, task)
-        ends.append(f'{task}: {best[-1][1]:.3f}' if best else f'{task}: none')
+        ends.append(f'{task}: none' if best is None else f'{task}: {best:.3f}')
         end_at_one(ax)
         few_ticks(ax.xaxis, whole=True)
         few_ticks(ax.yaxis)

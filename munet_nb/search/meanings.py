@@ -48,7 +48,7 @@ _SEEDS = {
 }
 _KEPT = {
     'compute_factor': "price of computation: 1 is none; with 0.9 the root's costs a tenth of the score",
-    'acceptance_errors': 'standard errors by which a child must beat its parent, a trunk another',
+    'acceptance_errors': 'standard errors by which a child must beat its parent, or one trunk another',
     'accept_ties': "whether a score equal to the parent's is enough",
     'newest_best': 'of models with the best score, whether the newest counts, else the oldest',
     'keep': 'best: one model of each task; front: all that are best for some scale factor',
