@@ -786,9 +786,17 @@ def _add_quality(what):
         help='accuracy and size of the evolved system beside its rivals (hours; --quick: minutes)',
     )
     p.set_defaults(do=_bench_quality)
-    p.add_argument('--quick', action='store_true', help='three tasks, few methods, one seed')
-    p.add_argument(
+    which = p.add_mutually_exclusive_group()
+    which.add_argument('--quick', action='store_true', help='three tasks, few methods, one seed')
+    which.add_argument(
         '--earlier', action='store_true', help='the first two rounds, tuning not charged'
+    )
+    which.add_argument(
+        '--tasks',
+        nargs='+',
+        metavar='SOURCE',
+        help='your own tasks of small images instead of characters8, with nothing else changed: '
+        'image folders, or table:FILE, idx:DIR, tfds:NAME, hf:DATA',
     )
     p.add_argument(
         '--method',
@@ -800,12 +808,12 @@ def _add_quality(what):
         '--seed',
         action='append',
         type=int,
-        help='may be repeated (default: 1 to 4; earlier: 0, 1 and 2; quick: 0)',
+        help='may be repeated (default: 1 to 4; earlier: 0, 1 and 2; quick: 0; tasks: 1 and 2)',
     )
     p.add_argument(
         '--out',
         metavar='DIR',
-        help='where the records are and go (default: runs/quality, -earlier or -quick); '
+        help='where the records are and go (default: runs/quality, -earlier, -quick or -own); '
         'what is there is not run again',
     )
 
@@ -813,14 +821,21 @@ def _add_quality(what):
 def _bench_quality(args: argparse.Namespace):
     from munet_nb.bench.comparison import Stopped, run_bench
     from munet_nb.bench.folder import Bench
-    from munet_nb.bench.protocol import COMPARISONS
+    from munet_nb.bench.protocol import COMPARISONS, comparison_on
     from munet_nb.bench.records import read_records
     from munet_nb.bench.results import plot_quality, quality_table, records_of_sizes, task_table
     from munet_nb.pictures.canvas import save_picture
 
     name = 'quick' if args.quick else 'characters8' if args.earlier else 'charged'
     comparison = COMPARISONS[name]
-    folder = {'charged': 'quality', 'characters8': 'quality-earlier', 'quick': 'quality-quick'}
+    if args.tasks:
+        name, comparison = 'own', comparison_on(args.tasks)
+    folder = {
+        'charged': 'quality',
+        'characters8': 'quality-earlier',
+        'quick': 'quality-quick',
+        'own': 'quality-own',
+    }
     out = Path(f'runs/{folder[name]}') if args.out is None else as_path(args.out, '--out')
     methods = args.method or comparison.methods
     seeds = comparison.seeds if args.seed is None else args.seed

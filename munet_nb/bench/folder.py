@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 from .protocol import Comparison
@@ -22,6 +23,7 @@ from ..models.model import Root
 from ..roots.load import load_root
 from ..search.config import Config, config_to_json, with_fields
 from ..tasks.benchmarks import load_benchmark
+from ..tasks.sources import load_task
 from ..tasks.task import Task
 
 # %% ../../nbs/90_bench/07_folder.ipynb #cell-005
@@ -42,6 +44,20 @@ def setting_digest(
     return sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/90_bench/07_folder.ipynb #cell-007
+def _load_tasks(comparison: Comparison) -> dict[str, Task]:
+    "Tasks by name: a benchmark's in its own order, others in the order of their names."
+    if comparison.benchmark:
+        return {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
+    tasks = sorted(map(load_task, comparison.tasks), key=lambda t: t.name)
+    for one, other in pairwise(tasks):
+        if one.name == other.name:
+            raise InputError(
+                f'task {one.name!r}: {one.source} and {other.source} have the same name; '
+                'rename one of them'
+            )
+    return {t.name: t for t in tasks}
+
+
 def _count(n=1):
     pass
 
@@ -53,7 +69,7 @@ class Bench:
     trained, and `done_before`, called with those that need not be trained again. `count` is called
     as `progress` where nothing may be stopped, in the middle of a generation.
 
-    Raises InputError if the folder belongs to another comparison.
+    Raises InputError if the folder belongs to another comparison, or a task cannot be loaded.
     """
 
     def __init__(
@@ -67,7 +83,7 @@ class Bench:
         self.name = name
         self.work = self.folder / 'work'
         self.programs = shared_programs()
-        self.tasks = {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
+        self.tasks = _load_tasks(comparison)
         self.train = {n: len(t.train) for n, t in self.tasks.items()}  # training examples
         self.root = self._load_root()
         self.progress = self.done_before = self.count = _count

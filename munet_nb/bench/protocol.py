@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = [
     'SECOND_ROUND', 'ABLATIONS', 'EARLIER', 'THE_PAPER', 'CHARGED_METHODS', 'CHARGED_ABLATIONS',
-    'COMPARISONS', 'Comparison', 'evolution_config', 'charged_plans', 'check_method',
-    'authors_method', 'examples_of', 'lineage_examples',
+    'COMPARISONS', 'Comparison', 'comparison_on', 'evolution_config', 'charged_plans',
+    'check_method', 'authors_method', 'examples_of', 'lineage_examples',
 ]
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-002
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .merging import MERGING
 from .rivals import Halving, halving, rival_stages, takes_all
@@ -26,13 +26,13 @@ from ..search.journal import State
 class Comparison:
     "What is compared, on what, with how much training."
 
-    benchmark: str
+    benchmark: str  # '': `tasks` are sources, as `load_task` takes them
     root: str
     config: Config  # of the evolution; a rival gets as many examples per task
     rates: tuple[float, ...]  # learning rates that a rival is tuned over
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
-    tasks: tuple[str, ...] = ()  # of the benchmark; none: all
+    tasks: tuple[str, ...] = ()  # of the benchmark, none: all of them; or sources
     layers: int | None = None  # how many of the root's bottom blocks are taken; None: all
 
     @property
@@ -154,6 +154,19 @@ COMPARISONS = {
         tasks=('devanagari', 'bengali', 'telugu'),
     ),
 }
+
+# %% ../../nbs/90_bench/05_protocol.ipynb #81672d04
+def comparison_on(
+    sources: Sequence[str],  # of tasks, as `load_task` takes them
+) -> Comparison:
+    "The charged comparison on other tasks, with fewer methods and seeds."
+    return replace(
+        COMPARISONS['charged'],
+        benchmark='',
+        tasks=tuple(sources),
+        methods=('munet_1', 'finetune_all@charged', 'munet_0.9', 'joint@charged', 'munet_0.3'),
+        seeds=(1, 2),
+    )
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-015
 _EVOLUTION = re.compile(r'munet_(\d(?:\.\d+)?)((?:\+\w+=[\w.]+)*)')
