@@ -136,6 +136,23 @@ def test_bench_quality_writes_a_record_per_run_a_table_and_a_picture(tiny, capsy
     assert (tiny / 'munet_1-0.json').read_bytes() == before
 
 
+def test_the_charged_comparison_is_made_on_tasks_of_ones_own(tiny, monkeypatch, capsys):
+    monkeypatch.setitem(COMPARISONS, 'charged', COMPARISONS['quick'])
+    sources = ['benchmark:demo/parity', 'benchmark:demo/digits']
+    words = ['bench', 'quality', '--out', str(tiny), '--tasks', *sources]
+    run = ['--method', 'munet_1', '--seed', '1']
+    assert main([*words, *run]) == 0
+    (record,) = read_records(tiny)
+    assert record['tasks'].keys() == {'digits', 'parity'}
+    assert record['command'] == f'munet bench quality --tasks {" ".join(sources)} {" ".join(run)}'
+    capsys.readouterr()
+    assert main([*words, 'nowhere', *run]) == 2
+    err = capsys.readouterr().err
+    assert 'nowhere' in err and err.count('\n') == 1
+    assert main([*words[:-1], *run]) == 2  # other tasks, the same folder
+    assert 'choose another folder' in capsys.readouterr().err
+
+
 def test_one_run_that_keeps_its_fronts_tells_of_four_sizes(tiny, capsys):
     method = 'munet_1+keep=front+children_per_task=4+mutation_prob=0.5'
     assert bench_quality(tiny, '--method', method) == 0
