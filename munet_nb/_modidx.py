@@ -378,6 +378,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                       'munet_nb/bench/rival_runs.py'),
                                            'munet_nb.bench.rival_runs._model_path': ( '90_bench/rival_runs.html#_model_path',
                                                                                       'munet_nb/bench/rival_runs.py'),
+                                           'munet_nb.bench.rival_runs._name_of': ( '90_bench/rival_runs.html#_name_of',
+                                                                                   'munet_nb/bench/rival_runs.py'),
                                            'munet_nb.bench.rival_runs._one_replica': ( '90_bench/rival_runs.html#_one_replica',
                                                                                        'munet_nb/bench/rival_runs.py'),
                                            'munet_nb.bench.rival_runs._segment_examples': ( '90_bench/rival_runs.html#_segment_examples',

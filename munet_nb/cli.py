@@ -795,8 +795,9 @@ def _add_quality(what):
         '--tasks',
         nargs='+',
         metavar='SOURCE',
-        help='your own tasks of small images instead of characters8, with nothing else changed: '
-        'image folders, or table:FILE, idx:DIR, tfds:NAME, hf:DATA',
+        help='your own tasks instead of characters8, in the order of their names, by five methods: '
+        'the same root (of letters), 32 pixels, the same budget; image folders, or table:FILE, '
+        'idx:DIR, tfds:NAME, hf:DATA, benchmark:NAME/TASK',
     )
     p.add_argument(
         '--method',

@@ -4,12 +4,14 @@ And `munet bench quality` as a user meets it.
 """
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from munet_nb import Config, Evolution, System, load_benchmark, load_root
 from munet_nb.bench.comparison import Stopped, run_method
@@ -146,11 +148,42 @@ def test_the_charged_comparison_is_made_on_tasks_of_ones_own(tiny, monkeypatch, 
     assert record['tasks'].keys() == {'digits', 'parity'}
     assert record['command'] == f'munet bench quality --tasks {" ".join(sources)} {" ".join(run)}'
     capsys.readouterr()
-    assert main([*words, 'nowhere', *run]) == 2
-    err = capsys.readouterr().err
-    assert 'nowhere' in err and err.count('\n') == 1
-    assert main([*words[:-1], *run]) == 2  # other tasks, the same folder
-    assert 'choose another folder' in capsys.readouterr().err
+    for sources_given, said in {
+        (*sources, 'nowhere'): 'nowhere',
+        (sources[0], sources[0]): "2 tasks are named 'parity'",
+        (sources[0],): 'choose another folder',  # other tasks, the same folder
+    }.items():
+        given = ['--tasks', *sources_given, *run]
+        assert main(['bench', 'quality', '--out', str(tiny), *given]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count('\n') == 1
+    with pytest.raises(SystemExit):
+        main([*words, '--quick'])
+
+
+def test_image_folders_of_any_name_are_compared_and_their_records_say_how(
+    tiny, monkeypatch, tmp_path
+):
+    few = replace(COMPARISONS['quick'], rates=(0.05, 0.1))
+    longer = with_fields(few.config, segments=4)
+    monkeypatch.setitem(COMPARISONS, 'charged', replace(few, config=longer))
+    names = ['two words', 'a' * 90, 'b' * 90, 'c' * 90]  # together longer than a file's name may be
+    rng = np.random.default_rng(0)
+    for name in names:
+        for cls in 'xy':
+            folder = tmp_path / name / cls
+            folder.mkdir(parents=True)
+            for i in range(10):
+                pixels = rng.integers(0, 255, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(folder / f'{i}.png')
+    sources = [str(tmp_path / name) for name in names]
+    words = ['bench', 'quality', '--out', str(tiny), '--tasks', *sources, '--seed', '1']
+    methods = ['--method', 'munet_1', '--method', 'joint@charged']
+    assert main([*words, *methods]) == 0
+    for record in read_records(tiny):
+        assert record['tasks'].keys() == set(names)
+        told = shlex.split(record['command'])
+        assert told[: told.index('--method')] == ['munet', 'bench', 'quality', '--tasks', *sources]
 
 
 def test_one_run_that_keeps_its_fronts_tells_of_four_sizes(tiny, capsys):

@@ -147,7 +147,7 @@ _VERSIONS = ('munet_nb', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
 def _command(bench: Bench, method: str, seed: int) -> str:
     which = {'quick': ' --quick', 'characters8': ' --earlier'}.get(bench.name, '')
-    if not bench.comparison.benchmark:
+    if bench.name == 'own':
         which = f' --tasks {shlex.join(bench.comparison.tasks)}'
     return f'munet bench quality{which} --method {shlex.quote(method)} --seed {seed}'
 

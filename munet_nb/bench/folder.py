@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 
 from .protocol import Comparison
@@ -24,7 +23,7 @@ from ..roots.load import load_root
 from ..search.config import Config, config_to_json, with_fields
 from ..tasks.benchmarks import load_benchmark
 from ..tasks.sources import load_task
-from ..tasks.task import Task
+from ..tasks.task import Task, check_tasks
 
 # %% ../../nbs/90_bench/07_folder.ipynb #cell-005
 _FIRST = frozenset({'benchmark', 'root', 'config', 'rates', 'methods', 'seeds', 'tasks'})
@@ -48,14 +47,8 @@ def _load_tasks(comparison: Comparison) -> dict[str, Task]:
     "Tasks by name: a benchmark's in its own order, others in the order of their names."
     if comparison.benchmark:
         return {t.name: t for t in load_benchmark(comparison.benchmark, comparison.tasks)}
-    tasks = sorted(map(load_task, comparison.tasks), key=lambda t: t.name)
-    for one, other in pairwise(tasks):
-        if one.name == other.name:
-            raise InputError(
-                f'task {one.name!r}: {one.source} and {other.source} have the same name; '
-                'rename one of them'
-            )
-    return {t.name: t for t in tasks}
+    tasks = check_tasks([load_task(source) for source in comparison.tasks])
+    return {t.name: t for t in sorted(tasks, key=lambda t: t.name)}
 
 
 def _count(n=1):

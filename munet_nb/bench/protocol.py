@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from .merging import MERGING
 from .rivals import Halving, halving, rival_stages, takes_all
-from ..checks import InputError, unknown
+from ..checks import InputError, as_list, check, unknown
 from ..models.model import Model
 from ..search.config import Config, config_fields, with_fields
 from ..search.journal import State
@@ -97,7 +97,7 @@ CHARGED_METHODS = (
     'norm_head@charged',
     THE_PAPER,
 )
-CHARGED_ABLATIONS = (  # what is switched off one by one; of the third round and the fourth
+CHARGED_ABLATIONS = (  # one switch is taken back in each, in the last one added
     'munet_1+common_trunks=False',
     'munet_1+group_generations=1',
     'munet_1+probed_seeds=0',
@@ -159,7 +159,12 @@ COMPARISONS = {
 def comparison_on(
     sources: Sequence[str],  # of tasks, as `load_task` takes them
 ) -> Comparison:
-    "The charged comparison on other tasks, with fewer methods and seeds."
+    """The charged comparison on other tasks, with fewer methods and seeds.
+
+    Raises InputError for something else than a list of sources, or an empty one.
+    """
+    sources = as_list('sources of tasks', sources, 'a list of texts')
+    check('sources of tasks', sources, len(sources) > 0, 'at least one')
     return replace(
         COMPARISONS['charged'],
         benchmark='',

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import jax
@@ -85,6 +86,15 @@ def segments_of(bench: Bench, method: str) -> int:
     return tasks * (config.children_per_generation * length + trials * max(1, length // 4))
 
 # %% ../../nbs/90_bench/08_rival_runs.ipynb #cell-010
+_LONG_NAME = 120  # bytes; a file system allows 255, with what else a file is called by
+
+
+def _name_of(tasks: Sequence[str]) -> str:
+    "A file's name for tasks that are trained together, by a digest where theirs are long."
+    name = '+'.join(tasks)
+    return name if len(name.encode()) <= _LONG_NAME else sha256(name.encode()).hexdigest()[:16]
+
+
 def _known_rate(bench: Bench, rival: str, task: str) -> float | None:
     "The learning rate that a finished run of a rival was tuned to, whatever its seed."
     for path in sorted(bench.folder.glob(f'{rival}-*.json')):
@@ -136,7 +146,7 @@ def _train_unit(bench: Bench, method: str, seed: int, tasks: Sequence[str], repl
         known = _known_rate(bench, rival, tasks[0])
         return known or tune_lr(trainer, rival, feeds, bench.config(0), rates)
 
-    lr = only_once(bench.work / 'rates' / f'{rival}-{"+".join(tasks)}.json', tuned)
+    lr = only_once(bench.work / 'rates' / f'{rival}-{_name_of(tasks)}.json', tuned)
     config = _length(bench, method, seed, tasks)
 
     def kept(n, train):
@@ -279,7 +289,7 @@ def run_rival(bench: Bench, method: str, seed: int) -> dict:
     segments = len(bench.tasks) * plans[-1].segments if plans else segments_of(bench, method)
 
     def unit(group, start):
-        name = f'{method}-{seed}/{"+".join(group)}'
+        name = f'{method}-{seed}/{_name_of(group)}'
         replicas, path = bench.work / 'replicas' / name, bench.work / 'units' / f'{name}.json'
         if path.exists():
             bench.done_before(segments // len(groups))
