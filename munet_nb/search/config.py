@@ -117,7 +117,7 @@ class Config:
     trunk_segments: int = 40  # that a common trunk is trained
     probed_seeds: int = 0  # seed models tried, the best by their probes; 0: all, without probes
     spread_rates: bool = False  # whether a task's first mutated children try rates far apart
-    acceptance_errors: float = 0.0  # by which a child must beat its parent, or a trunk another
+    acceptance_errors: float = 0.0  # standard errors that a child, or a trunk, must gain
     seed_scan: bool = False  # whether seed models are drawn as active ones are, not tried first
     accept_ties: bool = False  # whether a score equal to the parent's is enough
     newest_best: bool = False  # which of models with the best score counts: the newest, or oldest
