@@ -18,27 +18,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from test_runs import contents, launch, lines, small_tasks, wait_for_lines
-from toy import ARCH, ToyRun, info
+from toy import ARCH, ToyRun, info, toy_layer
 
 from munet_nb import Config, Evolution, InputError, System, load_root
+from munet_nb.engine import common as engine_common
 from munet_nb.engine.common import CommonEngine, shared_settings, train_group
 from munet_nb.engine.feeds import TaskFeed
 from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.training import Times
 from munet_nb.models.hparams import HParams
 from munet_nb.models.model import Model, pack_correct, paired_error
-from munet_nb.search.ask import ask, spread_rates
+from munet_nb.search.ask import ask, next_task, spread_rates
 from munet_nb.search.config import TrainingSettings, with_fields
 from munet_nb.search.groups import (
     Group,
+    TrainedGroup,
     ask_groups,
     assign,
+    begin_groups,
     best_selection,
     propose_groups,
     selection_error,
     selection_score,
+    tell_groups,
 )
 from munet_nb.search.journal import GroupSearch, Trial, kept_models
+from munet_nb.search.records import record_schemas
 from munet_nb.workers.worker import Worker
 
 CONFIG = Config.preset(
@@ -293,6 +298,43 @@ def test_alike_tasks_are_told_from_the_others_and_no_trunk_is_better_than_a_bad_
     assert best_selection(replace(search, trials=(root, bad)), rates(search), 1.0) == [root]
 
 
+def pretend_group(group, tasks, diverges) -> TrainedGroup:
+    "What training could have made of a group, or of the root, which never diverges."
+    if diverges:
+        return TrainedGroup(group, {}, -1, {}, {}, {}, {}, {})
+    probes = {t: 0.5 + (0.1 + group.hparams.lr / 10) * (t in group.tasks) for t in tasks}
+    return TrainedGroup(group, {}, 0, {'norm': toy_layer(group.id)}, {}, {}, {}, probes)
+
+
+def test_a_trial_that_diverges_is_paid_for_and_not_tried_again():
+    config = Config(
+        common_trunks=True,
+        group_generations=5,
+        trial_segments=3,
+        search={'lr': (0.05, 0.1, 0.2, 0.5)},
+        defaults=HParams(lr=0.1),
+    )
+    run = ToyRun(config, [info(t) for t in 'abcd'])
+    run.state = replace(run.state, config=config)
+    run.commit(begin_groups(run.state, dict.fromkeys('abcd', 600)))
+    proposed, cost = [], dict.fromkeys('abcd', 0)
+    while not (generation := ask_groups(run.state, config, ARCH)).trial:
+        groups = generation.children
+        proposed += [(g.tasks, g.hparams.lr) for g in groups]
+        root = [] if generation.generation else [Group('root', (), config.defaults)]
+        tried = [*root, *groups]
+        trained = [pretend_group(g, 'abcd', g.tasks and g.hparams.lr >= 0.2) for g in tried]
+        probed = sum(bool(t.layers) for t in trained)
+        for t in 'abcd':
+            cost[t] += probed + 3 * sum(t in g.tasks for g in groups)
+        record = tell_groups(generation, trained, dict.fromkeys('abcd', 0))
+        record_schemas(ARCH, config)['groups'].check(record)
+        run.commit(record)
+    assert any(lr >= 0.2 for _, lr in proposed)
+    assert len(set(proposed)) == len(proposed)
+    assert run.state.common == cost
+
+
 def test_where_size_counts_all_tasks_take_the_one_trunk_that_is_better_for_all_together():
     "No task gains by leaving the root alone, and half of them would not if they chose by probes."
     root = Trial('root', (), 0.1, {'a': 0.97, 'b': 0.85, 'c': 0.37, 'd': 0.42})
@@ -425,6 +467,13 @@ def test_eight_devices_train_the_same_trunk_as_one():
     assert got == expected
 
 
+@pytest.mark.parametrize('finite', [True, False])
+def test_a_task_with_no_right_answer_does_not_make_a_trunk_diverged(monkeypatch, finite):
+    monkeypatch.setattr(engine_common, 'feed_marks', lambda *given: (np.zeros(40, bool), finite))
+    _, made = common()
+    assert bool(made.layers) == (made.best >= 0) == finite
+
+
 def test_streamed_images_train_the_same_trunk():
     assert common(device_budget=0.05)[0] == common()[0]
 
@@ -463,6 +512,31 @@ def test_the_first_mutated_children_try_rates_two_steps_apart():
     assert len({replace(c.hparams, lr=0.1) for c in spread.children}) == 1
     assert spread_rates(run.state, config) == []
     assert len(later.children) == 3
+
+
+@pytest.mark.parametrize(
+    ('children', 'spread'),  # a generation; which number tries rates apart, of two seed models
+    [(1, 2), (2, 1), (3, 0), (4, 0)],
+)
+def test_they_do_so_where_whole_children_try_the_seed_models(children, spread):
+    config = Config(
+        spread_rates=True,
+        children_per_generation=children,
+        task_iterations=1,
+        defaults=HParams(lr=0.1),
+        search={'lr': (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)},
+        mutation_prob=0.0,
+    )
+    run = ToyRun(config, [info('a'), info('b')])
+    while next_task(run.state, config) == 'a':
+        run.step()
+    rates = []  # of mutated children
+    while run.state.generation <= spread:
+        generation = ask(run.state, config, ARCH)
+        rates.append([c.hparams.lr for c in generation.children[len(generation.seeds_tried) :]])
+        run.step()
+    far = [0.1, 0.02, 0.5, 0.1][:children][-len(rates[spread]) :]
+    assert rates == [[]] * spread + [far]
 
 
 def test_rates_begin_at_that_of_the_best_trial_in_a_group(whole):

@@ -24,7 +24,7 @@ from munet_nb.runs.rundir import RunDir
 from munet_nb.search.ask import ask, generations_left, next_task
 from munet_nb.search.config import with_fields
 from munet_nb.search.extension import extended_config, extension
-from munet_nb.search.journal import TaskInfo, open_records
+from munet_nb.search.journal import TaskInfo, open_records, trunk_shares
 
 # Without training
 
@@ -66,12 +66,46 @@ def test_tasks_that_join_get_as_many_iterations_as_the_others_have():
     assert ended == ['a', 'a', 'b', 'c', 'b', 'c']
 
 
-def test_what_a_task_paid_for_common_trunks_is_not_taken_from_later_iterations():
-    run = toy([info('a')], task_iterations=1)
+def spent_of(run, task) -> list[int]:
+    "Segments that the children of each task iteration trained."
+    told = [r for r in run.records if r['kind'] == 'generation' and r['task'] == task]
+    spent = [0] * (1 + max(r['iteration'] for r in told))
+    for r in told:
+        spent[r['iteration']] += r['segments'] * len(r['children'])
+    return spent
+
+
+@pytest.mark.parametrize(
+    ('done', 'spent'),
+    [
+        (0, [12, 12, 12]),  # of sixteen; 3, 3 and 4 are given up, and a child takes two
+        (1, [16, 10, 10]),
+        (2, [16, 16, 6]),
+        (3, [16, 16, 16]),
+    ],
+)
+def test_what_a_task_spends_on_common_trunks_is_taken_from_the_iterations_to_come(done, spent):
+    run = toy([info('a')], task_iterations=3)
+    while run.state.visits.get('a', 0) < done:
+        run.step()
+    run.state = replace(run.state, common={'a': 10})
     run.finish()
-    run.state = replace(run.state, common={'a': 6})
-    extend(run, ['b'], task_iterations=2)
-    assert run.state.common == {}
+    assert spent_of(run, 'a') == spent
+
+
+@pytest.mark.parametrize('done', [0, 1, 2])
+def test_it_is_taken_once_and_an_extension_takes_what_is_left(done):
+    run = toy([info('a')], task_iterations=2)
+    while run.state.visits.get('a', 0) < done:
+        run.step()
+    run.state = replace(run.state, common={'a': 10})
+    extend(run, task_iterations=4)
+    given_up = sum(trunk_shares(run.state, run.config, 'a'))
+    assert given_up == 10
+    run.finish()
+    assert run.state.common == {'a': 0}
+    extend(run, task_iterations=5)
+    assert trunk_shares(run.state, run.config, 'a') == []
 
 
 def test_a_child_of_the_root_takes_the_new_defaults_and_of_a_model_the_models_own():

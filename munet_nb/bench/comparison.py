@@ -63,7 +63,8 @@ def _trained(record: dict) -> int:
     if kind == 'generation':
         return sum(len(child['model']['evaluations']) for child in record['children'])
     if kind == 'groups':
-        return record['segments'] * sum(len(t['tasks']) for t in record['trials'])
+        trials = [*record['trials'], *record.get('diverged', ())]
+        return record['segments'] * sum(len(t['tasks']) for t in trials)
     return record['segments'] * len(record['tasks']) if kind == 'common_trunk' else 0
 
 

@@ -26,7 +26,7 @@ from .chunks import load_train
 from .devices import batch_parts, chunk_batches
 from .feeds import Chunk, TaskFeed, batch_indices
 from .optimisers import OPTIMISERS, StepRates, optimiser_of, step_rates
-from .predict import Network, feed_correct, plan_correct
+from .predict import Network, feed_marks, plan_correct
 from .programs import Programs, mesh_of, spread, whole_on
 from .steps import Fit, Structure, learning_rates, sum_of_parts
 from .training import Times
@@ -200,13 +200,17 @@ class _TrunkInTraining:
             own[:n] = rates[step : step + n]
             self.fit = jax.block_until_ready(self._steps(call, images, labels, n, own))
 
-    def evaluate(self) -> list[np.ndarray]:
-        "Which validation examples are right, for every task."
+    def evaluate(self) -> tuple[list[np.ndarray], bool]:
+        """Which validation examples are right, for every task, and whether all logits are finite.
+
+        Of a task with one that is not, none is right.
+        """
         told = self.engine.settings, self.engine.programs
-        return [
-            feed_correct(feed.validation, network, *told)
+        found = [
+            feed_marks(feed.validation, network, *told)
             for feed, network in zip(self.engine.feeds, self._networks())
         ]
+        return [marks & finite for marks, finite in found], all(finite for _, finite in found)
 
 # %% ../../nbs/50_engine/14_common.ipynb #3da95554
 def _begin(engine: CommonEngine, group: Group, key: PRNGKeyArray) -> _TrunkInTraining:
@@ -266,15 +270,14 @@ def train_group(
         started, compiled = time.perf_counter(), programs.seconds
         trunk.train([index[first : first + batches] for index in indices], first, rates)
         trained, compiled_training = time.perf_counter(), programs.seconds
-        correct = trunk.evaluate()
+        correct, finite = trunk.evaluate()
         found = [int(marks.sum()) / len(marks) for marks in correct]
         times.training += trained - started - (compiled_training - compiled)
         evaluating = time.perf_counter() - trained
         times.evaluating += evaluating - (programs.seconds - compiled_training)
         evaluations.append(found)
         mean = float(np.mean(found))
-        # A task whose logits are not finite has accuracy 0, and then the others' count for nothing.
-        if min(found) > 0 and mean > (np.mean(evaluations[best]) if best >= 0 else -1):
+        if finite and mean > (np.mean(evaluations[best]) if best >= 0 else -1):
             best, kept = len(evaluations) - 1, (trunk.fit.params, correct)
         progress(len(evaluations) - 1, mean)
     told = {f.name: tuple(e[t] for e in evaluations) for t, f in enumerate(feeds)}

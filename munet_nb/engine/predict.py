@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'Network', 'below_head', 'marked_right', 'feed_correct', 'feed_accuracy', 'accuracy',
-    'plan_images', 'plan_correct',
+    'Network', 'below_head', 'marked_right', 'feed_marks', 'feed_correct', 'feed_accuracy',
+    'accuracy', 'plan_images', 'plan_correct',
 ]
 
 # %% ../../nbs/50_engine/13_predict.ipynb #9ffaeb14
@@ -74,6 +74,18 @@ def marked_right(
     return correct[: chunk.n][chunk.labels[: chunk.n] >= 0], bool(finite)
 
 # %% ../../nbs/50_engine/13_predict.ipynb #51cf96a3
+def feed_marks(
+    feed: Feed,
+    network: Network,
+    settings: TrainingSettings,
+    programs: Programs,
+) -> tuple[Bool[np.ndarray, ' examples'], bool]:
+    "Which of a feed's examples a model classifies right, and whether all logits are finite."
+    told = below_head(feed, network, settings, programs)
+    correct, finite = zip(*(marked_right(chunk, x, network, programs) for chunk, x in told))
+    return np.concatenate(correct), all(finite)
+
+
 def feed_correct(
     feed: Feed,
     network: Network,
@@ -81,9 +93,8 @@ def feed_correct(
     programs: Programs,
 ) -> Bool[np.ndarray, ' examples']:
     "Which of a feed's examples a model classifies right; none if a logit is not finite."
-    told = below_head(feed, network, settings, programs)
-    correct, finite = zip(*(marked_right(chunk, x, network, programs) for chunk, x in told))
-    return np.concatenate(correct) & all(finite)
+    correct, finite = feed_marks(feed, network, settings, programs)
+    return correct & finite
 
 
 def feed_accuracy(

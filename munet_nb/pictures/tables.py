@@ -102,6 +102,9 @@ def _groups(r):
         f" {percent(fmean(t['probes'][task] for task in t['tasks']))}"
         for t in trials
     ]
+    tells += [
+        f"{', '.join(t['tasks'])} at rate {t['lr']:g} diverged" for t in r.get('diverged', ())
+    ]
     return f"groups, generation {r['generation'] + 1}", '', _with_examples(tells, r)
 
 

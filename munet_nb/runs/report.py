@@ -155,10 +155,14 @@ class GroupReport:
             after = count(record['segments'], 'segment')
             return f"{name_of(record['trunk']['id'])} after {after}: {told}"
         trials = [t for t in record['trials'] if t['tasks']]
-        told = '; '.join(
+        told = [
             f"{', '.join(t['tasks'])} at rate {t['lr']:g}: {percent(_mean_probe(t))}" for t in trials
-        )
-        return f"groups, generation {record['generation'] + 1}: {told or 'all diverged'}"
+        ]
+        told += [
+            f"{', '.join(t['tasks'])} at rate {t['lr']:g}: diverged"
+            for t in record.get('diverged', ())
+        ]
+        return f"groups, generation {record['generation'] + 1}: {'; '.join(told)}"
 
     def table(self) -> pd.DataFrame:
         "Accuracies by task: a row per trial, or one of the trunk's models."

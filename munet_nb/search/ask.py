@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'next_task', 'round_tasks', 'round_due', 'iteration_segments', 'segments_left',
+    'next_task', 'round_tasks', 'round_due', 'iteration_budgets', 'segments_left',
     'generation_segments', 'affordable_children', 'segments_to_spend', 'generations_left',
     'rng_for', 'scores_of', 'probes_due', 'to_try', 'seeds_in_turn', 'spread_rates', 'Generation',
     'ask',
@@ -25,7 +25,7 @@ from ..models.model import LayerRef, Model
 from ..network.arch import Arch
 from ..network.chain import reference_flops, reference_params
 from .config import Config
-from .journal import State
+from .journal import State, trunk_shares
 from .mutation import mutate_child, mutate_hparams, probabilities, seed_child
 from .mutation import with_probabilities
 from .plans import ChildPlan, Race, Surroundings, raced_segments
@@ -56,21 +56,22 @@ def round_due(state: State, config: Config) -> dict | None:
     return {'kind': 'round', 'tasks': list(tasks)}
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-009
-def iteration_segments(state: State, config: Config, task: str) -> int:
-    """What a task iteration may spend, in segments of one child.
+def iteration_budgets(state: State, config: Config, task: str) -> list[int]:
+    """What each task iteration that is still to come may spend, in segments of one child.
 
-    Its share of what the task did not spend on common trunks, but at least one whole child.
+    The one that is going on is the first, with what it has spent already. Each gives up its share
+    of what the task spent on common trunks.
     """
-    segments = config.training.segments
-    common = state.common.get(task, 0) // config.task_iterations
-    return max(segments, config.children_per_task * segments - common)
+    whole = config.children_per_task * config.training.segments
+    left = max(0, config.task_iterations - state.visits.get(task, 0))
+    shares = trunk_shares(state, config, task) or [0] * left
+    return [whole - share for share in shares]
 
 
 def segments_left(state: State, config: Config) -> int:
     "What the task iteration that is going on, or comes next, may still spend."
     task = next_task(state, config)
-    spent = state.view(task).spent
-    return iteration_segments(state, config, task) - spent if task else 0
+    return iteration_budgets(state, config, task)[0] - state.view(task).spent if task else 0
 
 # %% ../../nbs/40_search/05_ask.ipynb #e8de8dfc
 def generation_segments(children: int, config: Config) -> int:
@@ -110,8 +111,12 @@ def _generations(
 
 
 def generations_left(state: State, config: Config) -> int:
-    "Generations until the search is done, if every task iteration keeps a model."
+    """Generations until the search is done, if every task iteration keeps a model.
+
+    Those of groups are not among them, nor is what common trunks still to come will take.
+    """
     visits = {t: state.visits.get(t, 0) for t in state.tasks}
+    budgets = {t: iteration_budgets(state, config, t) for t in state.tasks}
     public = {t for t, info in state.tasks.items() if not info.private}
     generations = 0
 
@@ -125,15 +130,15 @@ def generations_left(state: State, config: Config) -> int:
     going = state.round.going if state.round else [state.task] if state.task else []
     for task in going:
         view = state.view(task)
-        left = iteration_segments(view, config, task) - view.spent
+        left = budgets[task].pop(0) - view.spent
         generations += _generations(left, untried(view, task, begun_with, known), config)
         visits[task] += 1
     fresh, kept = replace(state, tried=frozenset()), {*state.kept, *going}
     known = len(public & kept)
     for visit in range(min(visits.values()), config.task_iterations):
         for task in [t for t, n in visits.items() if n == visit]:
-            left = iteration_segments(state, config, task)
-            generations += _generations(left, untried(fresh, task, kept, known), config)
+            untried_seeds = untried(fresh, task, kept, known)
+            generations += _generations(budgets[task].pop(0), untried_seeds, config)
             visits[task] += 1
             known += task in public and task not in kept
             kept.add(task)
@@ -298,8 +303,9 @@ def _size(state, config, parents) -> tuple[int, int]:
 # %% ../../nbs/40_search/05_ask.ipynb #39972c5c
 def spread_rates(state: State, config: Config) -> list[float]:
     "The rates of the next generation's children by number, if it is the one that spreads; else none."
-    trials = math.ceil(len(state.tried) / config.children_per_generation)
-    first = trials if config.seed_segments else 0  # short trials have generations of their own
+    trials = len(state.tried) / config.children_per_generation
+    # Short trials have generations of their own; others share the last one with mutated children.
+    first = math.ceil(trials) if config.seed_segments else math.floor(trials)
     tuned = config.auto_tune and 'lr' in config.search
     if not (config.spread_rates and tuned) or state.generation != first:
         return []

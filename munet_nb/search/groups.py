@@ -261,11 +261,11 @@ def _outward(trial, trials, rates) -> list[Proposal]:
 def _changed(trial, selection, search, config, rng) -> list[Proposal]:
     "Children of a group that were not tried yet."
     trials, rates = search.trials, lr_list(config)
-    tried = {(t.tasks, t.lr) for t in trials}
+    tried = {(t.tasks, t.lr) for t in trials} | search.diverged
     sets = {t.tasks for t in trials}
     for informed in (_split, _attract):
         found = _proposals(informed(trial, search, config), search)
-        if new := [p for p in found if p[0] not in sets]:
+        if new := [p for p in found if p[0] not in sets and p not in tried]:
             return new
     if new := [p for p in _outward(trial, trials, rates) if p not in tried]:
         return new
@@ -451,7 +451,7 @@ def tell_groups(
     trained: Sequence[TrainedGroup],  # in the first generation the root, which is of no tasks, first
     examples: Mapping[str, int],  # task -> training images that it took
 ) -> dict:
-    "The record of trials, without those that diverged."
+    "The record of trials; those that diverged are told apart from them."
     trials = [
         {
             'id': t.group.id,
@@ -462,7 +462,7 @@ def tell_groups(
         for t in trained
         if t.layers
     ]
-    return {
+    record = {
         'kind': 'groups',
         'number': generation.number,
         'generation': generation.generation,
@@ -470,6 +470,10 @@ def tell_groups(
         'examples': dict(examples),
         'trials': trials,
     }
+    lost = [t.group for t in trained if not t.layers]
+    if lost:
+        record['diverged'] = [{'tasks': list(g.tasks), 'lr': g.hparams.lr} for g in lost]
+    return record
 
 # %% ../../nbs/40_search/07_groups.ipynb #912f61dc
 def tell_trunk(
@@ -513,11 +517,14 @@ def tell_trunk(
     }
 
 # %% ../../nbs/40_search/07_groups.ipynb #9bf1b4c9
-def group_segments_left(state: State, config: Config) -> int:
-    "Segments of trunks that a search in progress, or one that comes next, may still train."
+def group_segments_left(state: State, config: Config) -> dict[str, int]:  # by task
+    "What a search in progress, or one that comes next, may still take of each task, in segments."
     if not groups_due(state, config):
-        return 0
-    search = state.groups
-    generation, trunks = (search.generation, len(search.trunks)) if search else (0, 0)
-    trials = 2 * max(0, config.group_generations - generation) * config.trial_segments
-    return trials + max(0, 2 - trunks) * config.trunk_segments
+        return {}
+    search = state.groups or GroupSearch(0, public_tasks(state), {})
+    generations = max(0, config.group_generations - search.generation)
+    if generations and not search.generation:
+        generations += 1  # the first has two groups of all tasks, later ones a group of each
+    trained = {t for trial in search.trials if trial.id in search.trunks for t in trial.tasks}
+    trials = generations * config.trial_segments
+    return {t: trials + (t not in trained) * config.trunk_segments for t in search.tasks}

@@ -6,7 +6,7 @@
 __all__ = [
     'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
     'Iteration', 'Round', 'ReliedOn', 'Keeping', 'Remembered', 'State', 'kept_models', 'choices_of',
-    'with_chosen', 'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
+    'with_chosen', 'trunk_shares', 'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
 ]
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-002
@@ -66,6 +66,7 @@ class GroupSearch:
     generation: int = 0  # the next one's number
     trials: tuple[Trial, ...] = ()  # so far, the root's first
     trunks: tuple[str, ...] = ()  # trials whose group has a trunk by now
+    diverged: frozenset[tuple[tuple[str, ...], float]] = frozenset()  # tasks and lr of others
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-007
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ class State:
     entrants: Mapping[str, str] = field(default_factory=dict)  # task -> model on its newest trunk
     groups: GroupSearch | None = None  # in progress
     group_searches: int = 0  # that began
-    common: Mapping[str, int] = field(default_factory=dict)  # task -> segments in groups and trunks
+    # task -> segments in groups and trunks that its iterations have not given up yet
+    common: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)  # task -> lr of its best group trial
     probes: Mapping[tuple[str, Trunk], float] = field(default_factory=dict)  # their accuracies
     # task -> models that it keeps beside its best, the smallest first, and their test accuracies
@@ -350,6 +352,24 @@ def with_chosen(
             fronts[task] = known
     return replace(state, kept=kept, tests=tests, fronts=fronts)
 
+# %% ../../nbs/40_search/04_journal.ipynb #889f60e7
+def trunk_shares(
+    state: State,
+    config: Config,
+    task: str,
+) -> list[int]:
+    """The segments that each iteration still to come gives up for common trunks.
+
+    The one that is going on is the first. Empty if nothing is to be given up.
+    """
+    unpaid = state.common.get(task, 0)
+    most = (config.children_per_task - 1) * config.training.segments
+    shares = []
+    for more in range(config.task_iterations - state.visits.get(task, 0), 0, -1):
+        shares.append(min(unpaid // more, most))
+        unpaid -= shares[-1]
+    return shares if any(shares) else []
+
 # %% ../../nbs/40_search/04_journal.ipynb #5f0b3d21
 def _need(fits, told: str):
     "Raise InputError unless a record fits what came before it."
@@ -470,6 +490,8 @@ def _task_ended(state, record):
     _need(kept is None or 'test' in record, 'test: is missing')
     _check_best(record, state.active)
     _check_front(record, state.active)
+    shares = trunk_shares(state, state.config, task)
+    unpaid = {task: state.common[task] - shares[0]} if shares else {}
     fronts = {t: front for t, front in state.fronts.items() if t != task}
     if record.get('front'):
         fronts[task] = {m['id']: m['test'] for m in record['front']}
@@ -486,6 +508,7 @@ def _task_ended(state, record):
         tests={**state.tests, **({task: record['test']} if kept else {})},
         entrants={t: i for t, i in state.entrants.items() if t != task},
         fronts=fronts,
+        common={**state.common, **unpaid},
     )
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-013
@@ -542,15 +565,12 @@ def _reconfigured(state, config: Config):
     _check_fixed(state.config, config)
     depth = state.root.hparams.num_layers
     root = replace(state.root, hparams=replace(config.defaults, num_layers=depth))
-    most = state.config.task_iterations
-    unpaid = {t: n for t, n in state.common.items() if state.visits.get(t, 0) < most}
     state = replace(
         state,
         config=config,
         extensions=state.extensions + 1,
         root=root,
         models=Ledger.of(state.models).replaced(root.id, root),
-        common=unpaid,
     )
     _check_lists(state)
     return state
@@ -628,10 +648,19 @@ def _groups(state, record):
     _need(record['generation'] == now, f"generation = {record['generation']}: {now} was due")
     trials = tuple(make(Trial, {**t, 'tasks': tuple(t['tasks'])}) for t in record['trials'])
     _check_trials(search, trials)
-    told = replace(search, generation=record['generation'] + 1, trials=search.trials + trials)
+    lost = [(tuple(t['tasks']), t['lr']) for t in record.get('diverged', ())]
+    for i, (tasks, _) in enumerate(lost):
+        _need(set(tasks) <= set(search.tasks), f'diverged[{i}].tasks: not all are searched')
+    told = replace(
+        search,
+        generation=record['generation'] + 1,
+        trials=search.trials + trials,
+        diverged=search.diverged.union(lost),
+    )
+    trained = [*(t.tasks for t in trials), *(tasks for tasks, _ in lost)]
     spent, rates = dict(state.common), dict(state.rates)
     for task in search.tasks:
-        own = sum(task in t.tasks for t in trials)
+        own = sum(task in tasks for tasks in trained)
         spent[task] = spent.get(task, 0) + len(trials) + record['segments'] * own
         tried = [t for t in told.trials if task in t.tasks]
         if tried:
@@ -720,6 +749,7 @@ def _merged(state: State, before: State, after: State) -> State:
         kept=_with(state.kept, task, after.kept),
         tests=_with(state.tests, task, after.tests),
         entrants=_with(state.entrants, task, after.entrants),
+        common=_with(state.common, task, after.common),
         fronts=_with(state.fronts, task, after.fronts),
         **common,
     )

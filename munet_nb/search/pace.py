@@ -7,11 +7,11 @@ __all__ = ['COMMON', 'work_left', 'Pace']
 
 # %% ../../nbs/40_search/11_pace.ipynb #87e47841
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from .ask import iteration_segments, segments_to_spend
+from .ask import iteration_budgets, segments_to_spend
 from .config import Config
-from .groups import group_segments_left, public_tasks
+from .groups import group_segments_left
 from .journal import State
 from ..words import about, seconds
 
@@ -25,21 +25,17 @@ def work_left(
     batches: Mapping[str, int],  # task -> batches of a segment
 ) -> dict[str, int]:
     "Batches of one child that the search is still to train: by task, and of common trunks."
+    common = group_segments_left(state, config)
+    paid = {t: state.common.get(t, 0) + common.get(t, 0) for t in state.tasks}
+    after = replace(state, common=paid)
     going = state.round.going if state.round else [state.task] if state.task else []
     found = {}
     for task in state.tasks:
-        more = config.task_iterations - state.visits.get(task, 0)
-        segments = 0
+        left = iteration_budgets(after, config, task)
         if task in going:
-            view = state.view(task)
-            left = iteration_segments(view, config, task) - view.spent
-            segments = segments_to_spend(left, config)
-            more -= 1
-        whole = segments_to_spend(iteration_segments(state, config, task), config)
-        found[task] = (segments + max(0, more) * whole) * batches[task]
-    tasks = state.groups.tasks if state.groups else public_tasks(state)
-    common = group_segments_left(state, config) * sum(batches[task] for task in tasks)
-    found[COMMON] = common
+            left[0] -= state.view(task).spent
+        found[task] = sum(segments_to_spend(n, config) for n in left) * batches[task]
+    found[COMMON] = sum(n * batches[task] for task, n in common.items())
     return {kind: work for kind, work in found.items() if work}
 
 # %% ../../nbs/40_search/11_pace.ipynb #341f0957

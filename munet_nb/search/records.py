@@ -245,6 +245,7 @@ _TASK = Fields(
 )
 _BEST = OrNull(Fields(id=NAME, score=SHARE, quality=SHARE, accounted=AMOUNT))
 _TRIAL = Fields(id=NAME, tasks=ListOf(NAME), lr=POSITIVE, probes=ByName(SHARE))
+_DIVERGED = Fields(tasks=ListOf(NAME, 2), lr=POSITIVE)
 _PROBE = Fields(seed=NAME, accuracy=SHARE)
 
 # %% ../../nbs/40_search/08_records.ipynb #13aad47d
@@ -302,6 +303,11 @@ def _check_trial(trial: Mapping, rates: Sequence[float]):
     "Raise _Wrong unless a trial has different tasks, and a rate that groups move in."
     if not re.fullmatch(r'root|group(:[0-9]{1,6})(\.[0-9]{1,6}){2}', trial['id']):
         raise _Wrong(trial['id'], "'root', or as in group:0.1.2").at('id')
+    _check_tried(trial, rates)
+
+
+def _check_tried(trial: Mapping, rates: Sequence[float]):
+    "The same of what a trial tried."
     _check_tasks(trial)
     if trial['tasks'] and trial['lr'] not in rates:
         raise _Wrong(trial['lr'], f'one of {rates}').at('lr')
@@ -356,6 +362,7 @@ _SMALL_RECORDS = {
 def _of_groups(config: Config, root: Schema, model: Schema) -> dict[str, Schema]:
     "What the records of tasks that train together have to be."
     trial = Also(_TRIAL, partial(_check_trial, rates=lr_list(config)))
+    lost = Also(_DIVERGED, partial(_check_tried, rates=lr_list(config)))
     common = dict(kind=TEXT, number=WHOLE, segments=COUNT, examples=ByName(WHOLE))
     trunk = Fields(
         **common,
@@ -367,7 +374,13 @@ def _of_groups(config: Config, root: Schema, model: Schema) -> dict[str, Schema]
         models=ListOf(model),
     )
     return {
-        'groups': Fields(**common, generation=WHOLE, trials=ListOf(trial)),
+        'groups': Fields(
+            optional=('diverged',),
+            **common,
+            generation=WHOLE,
+            trials=ListOf(trial),
+            diverged=ListOf(lost, 1),
+        ),
         'common_trunk': Also(trunk, lambda record: _check_tasks(record, 'evaluations')),
     }
 
