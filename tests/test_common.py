@@ -21,14 +21,16 @@ from test_runs import contents, launch, lines, small_tasks, wait_for_lines
 from toy import ARCH, ToyRun, info, toy_layer
 
 from munet_nb import Config, Evolution, InputError, System, load_root
+from munet_nb.bench.protocol import lineage_examples
 from munet_nb.engine import common as engine_common
 from munet_nb.engine.common import CommonEngine, shared_settings, train_group
 from munet_nb.engine.feeds import TaskFeed
 from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.training import Times
 from munet_nb.models.hparams import HParams
+from munet_nb.models.ledger import Ledger
 from munet_nb.models.model import Model, pack_correct, paired_error
-from munet_nb.search.ask import ask, next_task, spread_rates
+from munet_nb.search.ask import ask, next_task, probes_due, spread_rates, to_try
 from munet_nb.search.config import TrainingSettings, with_fields
 from munet_nb.search.groups import (
     Group,
@@ -100,6 +102,41 @@ def test_a_trunk_joins_the_pool_and_its_tasks_have_a_model_at_once(whole):
     assert not set(model.trunk) & set(state.root.trunk)
     assert {'mnist:trunk_1', 'digits:trunk_1'} <= set(state.models)
     assert state.models['digits:trunk_1'].parent == trunk
+
+
+def test_what_came_with_a_trunk_trained_nothing_itself(whole):
+    run = Evolution.resume(whole, tasks=three_tasks())
+    state, train = run.state, {t.name: len(t.train) for t in three_tasks()}
+    came = state.models['digits:trunk_1']
+    assert lineage_examples(came, state, run.config, train) == 0
+    child = replace(came, id='digits:0.0.0', parent=came.id, evaluations=(0.5,) * 3)
+    segment = run.config.training.segment_batches(train['digits']) * 32
+    assert lineage_examples(child, state, run.config, train) == 3 * segment
+
+
+def test_probes_cost_time_and_asking_twice_forgets_nothing(tmp_path):
+    config = with_fields(CONFIG, common_trunks=False)
+    with start(tmp_path / 'run', config) as evo:
+        generation = evo.ask()
+        trained = evo.train(generation)
+        assert evo.ask() == generation
+        evo.tell(generation, trained)
+        costs = evo.told_beside().costs
+    told = [r['kind'] for r in evo.records[1:3]]
+    assert told == ['probes', 'generation']
+    for number in (1, 2):
+        (cost,) = costs[number].values()
+        assert cost.seconds > cost.compiling >= 0
+
+
+def test_the_root_is_told_with_the_first_trials(tmp_path):
+    with start(tmp_path / 'run') as evo:
+        first = evo.ask()
+        root, *trials = evo.train(first)
+        for some in (trials, [root], [root, *trials[::-1]]):
+            with pytest.raises(InputError, match='must be what train made of groups of tasks'):
+                evo.tell(first, some)
+        evo.tell(first, [root, *trials])
 
 
 def test_a_group_compiles_before_its_first_step_and_is_probed_by_the_roots_programs(
@@ -203,6 +240,29 @@ def test_seed_models_are_probed_once_and_the_best_of_them_are_tried(whole):
         assert len(tried) <= CONFIG.probed_seeds
         assert set(tried) <= {p['seed'] for p in record['probes']}
         assert record['examples'] == record['segments'] * 256  # 8 batches of 32 a probe
+
+
+def test_the_seed_model_that_is_probed_is_the_one_that_is_tried():
+    "Two tasks use the same trunk, with hyperparameters of their own."
+    config = Config(probed_seeds=2, defaults=HParams(lr=0.02))
+    run = ToyRun(config, [info(t) for t in 'abc'])
+    root = run.state.root
+    chain = tuple(r if r.name == 'head' else replace(r, digest=f'own {r.name}') for r in root.chain)
+
+    def model(task, parent, lr):
+        hparams = replace(root.hparams, lr=lr)
+        return Model(f'{task}:0.0.0', task, parent, chain, hparams, (0.9,))
+
+    a = model('a', 'root', 0.2)
+    b = model('b', a.id, 0.005)
+    models = Ledger({m.id: m for m in (root, a, b)})
+    kept, visits = {'a': a.id, 'b': b.id}, {'a': 2, 'b': 2}
+    state = replace(run.state, models=models, kept=kept, visits=visits)
+    seeds = probes_due(state, config)
+    assert [m.id for m in seeds] == ['root', a.id]
+    probed = {('c', m.trunk): 0.5 for m in seeds}
+    tried = to_try(replace(state, probes=probed), config, 'c', ARCH)
+    assert {m.id for m in tried} == {'root', a.id}
 
 
 # Groups, with pretended probes

@@ -210,6 +210,7 @@ def test_one_run_that_keeps_its_fronts_tells_of_four_sizes(tiny, capsys):
         ['--method', 'munet_7'],
         ['--method', 'taps_'],
         ['--method', 'munet_1+seed_segments=99'],
+        ['--method', 'munet_1+root_layers=x'],
         ['--method', 'joint+norm_head'],
         ['--method', 'joint+joint@charged'],
         ['--method', 'adamerging@charged'],
@@ -229,6 +230,8 @@ def test_the_protocol_lists_methods_that_exist_and_configurations_that_differ_as
     base = evolution_config('munet_1', c.config)
     assert base.scale_factor == 1
     assert evolution_config('munet_0.3', c.config) == replace(base, scale_factor=0.3)
+    blocks = evolution_config('munet_1+root_layers=2', c.config)
+    assert blocks == replace(base, root_layers=2)
     paper = replace(base, seed_segments=0, mutation_prob=0.1, cloning_prob=0.0)
     assert evolution_config(ABLATIONS[0], c.config) == paper
     for method in (*c.methods, *ABLATIONS):

@@ -203,6 +203,63 @@ def test_workers_that_overtake_each_other_make_the_same_journal(tmp_path):
     assert [r['tasks'] for r in evo.records if r['kind'] == 'round'] == [['mnist', 'digits']]
 
 
+def test_what_was_trained_ahead_is_held_until_its_turn_has_come(tmp_path):
+    executor = Dispatcher(Lazily())
+    with search(tmp_path / 'run', executor, children_per_task=18) as evo:
+        most = 0
+        while not evo.done:
+            evo.step()
+            walks = evo._ahead._walks
+            most = max(most, sum(len(walk.layers) for walk in walks.values()))
+        accepted = [r for r in evo.records if r['kind'] == 'generation']
+        told = {d for r in accepted for c in r['children'] for d in digests(c) if c['accepted']}
+        assert 0 < most < len(told) / 2
+        assert not any(walk.layers for walk in walks.values())
+    executor.close()
+
+
+def digests(child):
+    "Of the layers that a child has trained."
+    own = set(child['trained'])
+    return {ref['digest'] for ref in child['model']['chain'] if ref['name'] in own}
+
+
+@pytest.mark.parametrize('when', ['before it trains', 'while it trains'])
+def test_after_a_change_nothing_is_begun_that_is_never_told(tmp_path, when):
+    executor = Dispatcher(Lazily())
+    jobs, submit = [], executor.submit
+
+    def watched(job, *given):
+        jobs.append(job)
+        return submit(job, *given)
+
+    executor.submit = watched
+    with search(tmp_path / 'run', executor, children_per_task=18, mutation_prob=0.3) as evo:
+        while not evo.state.round:
+            evo.step()
+        generation, follow = evo.ask(), evo._follow
+
+        def then_change(doing):
+            follow(doing)
+            evo._follow = follow
+            evo.change(scale_factor=0.3)
+
+        if when == 'before it trains':
+            evo.change(scale_factor=0.3)
+        else:
+            evo._follow = then_change
+        evo.tell(generation, evo.train(generation))
+        while not evo.done:
+            evo.step()
+    executor.close()
+    after = next(i for i, r in enumerate(evo.records) if r['kind'] == 'config_changed')
+    told = [r for r in evo.records[after:] if r['kind'] == 'generation']
+    turns = [(r['task'], r['iteration'], r['generation']) for r in told]
+    own = [j for j in jobs if isinstance(j, ChildrenJob) and j.config == evo.config]
+    begun = [(j.task, j.iteration, j.number) for j in own]
+    assert sorted(begun) == sorted(turns[when == 'while it trains' :])
+
+
 def test_a_round_that_is_stopped_anywhere_goes_on_to_the_same_journal(tmp_path):
     with search(tmp_path / 'whole') as evo:
         evo.run()

@@ -237,6 +237,20 @@ def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
     assert contents(tmp_path / 'l') == contents(whole)
 
 
+def test_only_what_a_generation_made_can_be_told_of_it(tmp_path):
+    with start(tmp_path / 'run') as evo:
+        first = evo.ask()
+        children = evo.train(first)
+        for some in (children[:1], children[::-1], [*children, children[0]], [], ['x', 'y']):
+            with pytest.raises(InputError, match=f'must be what train made of {first.title}'):
+                evo.tell(first, some)
+        evo.tell(first, children)
+        second = evo.ask()
+        with pytest.raises(InputError, match=f'must be what train made of {second.title}'):
+            evo.tell(second, children)
+        assert len(evo.records) == 2
+
+
 def test_a_closed_run_takes_no_more_records(tmp_path):
     evo = start(tmp_path / 'c')
     evo.close()

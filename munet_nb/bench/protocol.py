@@ -19,6 +19,7 @@ from .rivals import Halving, halving, rival_stages, takes_all
 from ..checks import InputError, as_list, check, unknown
 from ..models.model import Model
 from ..search.config import Config, config_fields, with_fields
+from ..search.groups import entrant_id
 from ..search.journal import State
 
 # %% ../../nbs/90_bench/05_protocol.ipynb #cell-009
@@ -202,7 +203,7 @@ def evolution_config(
             raise InputError(f'method {method!r}: {name} must be True or False')
 
     def read(name, text):
-        kind = type(fields[name])
+        kind = int if fields[name] is None else type(fields[name])
         return text == 'True' if kind is bool else kind(text)
 
     try:
@@ -299,5 +300,9 @@ def examples_of(
 
 
 def lineage_examples(model: Model, state: State, config: Config, train: Mapping[str, int]) -> int:
-    "Training examples along the lineage of a model: its own and its ancestors'."
-    return sum(examples_of(m, config, train) for m in state.lineage(model))
+    """Training examples along the lineage of a model: its own and its ancestors'.
+
+    Those of a common trunk, with which the models that came with it were trained, are not in it.
+    """
+    lineage = [m for m in state.lineage(model) if m.id != entrant_id(m.task, m.parent)]
+    return sum(examples_of(m, config, train) for m in lineage)

@@ -159,7 +159,7 @@ class Controls:
         self.change_button = make_button(
             'Change',
             'check',
-            'from the next generation on; the journal tells',
+            'for all that comes, and to judge what trains now; the journal tells',
             self._change_what_differs,
         )
         self.more = W.IntText(

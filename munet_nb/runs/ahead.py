@@ -8,7 +8,7 @@ __all__ = ['path_of', 'Relay', 'Ahead']
 # %% ../../nbs/70_runs/08_ahead.ipynb #4c657a9c
 import threading
 from collections import ChainMap
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
@@ -102,6 +102,7 @@ class Ahead:
         arch: Arch,
         pool: Mapping[Digest, Layer],
         tasks: Mapping[str, Task],
+        doing: Sequence[Job] = (),  # what is done at their turn meanwhile
     ):
         "Begin what can be begun."
         if self.stopped or not state.round or self._executor.workers < 2:
@@ -113,7 +114,7 @@ class Ahead:
                 layers = {}
                 path = path_of(state.view(name), arch, tasks[name], layers)
                 self._walks[name] = _Walk(path, layers)
-                self._go_on(name, None, pool, tasks)
+                self._go_on(name, None, pool, tasks, doing)
         for name, walk in self._walks.items():
             if walk.job and walk.job.future.done() and not walk.job.future.exception():
                 self._go_on(name, walk.job.future.result().result, pool, tasks)
@@ -122,15 +123,21 @@ class Ahead:
         taken = walk.job and walk.job.key not in self._begun
         return bool(taken and walk.job.future.done() and walk.job.future.exception())
 
-    def _go_on(self, name: str, result, pool, tasks):
+    def _go_on(self, name: str, result, pool, tasks, doing=()):
         walk = self._walks[name]
+        for digest in [d for d in walk.layers if d in pool]:
+            del walk.layers[digest]  # its turn has come; the pool may keep it on disk
         try:
             job = walk.path.send(result)
         except StopIteration:
             walk.job = None
+            walk.layers.clear()
+            return
+        if any(name in other.tasks and other.key != job.key for other in doing):
+            del self._walks[name]  # it goes another way just now; after that it is followed again
             return
         relay = Relay()
-        future = self._executor.submit(job, ChainMap(walk.layers, pool), tasks, relay)
+        future = self._executor.submit(job, ChainMap(dict(walk.layers), pool), tasks, relay)
         walk.job = self._begun[job.key] = _Begun(job.key, future, relay)
 
     def take(self, job: Job, progress: Callable) -> 'Future[Done] | None':
@@ -150,10 +157,11 @@ class Ahead:
 
     def drop(self):
         "Tasks go other ways: what no worker has begun yet is not wanted any more."
-        for begun in self._begun.values():
+        for begun in list(self._begun.values()):  # other threads take some
             begun.future.cancel()
 
     def wait(self, future: Future):
         "Until a job is done, or another one is."
-        others = [w.job.future for w in self._walks.values() if w.job]
+        walks = list(self._walks.values())  # other threads begin some
+        others = [w.job.future for w in walks if w.job]
         wait([future, *(f for f in others if not f.done())], return_when=FIRST_COMPLETED)

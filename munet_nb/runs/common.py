@@ -9,6 +9,7 @@ __all__ = [
 
 # %% ../../nbs/70_runs/07_common.ipynb #29dd1496
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -108,16 +109,21 @@ class Costs:
         self._run = run
         self._times = times
         self._told = set(run.told_beside().images)  # tasks
-        self._seconds = self._compiling = 0.0  # that were told
-        self.forget()
+        self._before = self._now()  # when the last one was told
 
-    def forget(self) -> tuple[float, float]:
-        "Seconds since the last one was told, and those of compiling; now they are told."
+    def _now(self) -> np.ndarray:
+        "Seconds of the search so far, and those of compiling."
         times = self._times
-        before = self._seconds, self._compiling
-        self._seconds = times.training + times.evaluating + times.compiling
-        self._compiling = times.compiling
-        return self._seconds - before[0], self._compiling - before[1]
+        return np.array([times.training + times.evaluating + times.compiling, times.compiling])
+
+    @contextmanager
+    def apart(self):
+        "What takes time meanwhile is no record's."
+        began = self._now()
+        try:
+            yield
+        finally:
+            self._before += self._now() - began
 
     def tell(
         self,
@@ -133,4 +139,6 @@ class Costs:
         seen = {n: settings.segment_batches(len(t.train)) for n, t in tasks.items()}
         segment = {n: batches * settings.batch_size for n, batches in seen.items()}
         if examples := examples_of_record(record, segment):
-            self._run.tell_beside(cost_line(number, *self.forget(), examples))
+            seconds, compiling = map(float, self._now() - self._before)
+            self._run.tell_beside(cost_line(number, seconds, compiling, examples))
+            self._before = self._now()

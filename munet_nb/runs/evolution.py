@@ -57,6 +57,16 @@ def _check_generation(generation):
     fine = isinstance(generation, (Generation, GroupGeneration))
     check('generation', generation, fine, 'what ask proposes')
 
+
+def _is_made_of(trained: Sequence, generation: Generation | GroupGeneration) -> bool:
+    "Whether training a generation made this: each of its children, in order."
+    due = [child.id for child in generation.children]
+    if not isinstance(generation, GroupGeneration):
+        return all(isinstance(t, TrainedChild) for t in trained) and due == [t.plan.id for t in trained]
+    if generation.has_root:
+        due = ['root', *due]
+    return all(isinstance(t, TrainedGroup) for t in trained) and due == [t.group.id for t in trained]
+
 # %% ../../nbs/70_runs/09_evolution.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 class Evolution:
     "A search in progress, and the system it has made so far; from `create` or `resume`."
@@ -259,7 +269,7 @@ class Evolution:
             return lambda child, *told: progress(counted.index(i) + child, *told)
 
         given = self.pool, self.tasks
-        self._follow()
+        self._follow(jobs)
         futures = [
             self._ahead.take(job, watched(i)) or self.executor.submit(job, *given, watched(i))
             for i, job in enumerate(jobs)
@@ -267,13 +277,13 @@ class Evolution:
         for future in futures:
             while not future.done():
                 self._ahead.wait(future)
-                self._follow()
+                self._follow(jobs)
         return [self._counted(future.result()) for future in futures]
 
-    def _follow(self):
+    def _follow(self, doing: Sequence[Job]):
         "Begin what can be begun ahead; threads that train at the same time take turns."
         with self._moving:
-            self._ahead.follow(self.state, self.arch, self.pool, self.tasks)
+            self._ahead.follow(self.state, self.arch, self.pool, self.tasks, doing)
 
     def _counted(self, done: Done):
         "The result of a job; its seconds are counted."
@@ -363,14 +373,12 @@ class Evolution:
         on since it was asked.
         """
         _check_generation(generation)
-        of_groups = isinstance(generation, GroupGeneration)
-        kind = TrainedGroup if of_groups else TrainedChild
         trained = as_list('trained', trained, 'what train made')
-        made = bool(trained) and all(isinstance(t, kind) for t in trained)
-        check('trained', trained, made, 'what train made')
+        made = _is_made_of(trained, generation)
+        check('trained', trained, made, f'what train made of {generation.title}')
         with self._moving:
             self._refuse_if_moved_on(generation)
-            if of_groups:
+            if isinstance(generation, GroupGeneration):
                 return self._tell_groups(generation, trained)
             before = self._view
             record = tell(before, self.config, self.arch, generation, trained)
@@ -403,9 +411,10 @@ class Evolution:
     # How a user intervenes
 
     def change(self, **values):
-        """Another scale factor, compute factor or mutation probability, from the next generation on.
+        """Another scale factor, compute factor or mutation probability, for all that comes.
 
-        The journal tells. Raises InputError for another field, or a value out of range.
+        A generation that trains meanwhile is judged by the new ones. The journal tells. Raises
+        InputError for another field, or a value out of range.
         """
         for name in values:
             if name not in CHANGEABLE:
@@ -499,9 +508,9 @@ class Evolution:
             while self._end_iteration():
                 pass  # of a round, the next task's may be over as well
             self._end_groups()
-            self._describe()
-            self._answer()
-            self._costs.forget()
+            with self._costs.apart():
+                self._describe()
+                self._answer()
 
     def _describe(self):
         "Keep where the images of tasks lie that have a model. A disk that is full stops nothing."

@@ -21,7 +21,7 @@ from numpy.random import Generator, default_rng
 from ..checks import InputError
 from ..models.accounting import prediction_flops
 from ..models.hparams import DATA_HPARAMS, HParams, with_data_hparams
-from ..models.model import LayerRef, Model
+from ..models.model import LayerRef, Model, Trunk
 from ..network.arch import Arch
 from ..network.chain import reference_flops, reference_params
 from .config import Config
@@ -177,6 +177,11 @@ def scores_of(
     return {m.id: worth(m) for m in models}
 
 # %% ../../nbs/40_search/05_ask.ipynb #16198221
+def _by_trunk(seeds: Iterable[Model]) -> dict[Trunk, Model]:
+    "One seed model of each trunk: the oldest, which is a root if one has it."
+    return {m.trunk: m for m in seeds}  # they come newest first
+
+
 def probes_due(state: State, config: Config) -> list[Model]:
     """The seed models that a probe must judge before the next generation: one of each trunk.
 
@@ -186,11 +191,11 @@ def probes_due(state: State, config: Config) -> list[Model]:
     task = next_task(state, config)
     if not config.probed_seeds or not task or state.generation:
         return []
-    seeds = sorted(state.seeds(task), key=lambda m: m.task is not None)
-    distinct = {}
-    for m in seeds:
-        distinct.setdefault(m.trunk, m)
-    due = [m for trunk, m in distinct.items() if (task, trunk) not in state.probes]
+    seeds = state.seeds(task)
+    of = _by_trunk(seeds)
+    roots_first = sorted(seeds, key=lambda m: m.task is not None)
+    trunks = dict.fromkeys(m.trunk for m in roots_first)
+    due = [of[trunk] for trunk in trunks if (task, trunk) not in state.probes]
     return due[: max(0, segments_left(state, config) - config.training.segments)]
 
 
@@ -205,8 +210,7 @@ def to_try(state: State, config: Config, task: str, arch: Arch) -> list[Model]:
     begun_with = [of[task] for of in (state.kept, state.entrants) if task in of]
     begun_with += state.fronts.get(task, ())
     have = {state.models[i].trunk for i in begun_with}
-    distinct = {m.trunk: m for m in seeds}
-    distinct = {trunk: m for trunk, m in distinct.items() if trunk not in have}
+    distinct = {trunk: m for trunk, m in _by_trunk(seeds).items() if trunk not in have}
     probes = {m.id: state.probes.get((task, trunk)) for trunk, m in distinct.items()}
     probed = [m for m in distinct.values() if probes[m.id] is not None]
     like_it = [replace(m, task=task, evaluations=(probes[m.id],)) for m in probed]
@@ -243,7 +247,10 @@ class _Parents:
 
     @property
     def best(self) -> Model | None:
-        "The active model with the highest score."
+        """The active model with the highest score.
+
+        Not always the one that would be kept now: that may be a cheaper one about as good.
+        """
         order = ranked(self.active, self.scores, self.config.newest_best)
         return order[0] if order else None
 

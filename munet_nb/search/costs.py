@@ -21,7 +21,7 @@ from ..words import near_chance
 class Cost:
     "What something cost."
 
-    seconds: float = 0.0  # of compiling, training and evaluating
+    seconds: float = 0.0  # of compiling, training, probing and evaluating
     compiling: float = 0.0  # seconds of those
     examples: float = 0.0  # images that were trained on
 

@@ -6,8 +6,8 @@
 __all__ = [
     'Taken', 'Proposal', 'assign', 'selection_score', 'selection_error', 'best_selection', 'Group',
     'lr_list', 'propose_groups', 'GroupGeneration', 'trunk_size', 'groups_due', 'public_tasks',
-    'begin_groups', 'ask_groups', 'is_next', 'TrainedGroup', 'tell_groups', 'tell_trunk',
-    'group_segments_left',
+    'begin_groups', 'ask_groups', 'is_next', 'TrainedGroup', 'tell_groups', 'entrant_id',
+    'tell_trunk', 'group_segments_left',
 ]
 
 # %% ../../nbs/40_search/07_groups.ipynb #14c17c34
@@ -315,6 +315,11 @@ class GroupGeneration:
     trial: str | None = None  # whose group trains a trunk to stay; None: these are trials
 
     @property
+    def has_root(self) -> bool:
+        "Whether the root is probed with it, before its groups: what they are compared with."
+        return not (self.generation or self.trial)
+
+    @property
     def children_by_segment(self) -> tuple[int, ...]:
         "How many groups are trained in each segment."
         return (len(self.children),) * self.segments
@@ -476,6 +481,11 @@ def tell_groups(
     return record
 
 # %% ../../nbs/40_search/07_groups.ipynb #912f61dc
+def entrant_id(task: str | None, trunk: str | None) -> str:
+    "The name of the model that a task gets with a common trunk."
+    return f'{task}:{str(trunk).replace(":", "_")}'
+
+
 def tell_trunk(
     generation: GroupGeneration,
     trained: TrainedGroup,
@@ -493,7 +503,7 @@ def tell_trunk(
     inherited = replace(group.hparams, lr=config.defaults.lr)
     models = [
         Model(
-            f'{task}:{group.id.replace(":", "_")}',
+            entrant_id(task, group.id),
             task,
             group.id,
             (*chain, ref('head', head, task)),

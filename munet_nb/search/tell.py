@@ -42,7 +42,10 @@ def to_model(
 
 # %% ../../nbs/40_search/06_tell.ipynb #cell-007
 def best_active(state: State, task: str, config: Config, arch: Arch) -> dict | None:
-    "The model of the active population with the highest score, as the journal tells it."
+    """The best model of the active population, as the journal tells it: see `choose`.
+
+    With `acceptance_errors` it may score less than another one that is charged more.
+    """
     active = [state.models[i] for i in state.active]
     if not active:
         return None

@@ -226,7 +226,7 @@ def group_jobs(
     "To train a generation of groups; the first one has the root before them."
     g = generation
     groups = g.children
-    if not (g.generation or g.trial):
+    if g.has_root:
         groups = (Group('root', (), config.defaults), *groups)
     shared = (g.number, g.generation, bool(g.trial), g.segments, tuple(tasks))
     return [

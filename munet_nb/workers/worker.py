@@ -177,6 +177,14 @@ def _network(model: Model, chain: Sequence[LayerRef], arch, layers) -> Network:
     return Network(arch, [ref.name for ref in chain], params, model.hparams.image_size)
 
 
+@contextmanager
+def _evaluating(times: Times, programs: Programs):
+    "Seconds meanwhile are counted; those of compiling are by others."
+    started, compiled = time.perf_counter(), programs.seconds
+    yield
+    times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
+
+
 def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
     def trunk(model):
         return [ref for ref in model.chain if kind_of(ref.name).inherited]
@@ -185,30 +193,27 @@ def _probe_seeds(worker, job: ProbeJob, layers, programs, times, progress):
     sources = [m.trunk for m in job.seeds]
     with worker._feeds.own(worker.tasks[job.task], job.config.training) as feed:
         told = networks, sources, job.config, programs
-        _compile_probes([feed], *told)
-        return [found.accuracy for found in _probe(feed, *told)]
+        with _evaluating(times, programs):
+            _compile_probes([feed], *told)
+            return [found.accuracy for found in _probe(feed, *told)]
 
 
 def _test(worker, job: EvaluateJob, layers, programs, times, progress):
-    started, compiled = time.perf_counter(), programs.seconds
     network = _network(job.model, job.model.chain, job.arch, layers)
     task, settings = worker.tasks[job.model.task], job.config.training
-    test = Feed(task.test, settings.share(1 / 2), network.classes)
-    with worker._feeds.validation(task, settings) as validation:
-        feeds = {'validation': validation, 'test': test}
-        found = examine(network, feeds, settings, programs)
-    times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
-    return found
+    with _evaluating(times, programs):
+        test = Feed(task.test, settings.share(1 / 2), network.classes)
+        with worker._feeds.validation(task, settings) as validation:
+            feeds = {'validation': validation, 'test': test}
+            return examine(network, feeds, settings, programs)
 
 
 def _learn_statistics(worker, job: StatisticsJob, layers, programs, times, progress):
-    started, compiled = time.perf_counter(), programs.seconds
     root = {ref.name: layers[ref.digest].params for ref in job.root.chain}
-    trunk = routing_trunk(job.arch, root, job.root.hparams.image_size)
     precision = job.config.training.precision
-    found = learn_statistics(worker.tasks[job.task], trunk, precision, programs)
-    times.evaluating += time.perf_counter() - started - (programs.seconds - compiled)
-    return found
+    with _evaluating(times, programs):
+        trunk = routing_trunk(job.arch, root, job.root.hparams.image_size)
+        return learn_statistics(worker.tasks[job.task], trunk, precision, programs)
 
 # %% ../../nbs/65_workers/01_worker.ipynb #5d55543f
 def _as_probed(job: GroupJob, layers: Mapping[str, Layer]) -> tuple[list[Network], list[tuple]]:
@@ -239,7 +244,8 @@ def _train_group(worker, job: GroupJob, layers, programs, times, progress):
     if not made.layers:
         return made  # it diverged
     trunks = _as_probed(job, made.layers)
-    with doing(f'measuring what the trunk is worth to {count(len(job.probed), "task")}'):
+    what = f'measuring what the trunk is worth to {count(len(job.probed), "task")}'
+    with doing(what), _evaluating(times, programs):
         _compile_probes([feeds[name] for name in job.probed], *trunks, config, programs)
         probes = {
             name: _probe(feed, *trunks, config, programs)[0]
