@@ -508,13 +508,15 @@ def free_port() -> int:
 
 
 @pytest.mark.long
-def test_munet_serve_answers_until_ctrl_c(run_path):
+@pytest.mark.parametrize('ends', [signal.SIGINT, signal.SIGTERM])
+def test_munet_serve_answers_until_it_is_told_to_end(run_path, ends):
     code = 'import sys; from munet_nb.cli import main; sys.exit(main())'
     words = [sys.executable, '-c', code, 'serve', str(run_path), '--port', str(free_port())]
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     env = {**os.environ, 'PYTHONUNBUFFERED': '1', 'MUNET_TOKEN': 'sesame12'}
     process = subprocess.Popen(words, env=env, start_new_session=True, **pipes)
     try:
+        assert process.stdout.readline().startswith('starting to serve')
         said = process.stdout.readline()
         assert 'serving' in said and '2 tasks' in said, process.communicate()
         with httpx.Client(base_url=re.search(r'http://\S+/', said)[0], timeout=60) as client:
@@ -526,7 +528,7 @@ def test_munet_serve_answers_until_ctrl_c(run_path):
             assert [a['task'] for a in good['answers']] == ['digits', 'parity'] and bad['error']
             assert client.post('/predict', content=b'', headers=PNG).status_code == 422
             assert re.search(r'munet_batch_images_sum\S+ 1.0', client.get('/metrics').text)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ends)
         out, error = process.communicate(timeout=60)
         assert process.returncode == 0 and error == '' and 'stopping' in out
     finally:

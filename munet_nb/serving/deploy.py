@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -185,9 +185,8 @@ def _end(own: bool):
 
 # %% ../../nbs/85_serving/02_deploy.ipynb #ef8bfb0c
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
+def _stopped_by_signals(stop: threading.Event):
     "Set at the first Ctrl-C, or the signal that ends a service; the second one raises."
-    stop = threading.Event()
 
     def handler(*_):
         if stop.is_set():
@@ -197,7 +196,7 @@ def _told_to_stop() -> Iterator[threading.Event]:
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, handler) for kind in kinds]
     try:
-        yield stop
+        yield
     finally:
         for kind, handler in zip(kinds, before):
             signal.signal(kind, handler)
@@ -227,14 +226,17 @@ def serve_run(
     if token is None and not _is_local(host):
         notice(f'{host}: whoever reaches this machine can ask; --token-file FILE wants a token')
     run = RunDir(path).path
-    with _told_to_stop() as stop:
+    stop = threading.Event()
+    say(f'starting to serve {run}; that takes half a minute or so')
+    with _stopped_by_signals(stop):
         own = _connect(ray)
-        try:
-            _start(run, host, port, token, replicas, limits)
-            at = f'[{host}]' if ':' in host else host
-            say(f'serving {run}, {tasks} tasks, at http://{at}:{port}/ (Ctrl-C stops)')
-            while not stop.wait(1):
-                pass
-            say('stopping; requests in progress are finished')
-        finally:
-            _end(own)
+        with _stopped_by_signals(stop):  # once more: Ray has put handlers of its own there
+            try:
+                _start(run, host, port, token, replicas, limits)
+                at = f'[{host}]' if ':' in host else host
+                say(f'serving {run}, {tasks} tasks, at http://{at}:{port}/ (Ctrl-C stops)')
+                while not stop.wait(1):
+                    pass
+                say('stopping; requests in progress are finished')
+            finally:
+                _end(own)
