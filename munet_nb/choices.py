@@ -24,11 +24,12 @@ from .models.model import Root, root_model
 from .network.chain import seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root, patch_of_root
-from .search.config import Config, Speed, expected_seconds, with_fields
+from .search.config import Config, Speed, TrainingSettings, expected_seconds, with_fields
 from .search.plans import Surroundings, draft_of, plan_child
 from .tasks.facts import Facts, facts_of, is_characters
 from .tasks.splits import smallest_difference
 from .tasks.task import Task, check_tasks
+from .words import count
 from .workers.executors import Executor, Inline
 
 # %% ../nbs/91_choices.ipynb #52d0407d
@@ -169,6 +170,27 @@ def _chosen_root(facts, given, preset, characters, accelerated, can_be_had):
     return PACKAGED, None, why, [] if characters else [told]
 
 
+def _why_longer(usual: TrainingSettings, longer: TrainingSettings, facts: Sequence[Facts]) -> str:
+    smallest = min(facts, key=lambda f: f.counts[0])
+    steps = usual.segment_batches(smallest.counts[0])
+    return (
+        f'Children train {longer.segments} segments instead of {usual.segments}: with '
+        f'{smallest.counts[0]:,} images {smallest.name} has {count(steps, "step")} in each.'
+    )
+
+
+def _too_few_children(config: Config) -> list[str]:
+    "A warning, where seed models may leave no child to be mutated."
+    seeds = config.probed_seeds
+    if not seeds or config.seed_segments or config.children_per_task > seeds + 1:
+        return []
+    return [
+        f'of {count(config.children_per_task, "child", "children")} per task one pays for probes, '
+        f'and up to {seeds} are seed models with a new head: with fewer than {seeds + 2} a task may '
+        'have none that is mutated.'
+    ]
+
+
 def plan(
     facts: Sequence[Facts],  # of the tasks
     accelerated: bool,  # whether there is an accelerator
@@ -193,8 +215,11 @@ def plan(
     elif 'image_size' not in values and preset is None:
         config = with_fields(config, image_size=size_for_characters(config, spec))
     config = with_fields(config, **values)
-    if preset is None:
-        config = with_steps(config, facts, values)
+    longer = with_steps(config, facts, values) if preset is None else config
+    if longer != config:
+        reasons.append(_why_longer(config.training, longer.training, facts))
+    config = longer
+    warnings = [*warnings, *_too_few_children(config)]
     size = config.defaults.image_size
     given = ', as given' if 'image_size' in values else ''
     looks = f'Images are looked at with {size} x {size} pixels{given}.'

@@ -9,12 +9,14 @@ __all__ = ['say', 'make_parser', 'main']
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +84,10 @@ def _print_next(evo: 'Evolution'):
     say(f'      mu.System.open({str(evo.path)!r})')
 
 
-def _run(evo: 'Evolution'):
+_STOPPED = 130  # exit status after a Ctrl-C
+
+
+def _run(evo: 'Evolution') -> int:  # exit status
     "Run a search to its end (or to Ctrl-C), then report."
     with evo:
         started = time.perf_counter()
@@ -100,6 +105,7 @@ def _run(evo: 'Evolution'):
             _print_times(total, times, evo.times.programs, evo.executor.workers)
         if evo.done and evo.system.models:
             _print_next(evo)
+        return 0 if evo.done else _STOPPED
 
 # %% ../nbs/95_cli.ipynb #cell-008
 def _add_demo(commands):
@@ -120,7 +126,8 @@ def _demo(args: argparse.Namespace):
     from munet_nb.tasks.benchmarks import load_benchmark
 
     config = Config.preset('demo', seed=args.seed)
-    _run(Evolution.create(args.run, load_root('Ti3-glyphs'), load_benchmark('demo'), config))
+    root, tasks = load_root('Ti3-glyphs'), load_benchmark('demo')
+    return _run(Evolution.create(args.run, root, tasks, config))
 
 # %% ../nbs/95_cli.ipynb #b9b51e63
 def _add_look(commands):
@@ -198,8 +205,10 @@ def _add_evolve(commands, words: Sequence[str]):
 def _evolve(args: argparse.Namespace):
     from munet_nb.choices import choose, preset_for
     from munet_nb.runs.evolution import Evolution
+    from munet_nb.runs.rundir import RunDir, refuse_if_taken
     from munet_nb.search.config import Config
 
+    refuse_if_taken(RunDir(args.run))  # before any image is read
     preset = preset_of(args) if args.preset or args.benchmark else None
     if preset:
         read_config(args)  # which tells of a mistake before any image is read
@@ -210,7 +219,8 @@ def _evolve(args: argparse.Namespace):
             say('munet: measuring how fast this machine trains', file=sys.stderr)
         choice = choose(tasks, args.root, args.layers, preset, args.minutes, executor, **values)
         say(f'{choice}\n')
-        _run(Evolution.create(args.run, choice.load_root(), tasks, choice.config, executor))
+        root = choice.load_root()
+        return _run(Evolution.create(args.run, root, tasks, choice.config, executor))
 
 # %% ../nbs/95_cli.ipynb #cell-010
 def _add_trust(parser: argparse.ArgumentParser):
@@ -236,7 +246,7 @@ def _resume(args: argparse.Namespace):
 
     tasks = read_moved(args) or None
     with closing(read_executor(args)) as executor:
-        _run(Evolution.resume(args.run, tasks, args.trust_sources, executor))
+        return _run(Evolution.resume(args.run, tasks, args.trust_sources, executor))
 
 # %% ../nbs/95_cli.ipynb #a41bd9bf
 def _add_extend(commands, words: Sequence[str]):
@@ -267,7 +277,7 @@ def _extend(args: argparse.Namespace):
             start = extended_config(evo.config, args.preset, {})
             evo.extend((), args.preset, **read_values(args, start))
             say(f'extended: {journal_table(evo.records, 1).tells[0]}')
-            _run(evo)
+            return _run(evo)
 
 # %% ../nbs/95_cli.ipynb #c317010b
 def _add_add_task(commands):
@@ -296,7 +306,7 @@ def _add_task(args: argparse.Namespace):
             evo.extend(tasks)
             names = ', '.join(task.name for task in tasks)
             say(f'joined: {names}; tasks of the run: {len(evo.state.tasks)}')
-            _run(evo)
+            return _run(evo)
 
 # %% ../nbs/95_cli.ipynb #cell-011
 def _add_report(commands):
@@ -840,6 +850,8 @@ def _bench_quality(args: argparse.Namespace):
     out = Path(f'runs/{folder[name]}') if args.out is None else as_path(args.out, '--out')
     methods = args.method or comparison.methods
     seeds = comparison.seeds if args.seed is None else args.seed
+    runs = count(len(methods) * len(seeds), 'run')
+    say(f'{runs}, of {", ".join(methods)} with the seeds {", ".join(map(str, seeds))}, into {out}')
     try:
         run_bench(Bench(comparison, out, name), methods, seeds)
     except Stopped:
@@ -853,6 +865,14 @@ def _bench_quality(args: argparse.Namespace):
     say(f"saved {out / 'quality.png'} and {len(records)} records")
 
 # %% ../nbs/95_cli.ipynb #cell-017
+class _Parser(argparse.ArgumentParser):
+    "A parser of a command, which what it gives holds as `parser`."
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.set_defaults(parser=self)
+
+
 def make_parser(
     words: Sequence[str] = (),  # that it will parse: its help depends on the preset among them
 ) -> argparse.ArgumentParser:
@@ -864,7 +884,8 @@ def make_parser(
     )
     told = f'munet_nb {version_of("munet_nb")}'
     parser.add_argument('--version', action='version', version=told)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    of_commands = dict(required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', **of_commands)
     _add_demo(commands)
     _add_look(commands)
     _add_evolve(commands, words)
@@ -882,7 +903,7 @@ def make_parser(
     _add_route(commands)
     _add_serve(commands)
     bench = commands.add_parser('bench', help='measure speed, scale, growth, serving and quality')
-    what = bench.add_subparsers(dest='what', required=True, metavar='WHAT')
+    what = bench.add_subparsers(dest='what', metavar='WHAT', **of_commands)
     _add_speed(what)
     _add_scale_and_growth(what)
     _add_serving(what)
@@ -915,6 +936,16 @@ _WHEN_STOPPED = {
 }
 
 
+def _hint(strange: Sequence[str], args: argparse.Namespace) -> str:
+    "What may have been meant by words that a command does not take."
+    options = re.findall(r'--[a-z][a-z-]+', args.parser.format_help())
+    given = strange[0].partition('=')[0].replace('_', '-')
+    if given.startswith('-'):
+        near = get_close_matches(given, options, 1, cutoff=0.75)
+        return f', did you mean {near[0]}?' if near else ''
+    return ' (image folders are given by --folder)' if hasattr(args, 'from_folder') else ''
+
+
 def _write_anything():
     "Have what an output's encoding lacks written as \\u..., instead of failing at a name."
     for stream in (sys.stdout, sys.stderr):
@@ -926,16 +957,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns the exit status: 0, 1 if files were skipped, 2 for a mistake in the input, 130 after a
-    Ctrl-C that stopped it at once.
+    Ctrl-C.
     """
     _write_anything()
     words = sys.argv[1:] if argv is None else argv
     parser = make_parser(words)
     args, strange = parser.parse_known_args(words)
     if strange:
-        hint = ' (image folders are given by --folder)' if hasattr(args, 'from_folder') else ''
-        told = f'unrecognized arguments: {shlex.join(strange)}{hint}; see munet {args.command} --help'
-        parser.error(told)
+        told = f'unrecognized arguments: {shlex.join(strange)}{_hint(strange, args)}'
+        told += f'; see {args.parser.prog} --help'
+        args.parser.error(told)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -951,4 +982,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         say(f'munet: stopped; {_WHEN_STOPPED.get(args.command, _RESUMED)}', file=sys.stderr)
-        return 130
+        return _STOPPED

@@ -103,9 +103,20 @@ def test_a_given_root_gets_images_of_whole_patches_whatever_its_name_tells(tmp_p
 
 def test_few_images_get_steps_enough():
     few = replace(PHOTOS, counts=(36, 12, 12))
-    training = plan([few, PHOTOS], False, have(TINY)).config.training
+    choice = plan([few, PHOTOS], False, have(TINY))
+    training = choice.config.training
     assert training.segments * training.segment_batches(36) == 80
+    said = f'Children train 40 segments instead of 8: with 36 images {few.name} has 2 steps in each.'
+    assert said in choice.reasons
+    assert not any('Children train' in r for r in plan([PHOTOS], False, have(TINY)).reasons)
     assert plan([few], False, have(TINY), preset='demo').config == Config.preset('demo')
+
+
+@pytest.mark.parametrize('children, warned', [(2, True), (3, True), (4, False)])
+def test_it_is_warned_of_where_seed_models_leave_no_child_to_mutate(children, warned):
+    choice = plan([PHOTOS], False, have(TINY), values=dict(children_per_task=children))
+    told = f'of {children} children per task one pays for probes, and up to 2 are seed models'
+    assert any(told in warning for warning in choice.warnings) == warned
 
 
 def test_steps_follow_what_is_given_and_what_is_given_stays():

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from munet_nb import cli, load_benchmark
+from munet_nb import Evolution, cli, load_benchmark
 from munet_nb.checks import InputError
 from munet_nb.cli import main, make_parser
 from munet_nb.runs.rundir import RunDir, write_run
@@ -268,7 +268,14 @@ def bad_inputs(folders, tmp):
         'invalid choice': [*odd, '--preset', 'huge'],
         "--search 'speed=1': must be NAME=V1,V2": [*odd, '--search', 'speed=1'],
         'the values must be of type float': [*odd, '--search', 'lr=fast'],
-        'unrecognized arguments': [*odd, '--scale', '1', '--learning-rate', '1'],
+        'unrecognized arguments: --learning-rate 1; see munet evolve --help': [
+            *odd, '--scale', '1', '--learning-rate', '1'
+        ],
+        'unrecognized arguments: --batchs 4, did you mean --batches?; see': [*odd, '--batchs', '4'],
+        "unrecognized arguments: --scale_factor 0.5, did you mean --scale-factor?": [
+            *odd, '--scale_factor', '0.5'
+        ],
+        'unrecognized arguments: images (image folders are given by --folder)': [*odd, 'images'],
     }
 
 
@@ -282,6 +289,24 @@ def test_bad_input_is_one_line_exit_status_2_and_writes_nothing(folders, tmp_pat
         err = capsys.readouterr().err
         assert status == 2 and message in err and 'Traceback' not in err, (message, err)
         assert not (tmp_path / 'run').exists(), message
+
+
+def test_a_search_that_was_stopped_has_the_exit_status_of_ctrl_c(folders, tmp_path, monkeypatch):
+    args = ['--folder', folders / 'odd']
+    run = Evolution.run
+    monkeypatch.setattr(Evolution, 'run', lambda evo: evo.system)
+    assert evolve(tmp_path / 'run', *args) == 130
+    monkeypatch.setattr(Evolution, 'run', run)
+    resume = ['resume', str(tmp_path / 'run'), '--trust-sources']
+    assert main(resume) == 0
+    assert main(resume) == 0
+
+
+def test_a_run_that_is_there_is_refused_before_images_are_read(folders, tmp_path, capsys):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'mine.txt').write_text('x')
+    assert evolve(tmp_path / 'run', '--folder', tmp_path / 'nowhere') == 2
+    assert 'mine.txt' in capsys.readouterr().err
 
 
 def test_images_that_are_cut_off_are_named(folders, tmp_path, capsys):

@@ -15,6 +15,7 @@ from toy import ARCH, ToyRun, info
 
 from munet_nb import Config, Evolution, InputError, System
 from munet_nb import load_benchmark, load_folder, load_root, task_from_arrays
+from munet_nb.checks import Notice
 from munet_nb.cli import main
 from munet_nb.pictures.history import History, config_after
 from munet_nb.pictures.progress import plot_progress
@@ -115,6 +116,14 @@ def test_a_child_of_the_root_takes_the_new_defaults_and_of_a_model_the_models_ow
     children = {c.parent: c.hparams for c in ask(run.state, run.config, ARCH).children}
     assert (children['root'].lr, children['root'].adapter_dim) == (0.05, 64)
     assert children.pop(run.state.kept['a']).lr == 0.01
+
+
+def test_images_that_a_run_has_already_join_with_a_notice(tmp_path):
+    with start_first(tmp_path / 'run') as evo:
+        again = replace(evo.tasks['mnist'], name='again')
+        with pytest.warns(Notice, match="task 'again': its classes and images are those of 'mnist'"):
+            evo.add_task(again)
+        assert list(evo.state.tasks) == ['mnist', 'digits', 'again']
 
 
 def test_an_extension_in_the_middle_of_something_is_refused():

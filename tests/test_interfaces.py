@@ -111,6 +111,24 @@ def test_rows_of_no_use_are_told_at_once_and_left_out_by_name(table):
     assert again.fingerprint == task.fingerprint
 
 
+@pytest.mark.parametrize(
+    'text, told',
+    [
+        (b'path;label\n1.png;dark\n', "header 'path;label' are separated by semicolons"),
+        (b'path\tlabel\n1.png\tdark\n', 'are separated by tabs: must be by commas'),
+        (b'path,label\n1.png,d\xe9j\xe0\n', r'\(.utf-8. codec .*\); save it as UTF-8'),
+        (
+            b'path,label,split\nimages/1.png,dark,holdout\n',
+            "in split 'holdout', which is none of train, training, validation, .* test, testing: 1",
+        ),
+    ],
+)
+def test_how_a_table_is_written_is_told_where_it_is_wrong(table, text, told):
+    table.write_bytes(text)
+    with pytest.raises(InputError, match=told):
+        mu.load_table(table)
+
+
 @pytest.mark.parametrize('strange', ['/etc/hostname', '../secret.png', 'link.png', 'a\0b', '~/x.png'])
 def test_no_path_of_a_table_leads_out_of_its_folder(table, strange):
     secret = table.parents[1] / 'secret.png'
@@ -176,7 +194,7 @@ def test_labels_of_a_table_may_be_numbers_words_or_unknown(table):
         ([('a', 'b', 'label'), ('a.png', '1', '2')], "name that of the image's path"),
         ([('path', 'label', 'label'), ('a', 'b', 'c')], 'two columns have the same name'),
         ([('images/1.png', 'dark'), ('images/2.png', 'dark')], 'must be a header'),
-        ([('path', 'label', 'split'), ('images/1.png', 'dark', 'dev')], 'in a split of another name: 1'),
+        ([('path', 'label', 'split'), ('images/1.png', 'dark', 'dev')], "which is none of train, training"),
         ([('path', 'label', 'split'), ('images/1.png', 'dark', 'val')], "no row of the split 'train'"),
     ],
 )

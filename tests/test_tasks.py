@@ -106,7 +106,7 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
         r"Evolution.resume\(..., "
         r"tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)"
     )
-    with pytest.raises(InputError, match=rf'if it was moved, give its new place \({again}\)$'):
+    with pytest.raises(InputError, match=rf'if it was moved, give its new place \({again}\), or put a link'):
         Evolution.resume(tmp_path / 'run', trust_sources=True)
     moved = [
         load_tfds('tiny_shapes:1.0.0', data_dir='data'),
@@ -131,7 +131,8 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
     ],
 )
 def test_the_advice_on_a_task_whose_data_is_gone_fits_its_source(source, advice):
-    assert if_gone('my cats', source) == f'; if it was moved, give its new place ({advice})'
+    told = f'; if it was moved, give its new place ({advice}), or put a link to it where it was'
+    assert if_gone('my cats', source) == told
 
 
 @pytest.mark.parametrize('source', ['benchmark:demo', '', 'nothing:x'])

@@ -90,8 +90,9 @@ def _training_in_words(config: Config) -> str:
     training, size, early = config.training, config.defaults.image_size, config.race_segments
     return (
         f'In each of {config.task_iterations} task iterations a task gets '
-        f'{config.children_per_task} children, {config.children_per_generation} of them trained at '
-        f'a time. A child trains {training.segments} segments of at most {training.batches} '
+        f'the training of {config.children_per_task} children, '
+        f'{config.children_per_generation} of them at a time; probes and trials of seed models '
+        f'are a part of it. A child trains {training.segments} segments of at most {training.batches} '
         f'batches of {training.batch_size} images ({size} × {size} pixels), and is measured after '
         f'each on at most {training.validation_batches} batches of validation images.'
         + (f' After {early} segments the worse half of those that train together stops.' * bool(early))

@@ -464,6 +464,7 @@ class Evolution:
             if 'config' in record:
                 check_root(self._root, config)
             check_readable(*deciding(self.records), record)
+            self._tell_of_copies(tasks)
             before = self.tasks  # whoever sees the new state, without a lock, must find its tasks
             self.tasks = {**before, **{t.name: t for t in tasks}}
             try:
@@ -471,6 +472,14 @@ class Evolution:
             except BaseException:
                 self.tasks = before
                 raise
+
+    def _tell_of_copies(self, tasks: Sequence[Task]):
+        "A notice for each task whose images the run has already."
+        known = {info.fingerprint: name for name, info in self.state.tasks.items()}
+        for task in tasks:
+            if task.fingerprint in known:
+                same = known[task.fingerprint]
+                notice(f'task {task.name!r}: its classes and images are those of {same!r}')
 
     def add_task(self, task: Task):
         "As `extend` by one task."

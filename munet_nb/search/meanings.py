@@ -15,7 +15,8 @@ _USUAL = {
     'scale_factor': 'price of size: 1 is none; with 0.9 a model as large as the root costs a tenth '
     'of its score',
     'task_iterations': 'how often the search works on each task',
-    'children_per_task': 'models tried for a task in one such iteration',
+    'children_per_task': 'models tried for a task, probes and short trials of seed models at their '
+    'expense, in one such iteration',
     'segments': 'evaluations of a child while it trains, after each segment; the best one counts',
     'batches': 'steps of a segment, at most; fewer where they cover the training images once',
     'batch_size': 'images of a training step',

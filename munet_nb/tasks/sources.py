@@ -236,7 +236,8 @@ def if_gone(
     row = SOURCES.get(kind)
     if row is None or row.again is None:
         return ''
-    return f'; if it was moved, give its new place ({row.again(kind, name, text)})'
+    again = row.again(kind, name, text)
+    return f'; if it was moved, give its new place ({again}), or put a link to it where it was'
 
 
 def shown_source(

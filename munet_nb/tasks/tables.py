@@ -49,7 +49,13 @@ def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(f, strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except (OSError, ValueError, csv.Error) as e:
-        raise InputError(f'table {file}: cannot be read as comma-separated values ({e})') from None
+        advice = '; save it as UTF-8' if isinstance(e, UnicodeError) else ''
+        told = f'cannot be read as comma-separated values ({e}){advice}'
+        raise InputError(f'table {file}: {told}') from None
+    for separator, name in ((';', 'semicolons'), ('\t', 'tabs')):
+        if rows and len(rows[0][1]) == 1 and separator in rows[0][1][0]:
+            told = f'the cells of its header {shown(rows[0][1][0])} are separated by {name}'
+            raise InputError(f'table {file}: {told}: must be by commas')
     if len(rows) < 2:
         raise InputError(f'table {file}: has no rows below a header, as path,label')
     columns = len(rows[0][1])
@@ -141,7 +147,9 @@ def _useless(row: _Row, found: Path | str, times: int) -> str | None:
         return 'named by several rows'
     if not row.label:
         return 'without a label'
-    return None if row.split.lower() in SPLIT_NAMES else 'in a split of another name'
+    if row.split.lower() in SPLIT_NAMES:
+        return None
+    return f'in split {shown(row.split)}, which is none of {", ".join(SPLIT_NAMES)}'
 
 
 def _sort_out(
