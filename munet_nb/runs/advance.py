@@ -91,12 +91,12 @@ class Watch:
 
 # %% ../../nbs/70_runs/06_advance.ipynb #cd6c07b0
 @contextmanager
-def _every_second(act: Callable[[], None]) -> Iterator[None]:
-    "Have a thread do something once a second meanwhile."
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    "Have a thread do something again and again meanwhile."
     over = threading.Event()
 
     def repeat():
-        while not over.wait(1.0):
+        while not over.wait(seconds):
             act()
 
     thread = threading.Thread(target=repeat, daemon=True)
@@ -115,6 +115,12 @@ class _Bar:
         self._watch = watch
         look = '{desc}: {percentage:3.0f}%|{bar}| {postfix[0]}'
         self._bar = tqdm(total=1.0, bar_format=look, postfix=[''], dynamic_ncols=True)
+
+    @property
+    def pause(self) -> float:
+        "Seconds between two looks at it; a file, to which each look is added, gets one a minute."
+        in_notebook = hasattr(self._bar, 'container')
+        return 1.0 if in_notebook or self._bar.fp.isatty() else 60.0
 
     def name(self, what: str):
         "What is trained, at its left."
@@ -148,7 +154,8 @@ def run_to_end(evo):  # an Evolution
     def evaluated(child, segment, accuracy):
         watch.evaluated(child)
 
-    with stop_on_interrupt() as stop, closing(bar), heard_by(watch.hear), _every_second(bar.show):
+    shown = _every(bar.pause, bar.show)
+    with stop_on_interrupt() as stop, closing(bar), heard_by(watch.hear), shown:
         bar.name(_now(evo))
         evo.settle()
         while not evo.done and not (stop and not evo.wind_down()):
