@@ -24,7 +24,8 @@ from .models.model import Root, root_model
 from .network.chain import seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root, patch_of_root
-from .search.config import Config, Speed, TrainingSettings, expected_seconds, with_fields
+from .search.config import Config, Speed, TrainingSettings, common_segments
+from .search.config import expected_seconds, with_fields
 from .search.plans import Surroundings, draft_of, plan_child
 from .tasks.facts import Facts, facts_of, is_characters
 from .tasks.splits import smallest_difference
@@ -100,6 +101,24 @@ def with_steps(
     return with_fields(config, segments=segments, **values)
 
 # %% ../nbs/91_choices.ipynb #cbc63ab5
+def _too_few_children(config: Config, tasks: int) -> list[str]:
+    "A warning, where little may be left for children that are mutated."
+    training = config.training
+    seeds = config.probed_seeds
+    if not seeds or config.seed_segments:
+        return []
+    common = common_segments(config, tasks)
+    left = config.task_iterations * config.children_per_task * training.segments - common
+    children = (left // config.task_iterations - seeds) // training.segments
+    if children > seeds:
+        return []
+    trunks = 'common trunks, ' if common else ''
+    return [
+        f'{count(config.children_per_task, "child", "children")} per task may be too few: '
+        f'{trunks}probes and seed models with a new head may leave none that is mutated.'
+    ]
+
+
 @dataclass(frozen=True)
 class Choice:
     "What a search starts from, and why; displays itself."
@@ -111,6 +130,7 @@ class Choice:
     config: Config
     reasons: tuple[str, ...]  # sentences
     warnings: tuple[str, ...] = ()
+    longer: str = ''  # why children train longer than the preset has it, a sentence
     seconds: float | None = None  # that the search is expected to take; None: not known
 
     def load_root(self) -> Root:
@@ -143,7 +163,9 @@ class Choice:
         if self.seconds is not None:
             took = f'Time: about {self.seconds / 60:.1f} minutes, as this machine was measured'
             took += '; less if common trunks are soon found.' if self.config.common_trunks else '.'
-        return [*self.reasons, took, *(f'Warning: {text}' for text in self.warnings)]
+        longer = [self.longer] if self.longer else []
+        warnings = *self.warnings, *_too_few_children(self.config, len(self.tasks))
+        return [*self.reasons, *longer, took, *(f'Warning: {text}' for text in warnings)]
 
     def __repr__(self):
         return for_terminal('\n'.join([self.table().to_string(), '', *self.sentences()]))
@@ -179,18 +201,6 @@ def _why_longer(usual: TrainingSettings, longer: TrainingSettings, facts: Sequen
     )
 
 
-def _too_few_children(config: Config) -> list[str]:
-    "A warning, where seed models may leave no child to be mutated."
-    seeds = config.probed_seeds
-    if not seeds or config.seed_segments or config.children_per_task > seeds + 1:
-        return []
-    return [
-        f'of {count(config.children_per_task, "child", "children")} per task one pays for probes, '
-        f'and up to {seeds} are seed models with a new head: with fewer than {seeds + 2} a task may '
-        'have none that is mutated.'
-    ]
-
-
 def plan(
     facts: Sequence[Facts],  # of the tasks
     accelerated: bool,  # whether there is an accelerator
@@ -215,17 +225,18 @@ def plan(
     elif 'image_size' not in values and preset is None:
         config = with_fields(config, image_size=size_for_characters(config, spec))
     config = with_fields(config, **values)
-    longer = with_steps(config, facts, values) if preset is None else config
-    if longer != config:
-        reasons.append(_why_longer(config.training, longer.training, facts))
-    config = longer
-    warnings = [*warnings, *_too_few_children(config)]
+    usual, longer = config, ''
+    if preset is None:
+        config = with_steps(config, facts, values)
+    if config != usual:
+        longer = _why_longer(usual.training, config.training, facts)
     size = config.defaults.image_size
     given = ', as given' if 'image_size' in values else ''
     looks = f'Images are looked at with {size} x {size} pixels{given}.'
     reasons = [f'Preset {name}: {why}.', *reasons, looks]
     layers = own if layers is None else layers
-    return Choice(tuple(facts), spec, layers, name, config, tuple(reasons), tuple(warnings))
+    told = tuple(reasons), tuple(warnings), longer
+    return Choice(tuple(facts), spec, layers, name, config, *told)
 
 # %% ../nbs/91_choices.ipynb #ced9fd3e
 def _timed(engine: Engine, plan) -> Times:
@@ -315,4 +326,5 @@ def for_minutes(
         least = f'Even the smallest budget takes about {seconds / 60:.1f} minutes here.'
         warnings = (*warnings, least)
     reasons = *choice.reasons, told
-    return replace(choice, config=config, reasons=reasons, warnings=warnings, seconds=seconds)
+    told = dict(reasons=reasons, warnings=warnings, longer='', seconds=seconds)
+    return replace(choice, config=config, **told)

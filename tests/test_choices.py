@@ -107,16 +107,23 @@ def test_few_images_get_steps_enough():
     training = choice.config.training
     assert training.segments * training.segment_batches(36) == 80
     said = f'Children train 40 segments instead of 8: with 36 images {few.name} has 2 steps in each.'
-    assert said in choice.reasons
-    assert not any('Children train' in r for r in plan([PHOTOS], False, have(TINY)).reasons)
+    assert said == choice.longer and said in repr(choice)
+    assert not plan([PHOTOS], False, have(TINY)).longer
+    speed = Speed(head=0.001, whole=0.003, image=0.001, compiling=0.1, layers=7)
+    assert 'Children train' not in repr(for_minutes(choice, 20, speed))
     assert plan([few], False, have(TINY), preset='demo').config == Config.preset('demo')
 
 
-@pytest.mark.parametrize('children, warned', [(2, True), (3, True), (4, False)])
-def test_it_is_warned_of_where_seed_models_leave_no_child_to_mutate(children, warned):
-    choice = plan([PHOTOS], False, have(TINY), values=dict(children_per_task=children))
-    told = f'of {children} children per task one pays for probes, and up to 2 are seed models'
-    assert any(told in warning for warning in choice.warnings) == warned
+@pytest.mark.parametrize(
+    'preset, children, warned',
+    [('photos', 2, True), ('photos', 3, True), ('photos', 4, False)]
+    + [('demo', 4, True), ('demo', 5, True), ('demo', 6, False), ('demo', 8, False)],
+)
+def test_it_is_warned_of_where_too_little_is_left_for_children(preset, children, warned):
+    values = dict(children_per_task=children)
+    choice = plan([GLYPHS, GLYPHS], False, have(TINY), preset=preset, values=values)
+    assert (f'{children} children per task may be too few' in repr(choice)) == warned
+    assert ('common trunks, probes and seed models' in repr(choice)) == (warned and preset == 'demo')
 
 
 def test_steps_follow_what_is_given_and_what_is_given_stays():

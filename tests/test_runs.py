@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
 from munet_nb import Config, Evolution, InputError, System
 from munet_nb import load_benchmark, load_root, task_from_arrays
@@ -235,6 +236,20 @@ def test_dying_before_the_very_last_record(whole, tmp_path, monkeypatch):
     with Evolution.resume(tmp_path / 'l', tasks=small_tasks()) as evo:
         assert evo.done and len(evo.run().models) == 2
     assert contents(tmp_path / 'l') == contents(whole)
+
+
+class NoBar(tqdm):
+    "As tqdm is with TQDM_DISABLE=1."
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, 'disable': True})
+
+
+def test_a_search_runs_where_bars_are_switched_off(tmp_path, monkeypatch):
+    monkeypatch.setattr('munet_nb.runs.advance.tqdm', NoBar)
+    with start(tmp_path / 'run') as evo:
+        evo.run()
+        assert evo.done
 
 
 def test_only_what_a_generation_made_can_be_told_of_it(tmp_path):

@@ -120,7 +120,8 @@ class _Bar:
     def pause(self) -> float:
         "Seconds between two looks at it; a file, to which each look is added, gets one a minute."
         in_notebook = hasattr(self._bar, 'container')
-        return 1.0 if in_notebook or self._bar.fp.isatty() else 60.0
+        isatty = getattr(getattr(self._bar, 'fp', None), 'isatty', bool)  # tqdm may be switched off
+        return 1.0 if in_notebook or isatty() else 60.0
 
     def name(self, what: str):
         "What is trained, at its left."

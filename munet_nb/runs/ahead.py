@@ -133,7 +133,8 @@ class Ahead:
             walk.job = None
             walk.layers.clear()
             return
-        if any(name in other.tasks and other.key != job.key for other in doing):
+        trained = [other for other in doing if other.trains and name in other.tasks]
+        if any(other.key != job.key for other in trained):
             del self._walks[name]  # it goes another way just now; after that it is followed again
             return
         relay = Relay()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'PRECISIONS', 'Counts', 'PRESETS', 'TrainingSettings', 'Speed', 'Config', 'config_fields',
-    'with_fields', 'config_values', 'config_changes', 'expected_seconds', 'config_to_json',
-    'config_from_json',
+    'with_fields', 'config_values', 'config_changes', 'trials_of_each', 'common_segments',
+    'expected_seconds', 'config_to_json', 'config_from_json',
 ]
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-002
@@ -307,11 +307,21 @@ def config_changes(before: Config, after: Config) -> dict[str, tuple]:
     return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
 # %% ../../nbs/40_search/00_config.ipynb #fece2b41
-def _common_segments(config: Config, tasks: int) -> int:
-    "The segments that a task spends on common trunks, if there are so many tasks."
+def trials_of_each(
+    generations: int,  # of groups, from the first one
+) -> int:
+    "In how many trials of a group a task takes part, on average: in two at first, then in one."
+    return generations + 1 if generations else 0
+
+
+def common_segments(
+    config: Config,
+    tasks: int,  # so many there are
+) -> int:
+    "The segments that a task spends on common trunks, if it takes one; about."
     if not config.common_trunks or tasks < 2:
         return 0
-    trials = 2 * config.group_generations * config.trial_segments
+    trials = trials_of_each(config.group_generations) * config.trial_segments
     most = config.task_iterations * (config.children_per_task - 1) * config.training.segments
     return min(trials + config.trunk_segments, most)
 
@@ -327,7 +337,7 @@ def _compiling(speed: Speed, tasks: Sequence[Counts]) -> float:
 
 def _working(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
     training = config.training
-    common = _common_segments(config, len(tasks))
+    common = common_segments(config, len(tasks))
     all_segments = config.task_iterations * config.children_per_task * training.segments
     child = speed.child(config.cloning_prob or config.mutation_prob)
     generations = config.task_iterations * config.children_per_task / config.children_per_generation

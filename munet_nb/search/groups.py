@@ -27,7 +27,7 @@ from ..models.pool import Layer
 from ..network.arch import Arch
 from ..network.chain import count_params, reference_params, root_names
 from .ask import Generation
-from .config import Config
+from .config import Config, trials_of_each
 from .journal import GroupSearch, State, Trial
 
 # %% ../../nbs/40_search/07_groups.ipynb #4e97ae45
@@ -528,13 +528,12 @@ def tell_trunk(
 
 # %% ../../nbs/40_search/07_groups.ipynb #9bf1b4c9
 def group_segments_left(state: State, config: Config) -> dict[str, int]:  # by task
-    "What a search in progress, or one that comes next, may still take of each task, in segments."
+    "What a search in progress, or one that comes next, may take of each task, in segments; about."
     if not groups_due(state, config):
         return {}
     search = state.groups or GroupSearch(0, public_tasks(state), {})
-    generations = max(0, config.group_generations - search.generation)
-    if generations and not search.generation:
-        generations += 1  # the first has two groups of all tasks, later ones a group of each
+    generations = max(config.group_generations, search.generation)
+    generations = trials_of_each(generations) - trials_of_each(search.generation)
     trained = {t for trial in search.trials if trial.id in search.trunks for t in trial.tasks}
     trials = generations * config.trial_segments
     return {t: trials + (t not in trained) * config.trunk_segments for t in search.tasks}

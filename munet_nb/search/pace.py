@@ -35,7 +35,8 @@ def work_left(
         if task in going:
             left[0] -= state.view(task).spent
         found[task] = sum(segments_to_spend(n, config) for n in left) * batches[task]
-    found[COMMON] = sum(n * batches[task] for task, n in common.items())
+    longest = max((batches[task] for task in common), default=0)  # and the others go as long
+    found[COMMON] = sum(common.values()) * longest
     return {kind: work for kind, work in found.items() if work}
 
 # %% ../../nbs/40_search/11_pace.ipynb #341f0957

@@ -186,7 +186,7 @@ def _end(own: bool):
 # %% ../../nbs/85_serving/02_deploy.ipynb #ef8bfb0c
 @contextmanager
 def _stopped_by_signals(stop: threading.Event):
-    "Set at the first Ctrl-C, or the signal that ends a service; the second one raises."
+    "Have `stop` set at the first Ctrl-C, or the signal that ends a service; the second one raises."
 
     def handler(*_):
         if stop.is_set():
@@ -232,9 +232,10 @@ def serve_run(
         own = _connect(ray)
         with _stopped_by_signals(stop):  # once more: Ray has put handlers of its own there
             try:
-                _start(run, host, port, token, replicas, limits)
-                at = f'[{host}]' if ':' in host else host
-                say(f'serving {run}, {tasks} tasks, at http://{at}:{port}/ (Ctrl-C stops)')
+                if not stop.is_set():
+                    _start(run, host, port, token, replicas, limits)
+                    at = f'[{host}]' if ':' in host else host
+                    say(f'serving {run}, {tasks} tasks, at http://{at}:{port}/ (Ctrl-C stops)')
                 while not stop.wait(1):
                     pass
                 say('stopping; requests in progress are finished')
