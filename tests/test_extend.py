@@ -94,6 +94,15 @@ def test_what_a_task_spends_on_common_trunks_is_taken_from_the_iterations_to_com
     assert spent_of(run, 'a') == spent
 
 
+def test_a_search_without_end_is_asked_as_soon_as_a_short_one():
+    run = toy([info('a')], task_iterations=10**9)
+    run.state = replace(run.state, common={'a': 10**9 + 5})
+    (many, share), (few, more) = trunk_shares(run.state, run.config, 'a')
+    assert (many + few, share, more) == (10**9, 1, 2)
+    assert many * share + few * more == 10**9 + 5
+    assert ask(run.state, run.config, ARCH).children
+
+
 @pytest.mark.parametrize('done', [0, 1, 2])
 def test_it_is_taken_once_and_an_extension_takes_what_is_left(done):
     run = toy([info('a')], task_iterations=2)
@@ -101,12 +110,12 @@ def test_it_is_taken_once_and_an_extension_takes_what_is_left(done):
         run.step()
     run.state = replace(run.state, common={'a': 10})
     extend(run, task_iterations=4)
-    given_up = sum(trunk_shares(run.state, run.config, 'a'))
-    assert given_up == 10
+    shares = trunk_shares(run.state, run.config, 'a')
+    assert sum(n * share for n, share in shares) == 10
     run.finish()
     assert run.state.common == {'a': 0}
     extend(run, task_iterations=5)
-    assert trunk_shares(run.state, run.config, 'a') == []
+    assert trunk_shares(run.state, run.config, 'a') == [(1, 0)]
 
 
 def test_a_child_of_the_root_takes_the_new_defaults_and_of_a_model_the_models_own():
@@ -349,7 +358,7 @@ def test_python_and_the_command_line_extend_alike(tmp_path, monkeypatch, capsys)
     shutil.copytree('python', 'shell')
     again = ['extend', 'shell', '--trust-sources', '--preset', 'demo', '--task-iterations', '3']
     monkeypatch.setattr(Evolution, 'run', lambda self: None)
-    assert main(again + ['--segments', '1', '--search', 'lr=0.05,0.1']) == 0
+    assert main(again + ['--segments', '1', '--search', 'lr=0.05,0.1']) == 130  # it did not run
     config = open_records(RunDir('shell').records())[2]
     lists = {**Config.preset('demo').search, 'lr': (0.05, 0.1)}
     assert config == Config.preset('demo', task_iterations=3, segments=1, search=lists)

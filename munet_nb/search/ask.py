@@ -56,22 +56,27 @@ def round_due(state: State, config: Config) -> dict | None:
     return {'kind': 'round', 'tasks': list(tasks)}
 
 # %% ../../nbs/40_search/05_ask.ipynb #cell-009
-def iteration_budgets(state: State, config: Config, task: str) -> list[int]:
-    """What each task iteration that is still to come may spend, in segments of one child.
+def iteration_budgets(
+    state: State,
+    config: Config,
+    task: str,
+) -> list[tuple[int, int]]:  # so many iterations in a row, and what each of them may spend
+    """What the task iterations that are still to come may spend, in segments of one child.
 
     The one that is going on is the first, with what it has spent already. Each gives up its share
     of what the task spent on common trunks.
     """
     whole = config.children_per_task * config.training.segments
-    left = max(0, config.task_iterations - state.visits.get(task, 0))
-    shares = trunk_shares(state, config, task) or [0] * left
-    return [whole - share for share in shares]
+    return [(n, whole - share) for n, share in trunk_shares(state, config, task)]
 
 
 def segments_left(state: State, config: Config) -> int:
     "What the task iteration that is going on, or comes next, may still spend."
     task = next_task(state, config)
-    return iteration_budgets(state, config, task)[0] - state.view(task).spent if task else 0
+    if not task:
+        return 0
+    (_, budget), *_ = iteration_budgets(state, config, task)
+    return budget - state.view(task).spent
 
 # %% ../../nbs/40_search/05_ask.ipynb #e8de8dfc
 def generation_segments(children: int, config: Config) -> int:
@@ -116,7 +121,8 @@ def generations_left(state: State, config: Config) -> int:
     Those of groups are not among them, nor is what common trunks still to come will take.
     """
     visits = {t: state.visits.get(t, 0) for t in state.tasks}
-    budgets = {t: iteration_budgets(state, config, t) for t in state.tasks}
+    due = {t: iteration_budgets(state, config, t) for t in state.tasks}
+    budgets = {t: (budget for n, budget in own for _ in range(n)) for t, own in due.items()}
     public = {t for t, info in state.tasks.items() if not info.private}
     generations = 0
 
@@ -130,7 +136,7 @@ def generations_left(state: State, config: Config) -> int:
     going = state.round.going if state.round else [state.task] if state.task else []
     for task in going:
         view = state.view(task)
-        left = budgets[task].pop(0) - view.spent
+        left = next(budgets[task]) - view.spent
         generations += _generations(left, untried(view, task, begun_with, known), config)
         visits[task] += 1
     fresh, kept = replace(state, tried=frozenset()), {*state.kept, *going}
@@ -138,7 +144,7 @@ def generations_left(state: State, config: Config) -> int:
     for visit in range(min(visits.values()), config.task_iterations):
         for task in [t for t, n in visits.items() if n == visit]:
             untried_seeds = untried(fresh, task, kept, known)
-            generations += _generations(budgets[task].pop(0), untried_seeds, config)
+            generations += _generations(next(budgets[task]), untried_seeds, config)
             visits[task] += 1
             known += task in public and task not in kept
             kept.add(task)

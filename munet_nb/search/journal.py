@@ -357,18 +357,18 @@ def trunk_shares(
     state: State,
     config: Config,
     task: str,
-) -> list[int]:
-    """The segments that each iteration still to come gives up for common trunks.
+) -> list[tuple[int, int]]:  # so many iterations in a row, and the segments of each
+    """What the iterations still to come give up for common trunks.
 
-    The one that is going on is the first. Empty if nothing is to be given up.
+    The one that is going on is the first of them. Empty if there is none to come.
     """
-    unpaid = state.common.get(task, 0)
+    left = max(0, config.task_iterations - state.visits.get(task, 0))
+    if not left:
+        return []
+    share, rest = divmod(state.common.get(task, 0), left)
     most = (config.children_per_task - 1) * config.training.segments
-    shares = []
-    for more in range(config.task_iterations - state.visits.get(task, 0), 0, -1):
-        shares.append(min(unpaid // more, most))
-        unpaid -= shares[-1]
-    return shares if any(shares) else []
+    parts = (left - rest, share), (rest, share + 1)
+    return [(n, min(segments, most)) for n, segments in parts if n]
 
 # %% ../../nbs/40_search/04_journal.ipynb #5f0b3d21
 def _need(fits, told: str):
@@ -491,7 +491,8 @@ def _task_ended(state, record):
     _check_best(record, state.active)
     _check_front(record, state.active)
     shares = trunk_shares(state, state.config, task)
-    unpaid = {task: state.common[task] - shares[0]} if shares else {}
+    given_up = shares[0][1] if shares else 0
+    unpaid = {task: state.common[task] - given_up} if given_up else {}
     fronts = {t: front for t, front in state.fronts.items() if t != task}
     if record.get('front'):
         fronts[task] = {m['id']: m['test'] for m in record['front']}

@@ -31,10 +31,13 @@ def work_left(
     going = state.round.going if state.round else [state.task] if state.task else []
     found = {}
     for task in state.tasks:
-        left = iteration_budgets(after, config, task)
+        budgets = iteration_budgets(after, config, task)
+        segments = sum(n * segments_to_spend(budget, config) for n, budget in budgets)
         if task in going:
-            left[0] -= state.view(task).spent
-        found[task] = sum(segments_to_spend(n, config) for n in left) * batches[task]
+            whole = budgets[0][1]
+            left = segments_to_spend(whole - state.view(task).spent, config)
+            segments += left - segments_to_spend(whole, config)
+        found[task] = segments * batches[task]
     longest = max((batches[task] for task in common), default=0)  # and the others go as long
     found[COMMON] = sum(common.values()) * longest
     return {kind: work for kind, work in found.items() if work}
