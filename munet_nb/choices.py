@@ -100,17 +100,15 @@ def with_steps(
     values = {n: round(getattr(config, n) * longer) for n in others}
     return with_fields(config, segments=segments, **values)
 
-# %% ../nbs/91_choices.ipynb #cbc63ab5
+# %% ../nbs/91_choices.ipynb #50381fee
 def _too_few_children(config: Config, tasks: int) -> list[str]:
     "A warning, where little may be left for children that are mutated."
-    training = config.training
-    seeds = config.probed_seeds
+    seeds, segments = config.probed_seeds, config.training.segments
     if not seeds or config.seed_segments:
         return []
     common = common_segments(config, tasks)
-    left = config.task_iterations * config.children_per_task * training.segments - common
-    children = (left // config.task_iterations - seeds) // training.segments
-    if children > seeds:
+    budget = config.children_per_task * segments - common // config.task_iterations
+    if (budget - seeds) // segments > seeds:  # a probe takes a segment, a seed model a child
         return []
     trunks = 'common trunks, ' if common else ''
     return [
@@ -118,7 +116,7 @@ def _too_few_children(config: Config, tasks: int) -> list[str]:
         f'{trunks}probes and seed models with a new head may leave none that is mutated.'
     ]
 
-
+# %% ../nbs/91_choices.ipynb #cbc63ab5
 @dataclass(frozen=True)
 class Choice:
     "What a search starts from, and why; displays itself."
@@ -326,5 +324,5 @@ def for_minutes(
         least = f'Even the smallest budget takes about {seconds / 60:.1f} minutes here.'
         warnings = (*warnings, least)
     reasons = *choice.reasons, told
-    told = dict(reasons=reasons, warnings=warnings, longer='', seconds=seconds)
-    return replace(choice, config=config, **told)
+    found = dict(reasons=reasons, warnings=warnings, longer='', seconds=seconds)
+    return replace(choice, config=config, **found)

@@ -106,7 +106,7 @@ def test_few_images_get_steps_enough():
     choice = plan([few, PHOTOS], False, have(TINY))
     training = choice.config.training
     assert training.segments * training.segment_batches(36) == 80
-    said = f'Children train 40 segments instead of 8: with 36 images {few.name} has 2 steps in each.'
+    said = 'Children train 40 segments instead of 8: with 36 images pets has 2 steps in each.'
     assert said == choice.longer and said in repr(choice)
     assert not plan([PHOTOS], False, have(TINY)).longer
     speed = Speed(head=0.001, whole=0.003, image=0.001, compiling=0.1, layers=7)
@@ -123,7 +123,8 @@ def test_it_is_warned_of_where_too_little_is_left_for_children(preset, children,
     values = dict(children_per_task=children)
     choice = plan([GLYPHS, GLYPHS], False, have(TINY), preset=preset, values=values)
     assert (f'{children} children per task may be too few' in repr(choice)) == warned
-    assert ('common trunks, probes and seed models' in repr(choice)) == (warned and preset == 'demo')
+    of_trunks = 'common trunks, probes and seed models' in repr(choice)
+    assert of_trunks == (warned and preset == 'demo')
 
 
 def test_steps_follow_what_is_given_and_what_is_given_stays():

@@ -130,7 +130,8 @@ def test_a_child_of_the_root_takes_the_new_defaults_and_of_a_model_the_models_ow
 def test_images_that_a_run_has_already_join_with_a_notice(tmp_path):
     with start_first(tmp_path / 'run') as evo:
         again = replace(evo.tasks['mnist'], name='again')
-        with pytest.warns(Notice, match="task 'again': its classes and images are those of 'mnist'"):
+        told = "task 'again': its classes and images are those of 'mnist'"
+        with pytest.warns(Notice, match=told):
             evo.add_task(again)
         assert list(evo.state.tasks) == ['mnist', 'digits', 'again']
 

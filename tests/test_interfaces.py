@@ -194,7 +194,10 @@ def test_labels_of_a_table_may_be_numbers_words_or_unknown(table):
         ([('a', 'b', 'label'), ('a.png', '1', '2')], "name that of the image's path"),
         ([('path', 'label', 'label'), ('a', 'b', 'c')], 'two columns have the same name'),
         ([('images/1.png', 'dark'), ('images/2.png', 'dark')], 'must be a header'),
-        ([('path', 'label', 'split'), ('images/1.png', 'dark', 'dev')], "which is none of train, training"),
+        (
+            [('path', 'label', 'split'), ('images/1.png', 'dark', 'dev')],
+            "in split 'dev', which is none of train, training",
+        ),
         ([('path', 'label', 'split'), ('images/1.png', 'dark', 'val')], "no row of the split 'train'"),
     ],
 )

@@ -106,7 +106,8 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
         r"Evolution.resume\(..., "
         r"tasks=\[load_tfds\('tiny_shapes:1.0.0', 'tiny_shapes', data_dir=DIR\)\]\)"
     )
-    with pytest.raises(InputError, match=rf'if it was moved, give its new place \({again}\), or put a link'):
+    told = rf'if it was moved, give its new place \({again}\), or put a link'
+    with pytest.raises(InputError, match=told):
         Evolution.resume(tmp_path / 'run', trust_sources=True)
     moved = [
         load_tfds('tiny_shapes:1.0.0', data_dir='data'),

@@ -119,9 +119,10 @@ class _Bar:
     @property
     def pause(self) -> float:
         "Seconds between two looks at it; a file, to which each look is added, gets one a minute."
+        stream = getattr(self._bar, 'fp', None)  # None: tqdm is switched off
+        on_terminal = hasattr(stream, 'isatty') and stream.isatty()
         in_notebook = hasattr(self._bar, 'container')
-        isatty = getattr(getattr(self._bar, 'fp', None), 'isatty', bool)  # tqdm may be switched off
-        return 1.0 if in_notebook or isatty() else 60.0
+        return 1.0 if on_terminal or in_notebook else 60.0
 
     def name(self, what: str):
         "What is trained, at its left."

@@ -60,12 +60,15 @@ def _check_generation(generation):
 
 def _is_made_of(trained: Sequence, generation: Generation | GroupGeneration) -> bool:
     "Whether training a generation made this: each of its children, in order."
+    of_groups = isinstance(generation, GroupGeneration)
+    kind = TrainedGroup if of_groups else TrainedChild
+    if not all(isinstance(t, kind) for t in trained):
+        return False
     due = [child.id for child in generation.children]
-    if not isinstance(generation, GroupGeneration):
-        return all(isinstance(t, TrainedChild) for t in trained) and due == [t.plan.id for t in trained]
-    if generation.has_root:
-        due = ['root', *due]
-    return all(isinstance(t, TrainedGroup) for t in trained) and due == [t.group.id for t in trained]
+    if not of_groups:
+        return [t.plan.id for t in trained] == due
+    root = ['root'] if generation.has_root else []
+    return [t.group.id for t in trained] == [*root, *due]
 
 # %% ../../nbs/70_runs/09_evolution.ipynb #e4da3b7fbbce2345d7772b0674a318d5
 class Evolution:

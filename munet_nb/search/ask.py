@@ -114,7 +114,7 @@ def _generations(
     generations, rest = divmod(max(0, left - trials * trial), full)
     return math.ceil(trials / most) + generations + (rest >= whole)
 
-
+# %% ../../nbs/40_search/05_ask.ipynb #4e06a53d
 def generations_left(state: State, config: Config) -> int:
     """Generations until the search is done, if every task iteration keeps a model.
 

@@ -729,7 +729,7 @@ def _merged(state: State, before: State, after: State) -> State:
     "A state in a round, with what a record changed for one task."
     task, going = before.task, dict(state.round.going)
     told = {k: after.probes[k] for k in after.probes.keys() - before.probes.keys()}
-    common = dict(
+    grown = dict(
         models=after.models, offspring=after.offspring, probes={**state.probes, **told}
     )
     if after.task:
@@ -741,7 +741,7 @@ def _merged(state: State, before: State, after: State) -> State:
             after.turned,
             {**going[task].probes, **told},
         )
-        return replace(state, round=replace(state.round, going=going), **common)
+        return replace(state, round=replace(state.round, going=going), **grown)
     del going[task]
     return replace(
         state,
@@ -752,7 +752,7 @@ def _merged(state: State, before: State, after: State) -> State:
         entrants=_with(state.entrants, task, after.entrants),
         common=_with(state.common, task, after.common),
         fronts=_with(state.fronts, task, after.fronts),
-        **common,
+        **grown,
     )
 
 
