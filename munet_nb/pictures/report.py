@@ -93,8 +93,9 @@ def _training_in_words(config: Config) -> str:
         f'the training of {config.children_per_task} children, '
         f'{config.children_per_generation} of them at a time; probes and trials of seed models '
         f'are a part of it. A child trains {training.segments} segments of at most '
-        f'{training.batches} batches of {training.batch_size} images ({size} × {size} pixels), and is measured after '
-        f'each on at most {training.validation_batches} batches of validation images.'
+        f'{training.batches} batches of {training.batch_size} images ({size} × {size} pixels), '
+        f'and is measured after each on at most {training.validation_batches} batches of validation '
+        'images.'
         + (f' After {early} segments the worse half of those that train together stops.' * bool(early))
     )
 
