@@ -138,7 +138,7 @@ def table(g):
             *no_mappings, {'a': 1}, {1: 2}, {'training': 3}, {'search': 3}, {'defaults': {'lr': 'x'}},
         )}),
         Case(mu.load_root, dict(spec='random:Ti1'), {
-            'spec': 'text', 'image_size': 'size',
+            'spec': 'text', 'image_size': tuple(b for b in BAD['size'] if b is not None),
             'layers': tuple(b for b in BAD['count'] if b is not None),
         }),
         Case(get_arch, {}, {'name': 'text'}),

@@ -560,7 +560,7 @@ def test_a_closed_folder(closed):
         export_nothing(closed / 'x')
 
 
-@pytest.mark.parametrize('size', ['32', 32.0, 48.0, None, True, 0, -16, 16 * 10**6])
+@pytest.mark.parametrize('size', ['32', 32.0, 48.0, True, 0, -16, 16 * 10**6])
 def test_image_sizes_that_are_none(size):
     message = 'image_size = .*: must be a whole number of pixels from 1 to 4096'
     for spec in ('random:Ti1', 'Ti3-glyphs'):
@@ -840,6 +840,10 @@ def test_hub(tmp_path, serve):
     for path in (tmp_path / 's').iterdir():
         for revision in ('main', commit):
             files[f'/own/shards/resolve/{revision}/{path.name}'] = path.read_bytes()
+    clip = {'model_cfg': {'vision_cfg': {'image_size': 32, 'patch_size': 16}}}
+    for revision in ('main', commit):
+        files[f'/own/clip/resolve/{revision}/open_clip_config.json'] = json.dumps(clip).encode()
+    files[f'/own/clip/resolve/{commit}/open_clip_model.safetensors'] = b'no arrays'
     for model in ('code', 'cut'):
         files[f'/own/{model}/resolve/main/config.json'] = b'{"model_type": "vit"}'
     address, _ = serve(files)
@@ -852,12 +856,13 @@ def test_hub(tmp_path, serve):
         assert out.returncode == 0, out.stderr
         return out.stdout.splitlines()
 
-    asked = ('hf:own/model', 'hf:own/shards', 'hf:own/code', 'hf:other/model', 'hf:../x', 'hf:own/cut')
-    arch, shards, code, missing, bad, cut = roots(*asked)
+    models = 'own/model', 'own/shards', 'own/code', 'other/model', '../x', 'own/cut', 'own/clip'
+    arch, shards, code, missing, bad, cut, clip = roots(*(f'hf:{name}' for name in models))
     assert arch == shards == 'Ti1-erf-eps1e-12'
     assert 'has no model.safetensors' in code and 'save_pretrained' in code
     assert 'hf:other/model: config.json cannot be had from the hub' in missing
     assert 'hf:OWNER/MODEL' in bad
+    assert 'open_clip_model.safetensors: is not a safetensors file' in clip, 'both of its files came'
     assert 'cannot be had from the hub' in cut and '/cut' in cut
     again, new = roots('hf:own/model', 'hf:own/new', HF_HUB_OFFLINE='1')
     assert again == arch

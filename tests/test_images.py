@@ -24,7 +24,7 @@ from munet_nb.checks import Notice
 from munet_nb.engine.feeds import Feed, eval_indices
 from munet_nb.engine.pixels import shrink
 from munet_nb.tasks import folders
-from munet_nb.tasks.images import LARGEST_IMAGE, open_image, to_images
+from munet_nb.tasks.images import LARGEST_IMAGE, open_image, to_image, to_images
 
 TINY = dict(
     children_per_task=2,
@@ -563,6 +563,31 @@ def test_a_picture_that_needs_another_program_is_refused_whatever_its_name(tmp_p
     (tmp_path / 'a.png').write_bytes(eps)
     with pytest.raises(InputError, match='is not an image that can be decoded'):
         open_image(tmp_path / 'a.png')
+
+
+def test_a_pillow_image_that_does_not_decode_is_refused_by_its_number(tmp_path):
+    Image.fromarray(noise(64, 64)).save(tmp_path / 'a.jpg')
+    cut = (tmp_path / 'a.jpg').read_bytes()[:-500]
+    opened = Image.open(io.BytesIO(cut))
+    whole = Image.new('L', (8, 8), 3)
+    with pytest.raises(InputError, match='image 1 of train of task .t.: is not an image that can be'):
+        task_from_arrays('t', ([whole, opened] * 10, [0, 1] * 10))
+
+
+@pytest.mark.parametrize('suffix', ['png', 'webp', 'jpg'])
+def test_notes_in_a_picture_that_nobody_can_read_do_not_spoil_it(tmp_path, suffix):
+    path = tmp_path / f'a.{suffix}'
+    Image.new('RGB', (8, 6), (9, 9, 9)).save(path, exif=b'garbage!')
+    assert open_image(path).shape == (6, 8, 3)
+    unreadable = Image.new('RGB', (8, 6))
+    unreadable.info['exif'] = b'Exif\0\0garbage'
+    assert to_image(unreadable, 'x').shape == (6, 8, 3)
+
+
+def test_two_folders_that_mean_one_split_are_told_as_that(tmp_path):
+    f = folder_of(tmp_path / 'f', *(f'{s}/{c}' for s in ('train', 'val', 'validation') for c in 'ab'))
+    with pytest.raises(InputError, match='val and validation both mean validation'):
+        load_folder(f)
 
 
 def test_a_class_whose_name_is_spelled_in_two_ways_is_refused_as_that(tmp_path):

@@ -305,6 +305,44 @@ def test_a_column_of_labels_is_not_believed_where_rows_are_transformed():
     assert task.fingerprint == mu.task_from_arrays('pets', (images, words == 'bright')).fingerprint
 
 
+def test_a_wrapped_data_set_tells_its_own_classes():
+    images, words = dark_and_bright()
+
+    class Merged(Pairs):
+        classes = ['bright', 'dark']
+        dataset = type('Whole', (), {'classes': ['plane', 'car', 'bird', 'cat', 'dog']})()
+
+        def __getitem__(self, i):
+            image, word = super().__getitem__(i)
+            return image, int(word == 'dark')
+
+    merged = Merged(images, words)
+    assert mu.task_from_dataset('t', merged).classes == ('bright', 'dark')
+    part = torch.utils.data.Subset(merged, range(30))
+    assert mu.task_from_dataset('t', part).classes == ('bright', 'dark'), 'a Subset has none of its own'
+
+
+def test_an_example_that_is_none_has_no_label_whatever_is_offered():
+    images, words = dark_and_bright()
+
+    class WithGaps(Pairs):
+        targets = [int(word == 'dark') for word in words]
+
+        def __getitem__(self, i):
+            image, _ = super().__getitem__(i)
+            return (image, self.targets[i]) if i % 7 else None
+
+    task, told = quiet(mu.task_from_dataset, 't', WithGaps(images, words))
+    assert '6 of 40 images of train have no label' in told
+    assert sum(map(len, (task.train, task.validation, task.test))) == 34
+
+
+def test_labels_in_bytes_that_are_no_unicode_stay_apart():
+    labels = np.array([b'caf\xe9', b'caf\xe8', b'caf\xc3\xa9'] * 10)
+    task = mu.task_from_arrays('t', (dark_and_bright(30)[0], labels))
+    assert task.classes == ('caf\\xe8', 'caf\\xe9', 'café')
+
+
 def test_a_split_of_a_task_is_a_data_set_too():
     images, words = dark_and_bright()
     first = mu.task_from_dataset('pets', Pairs(images, words))

@@ -6,7 +6,9 @@ TFDS's mocks. From folders, arrays and Hugging Face. And the packaged benchmark.
 
 import io
 import shutil
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from munet_nb import InputError, load_benchmark, load_tfds
+from munet_nb.checks import Notice
+from munet_nb.tasks import hub
 from munet_nb.tasks.sources import SOURCES, if_gone, load_source, load_task
 from munet_nb.tasks.splits import ENOUGH, ArraySplit, fill_own_splits, fill_splits, five_percent
 from munet_nb.tasks.splits import of_every_class
@@ -75,6 +79,63 @@ def test_a_prepared_data_set_is_read_without_tensorflow_and_split_by_the_rule(da
     rest = {int(task.train[i][0].flat[0]) for i in range(57)}
     assert len(first_three) == 3 and not first_three & rest and len(rest) == 57
     assert task.fingerprint == load_tfds('tiny_shapes', data_dir=data_dir).fingerprint
+
+
+class SecretShapes(TinyShapes):
+    "Whose test split has no answers, as data sets have it that people compete on."
+
+    def _split_generators(self, _):
+        return {'train': self._generate_examples(60), 'test': self._secret(12)}
+
+    def _secret(self, n):
+        for i, example in self._generate_examples(n):
+            yield i, {**example, 'label': -1}
+
+
+def test_a_test_split_whose_answers_are_secret_counts_as_missing(tmp_path):
+    SecretShapes(data_dir=tmp_path, file_format='array_record').download_and_prepare()
+    with pytest.warns(Notice, match='test of secret_shapes has no labels and is left alone'):
+        task = load_tfds('secret_shapes', data_dir=tmp_path)
+    assert (len(task.train), len(task.validation), len(task.test)) == (54, 3, 3)
+    assert {label for _, label in task.test} <= {0, 1, 2}
+
+
+def test_a_number_out_of_range_is_no_example_of_another_split(data_dir):
+    task = load_tfds('tiny_shapes', data_dir=data_dir)
+    assert len(list(task.validation)) == 3, 'which lies in train, before other examples'
+    last, (image, label) = task.validation[2], task.validation[-1]
+    assert np.array_equal(image, last[0]) and label == last[1]
+    for i in (3, -4):
+        with pytest.raises(IndexError):
+            task.validation[i]
+
+
+def test_two_threads_that_load_do_not_open_the_door_for_each_other():
+    from tensorflow_datasets.core.features import FeatureConnector
+
+    from munet_nb.tasks.tfds import _with_its_own_features
+
+    as_it_was = FeatureConnector.cls_from_name
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def first():
+        with _with_its_own_features():
+            first_is_in.set()
+            second_is_in.wait(0.3)  # in vain
+        first_is_out.set()
+
+    def second():
+        first_is_in.wait(60)
+        with _with_its_own_features():
+            second_is_in.set()
+            first_is_out.wait(60)
+            with pytest.raises(InputError, match="one of TFDS's own"):
+                FeatureConnector.cls_from_name('antigravity.Image')
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result(60)
+    assert FeatureConnector.cls_from_name == as_it_was
 
 
 def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_fits_it(
@@ -380,6 +441,22 @@ def test_what_can_be_no_path_is_refused_by_every_loader(path, why):
             load(path)
 
 
+def test_an_idx_file_that_promises_more_than_there_can_be_is_refused(tmp_path):
+    from munet_nb.tasks.folders import read_idx
+
+    header = b'\x00\x00\x08\x03' + b''.join(n.to_bytes(4, 'big') for n in (2**31, 2**31, 4))
+    (tmp_path / 'x').write_bytes(header)  # 2^64 bytes, which 64 bits count as none
+    with pytest.raises(InputError, match='impossible shape'):
+        read_idx(tmp_path / 'x')
+
+
+def test_names_of_splits_are_texts():
+    from munet_nb import task_from_dataset
+
+    with pytest.raises(InputError, match="has the splits 0: 'train' is missing"):
+        task_from_dataset('t', {0: [1, 2]})
+
+
 @pytest.mark.parametrize('closed', ['f', 'f/a', 'f/a/deep'])
 def test_a_folder_that_may_not_be_read_is_named_and_not_skipped(closed, tmp_path, monkeypatch):
     import os
@@ -479,13 +556,13 @@ def test_a_hugging_face_directory_is_a_task_is_read_lazily_and_comes_back_on_res
         tmp_path / 'shades'
     )
     decoded = []
-    decode = datasets.Image.decode_example
+    decode = hub.read_bytes
 
-    def counted(*args, **kwargs):
+    def counted(*args):
         decoded.append(1)
-        return decode(*args, **kwargs)
+        return decode(*args)
 
-    monkeypatch.setattr(datasets.Image, 'decode_example', counted)
+    monkeypatch.setattr(hub, 'read_bytes', counted)
     t = load_hf(tmp_path / 'shades')
     assert (t.name, t.classes) == ('shades', ('even', 'odd'))
     assert (len(t.train), len(t.validation), len(t.test)) == (200, 20, 30)
@@ -532,7 +609,6 @@ def test_hugging_face_rows_without_a_label_are_left_alone(monkeypatch):
     import datasets
 
     from munet_nb import load_hf
-    from munet_nb.checks import Notice
 
     rows = datasets.DatasetDict(train=hf_rows(40, labels=[0, 1] * 18 + [None, -1] * 2))
     monkeypatch.setattr(datasets, 'load_dataset', lambda *args: rows)
@@ -646,6 +722,7 @@ def test_hugging_face_images_that_were_saved_undecoded_or_in_another_format_are_
 
 def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, monkeypatch):
     import datasets
+    import fsspec
     import pyarrow
     import pyarrow.parquet
 
@@ -653,13 +730,13 @@ def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, mo
 
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
     opened = []
-    xopen = datasets.features.image.xopen
+    fsspec_open = fsspec.open
 
     def recorded(path, *args, **kwargs):
         opened.append(path)
-        return xopen(path, *args, **kwargs)
+        return fsspec_open(path, *args, **kwargs)
 
-    monkeypatch.setattr(datasets.features.image, 'xopen', recorded)
+    monkeypatch.setattr(fsspec, 'open', recorded)
     label = datasets.ClassLabel(names=['a', 'b'])
     features = datasets.Features(image=datasets.Image(), label=label)
 
@@ -678,12 +755,13 @@ def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, mo
     Image.new('L', (8, 8), 5).save(tmp_path / 'good/own.png')
     t = task(tmp_path / 'good', tmp_path / 'good/own.png')
     assert {int(t.train[i][0].flat[0]) for i in range(len(t.train))} == {5}
+    opened.clear()
     with zipfile.ZipFile(tmp_path / 'good/own.zip', 'w') as z:
         z.write(tmp_path / 'good/own.png', 'own.png')
     shutil.copy(tmp_path / 'good/own.zip', tmp_path / 'secret.zip')
     zipped = task(tmp_path / 'good', f"zip://own.png::{tmp_path / 'good/own.zip'}")
     assert int(zipped.train[0][0].flat[0]) == 5
-    assert len(opened) == 1
+    rightly = [*opened]
     (tmp_path / 'bad/link.png').symlink_to(tmp_path / 'secret.png')
     monkeypatch.chdir(tmp_path / 'bad')
     for path in (
@@ -699,7 +777,56 @@ def test_a_hugging_face_file_opens_no_image_outside_of_its_data_set(tmp_path, mo
         outside = "names the file .*, which does not lie in the data set's directory"
         with pytest.raises(InputError, match=outside):
             task(tmp_path / 'bad', path).train[0]
-    assert len(opened) == 1, 'no page is asked for'
+    assert opened == rightly, 'nothing else is asked for'
+
+
+def test_a_hugging_face_image_is_read_by_the_rules_of_every_other_file(tmp_path):
+    import datasets
+
+    from munet_nb import load_hf
+    from munet_nb.tasks.images import LARGEST_IMAGE
+
+    eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n'
+    huge = io.BytesIO()
+    Image.new('1', (LARGEST_IMAGE // 4096 + 1, 4096)).save(huge, 'PNG')
+    stored = [{'bytes': data, 'path': None} for data in (eps, huge.getvalue())] + [None]
+    rows = (
+        hf_rows(40)
+        .cast_column('image', datasets.Image(decode=False))
+        .map(lambda r, i: {'image': stored[i % 3]}, True)
+        .cast_column('image', datasets.Image())
+    )
+    rows.save_to_disk(tmp_path / 'odd')
+    task = load_hf(tmp_path / 'odd')
+    told = set()
+    for i in range(len(task.train)):
+        with pytest.raises(InputError) as e:
+            task.train[i]
+        told.add(str(e.value).partition(': ')[2])
+    assert told == {
+        'is not an image that can be decoded (it is no picture of a known kind)',
+        'has 16,385 x 4,096 = 67,112,960 pixels: must have at most 67,108,864; make it smaller',
+        'has no image',
+    }, 'a stranger\'s program is not run, and nothing is decoded that is too large'
+
+
+def test_a_label_is_not_guessed_among_several(tmp_path):
+    import datasets
+
+    from munet_nb import load_hf, task_from_dataset
+
+    kinds = {name: datasets.ClassLabel(names=['a', 'b']) for name in ('camera', 'kind', 'category')}
+    rows = {'image': [Image.new('L', (8, 8), i) for i in range(40)], 'camera': [0] * 40}
+    rows |= {'kind': [i % 2 for i in range(40)], 'category': [i % 2 for i in range(40)]}
+    features = datasets.Features(image=datasets.Image(), **kinds)
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.save_to_disk(tmp_path / 'usual')
+    assert {label for _, label in load_hf(tmp_path / 'usual').train} == {0, 1}, 'category, a usual name'
+    unusual = data.remove_columns('category')
+    unusual.save_to_disk(tmp_path / 'unusual')
+    with pytest.raises(InputError, match="'camera', 'kind', and each could be the label"):
+        load_hf(tmp_path / 'unusual')
+    assert len(task_from_dataset('t', unusual, label='kind').train) == 24
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch):

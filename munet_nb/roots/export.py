@@ -345,7 +345,7 @@ PROGRAMS = ('onnx', 'stablehlo')  # the formats that hold several models
 
 
 def _export(folder, format, formats, content):
-    "Write `content`, which is called once it is known that there is such a format."
+    "Write `content`, if there is such a format."
     check('format', format, is_one_of(format, formats), ' or '.join(map(repr, formats)))
     with _complete_directory(as_path(folder, 'export folder').absolute()) as beside:
         EXPORTS[format](beside, content)

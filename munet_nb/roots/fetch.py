@@ -77,13 +77,23 @@ def _hub_directory(name) -> Path:
     hub = _hub(name)
     config = _from_hub(hub, name, 'config.json')
     if not config:
-        raise InputError(f'hf:{name}: has no config.json')
+        return _open_clip_from_hub(hub, name)
     revision = config.parent.name
     if not _from_hub(hub, name, 'model.safetensors', revision):
         _shards_from_hub(hub, name, revision)
     colors = 'preprocessor_config.json'
     if hub.try_to_load_from_cache(name, colors, revision=revision) is None:
         _from_hub(hub, name, colors, revision)  # neither here nor known to be missing
+    return config.parent
+
+
+def _open_clip_from_hub(hub, name) -> Path:
+    "The directory with a model of OpenCLIP."
+    config = _from_hub(hub, name, 'open_clip_config.json')
+    if not config:
+        raise InputError(f'hf:{name}: has no config.json, and no open_clip_config.json')
+    if not _from_hub(hub, name, 'open_clip_model.safetensors', config.parent.name):
+        raise InputError(f'hf:{name}: has no open_clip_model.safetensors')
     return config.parent
 
 

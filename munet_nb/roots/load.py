@@ -123,7 +123,7 @@ def load_root(
     spec: str,  # 'Ti3-glyphs'; 'random:B#7' draws with seed 7; 'hf:OWNER/MODEL'; a path; ...
     *,
     layers: int | None = None,  # how many blocks to take, from the bottom; None: all
-    image_size: int = 32,  # of its position embedding, pixels; other sizes are resized from it
+    image_size: int | None = None,  # of its position embedding, pixels; None: 32, or what fits
 ) -> Root:
     """The root model that `spec` describes.
 
@@ -134,18 +134,24 @@ def load_root(
     check('root', spec, isinstance(spec, (str, Path)), 'a text or a path')
     spec, layers, image_size = str(spec), plain(layers), plain(image_size)
     allowed = f'a whole number of pixels from 1 to {MAX_IMAGE_SIZE}'
-    fine = is_count(image_size) and image_size <= MAX_IMAGE_SIZE
+    fine = image_size is None or is_count(image_size) and image_size <= MAX_IMAGE_SIZE
     check('image_size', image_size, fine, allowed)
     m = _RANDOM.fullmatch(spec)
     if m:
         arch = _cut(spec, get_arch(m[1]), layers)
-        return _root(spec, arch, _random(arch, int(m[2] or 0), image_size))
+        size = image_size or _usual_size(arch)
+        return _root(spec, arch, _random(arch, int(m[2] or 0), size))
     if spec in PACKAGED_ROOTS:
         arch, params = _cut(spec, get_arch(PACKAGED_ROOTS[spec]), layers), _packaged(spec)
     else:
         arch, params = _from_file(spec, layers)
-    resized = resize_posembed(arch, params['posembed'], image_size)
+    resized = resize_posembed(arch, params['posembed'], image_size or _usual_size(arch))
     return _root(spec, arch, {**params, 'posembed': resized})
+
+
+def _usual_size(arch) -> int:
+    "The largest image of at most 32 pixels that is made of whole patches, or one patch."
+    return arch.patch * max(1, 32 // arch.patch)
 
 
 def _random(arch, seed, image_size):

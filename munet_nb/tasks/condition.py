@@ -14,7 +14,7 @@ __all__ = [
 # %% ../../nbs/30_tasks/11_condition.ipynb #c026e1e6
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -141,9 +141,8 @@ _MOST_COMPARED = 1000
 
 def near_pairs(
     hashes: UInt64[np.ndarray, ' n'],
-) -> Int[np.ndarray, 'pairs 2']:  # the smaller number first, each pair once
+) -> Iterator[Int[np.ndarray, 'pairs 2']]:  # some at a time; a pair may come again
     "The pairs of numbers that differ in at most `HASH_BITS` bits."
-    pairs = [np.empty((0, 2), np.int64)]
     for shift in range(0, 64, 8):
         byte = (hashes >> np.uint64(shift)) & np.uint64(255)
         order = np.lexsort((hashes, byte))
@@ -155,8 +154,8 @@ def near_pairs(
             if not len(at):
                 break
             near = at[count_bits(mine[at] ^ mine[at + ahead]) <= HASH_BITS]
-            pairs.append(np.sort(np.stack([order[near], order[near + ahead]], 1), 1))
-    return np.unique(np.concatenate(pairs), axis=0)
+            if len(near):
+                yield np.stack([order[near], order[near + ahead]], 1)
 
 # %% ../../nbs/30_tasks/11_condition.ipynb #d659155d
 LIKENESS = 0.15  # difference of copies, as a share of their spread
@@ -182,15 +181,26 @@ class Copies:
     near: Int[np.ndarray, ' n']  # the same pixels, or a copy that was changed
 
 
+def _joined(links: Int[np.ndarray, 'links 2'], group: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+    "The groups, numbered from 0, after those that are linked became one."
+    n = group.max() + 1
+    graph = coo_array((np.ones(len(links), bool), links.T), (n, n))
+    return connected_components(graph, directed=False)[1][group]
+
+
 def find_copies(images: ImageTable) -> Copies:
     "The copies among the images of all splits."
     _, first, exact = np.unique(images.digest, return_index=True, return_inverse=True)
     shaped = first[images.spread[first] > PLAIN]
-    pairs = near_pairs(perceptual_hash(images.small[shaped]))
-    pairs = exact[shaped[pairs[_are_alike(images, shaped[pairs])]]]
-    n = len(first)
-    links = coo_array((np.ones(len(pairs), bool), pairs.T), (n, n))
-    return Copies(exact, connected_components(links, directed=False)[1][exact])
+    group = np.arange(len(first))  # of each picture: what hangs together so far
+    for pairs in near_pairs(perceptual_hash(images.small[shaped])):
+        pairs = shaped[pairs]
+        apart = group[exact[pairs[:, 0]]] != group[exact[pairs[:, 1]]]
+        pairs = pairs[apart]
+        links = group[exact[pairs[_are_alike(images, pairs)]]]
+        if len(links):
+            group = _joined(links, group)
+    return Copies(exact, group[exact])
 
 # %% ../../nbs/30_tasks/11_condition.ipynb #7a1c98a5
 @dataclass(frozen=True)

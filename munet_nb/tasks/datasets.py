@@ -128,9 +128,13 @@ def _plain_label(label):
     return as_array(label, 'label').tolist() if is_array(label) else label
 
 
+def _is_missing(label) -> bool:
+    return label is None or label != label or label == -1  # NaN is not itself
+
+
 def _same_label(a, b) -> bool:
     a, b = _plain_label(a), _plain_label(b)
-    return a == b or a is None or a != a  # no label, or NaN
+    return a == b or _is_missing(a) and _is_missing(b)
 
 
 def _some(examples: _Examples) -> list[int]:
@@ -166,7 +170,9 @@ def _own_classes(examples: _Examples) -> list[str] | None:
     if isinstance(features, Mapping):
         name = examples.keys.label or find_column(list(features), LABEL_NAMES)
         return getattr(features.get(name), 'names', None)
-    names = getattr(getattr(data, 'dataset', data), 'classes', None)  # of a Subset, the whole's
+    names = getattr(data, 'classes', None)
+    if names is None and hasattr(data, 'indices'):  # PyTorch's Subset, of the classes of the whole
+        names = getattr(getattr(data, 'dataset', None), 'classes', None)
     named = isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)
     return list(names) if named else None
 

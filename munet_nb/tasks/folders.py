@@ -13,6 +13,7 @@ __all__ = [
 import gzip
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections import defaultdict
@@ -244,8 +245,14 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     splits = {}
     for name in top:
         split = SPLIT_NAMES.get(name.lower())
-        if split and _folders_in(folder / name, defaultdict(set)):
-            splits[split] = folder / name
+        if not split or not _folders_in(folder / name, defaultdict(set)):
+            continue
+        if split in splits:
+            raise InputError(
+                f'image folder {folder}: {splits[split].name} and {name} both mean {split}: put their '
+                'images together, or move one of them away'
+            )
+        splits[split] = folder / name
     if not splits:
         return {'train': folder}
     others = set(top) - {d.name for d in splits.values()}
@@ -516,10 +523,10 @@ def read_idx(path: str | Path) -> np.ndarray:
             magic = f.read(4)
             if len(magic) < 4 or magic[:3] != b'\x00\x00\x08' or not 1 <= magic[3] <= 3:
                 raise InputError(f'{path}: is not an IDX file of bytes with 1 to 3 axes')
-            shape = np.frombuffer(f.read(4 * magic[3]), '>u4').astype(np.int64)
-            size = int(np.prod(shape)) if len(shape) == magic[3] else -1
+            shape = np.frombuffer(f.read(4 * magic[3]), '>u4').tolist()
+            size = math.prod(shape) if len(shape) == magic[3] else -1
             if not 0 <= size <= 1 << 36:
-                raise InputError(f'{path}: impossible shape {tuple(shape.tolist())}')
+                raise InputError(f'{path}: impossible shape {tuple(shape)}')
             data = f.read(size + 1)  # never more than the header promises
     except (OSError, EOFError, zlib.error) as e:
         raise InputError(f'{path}: cannot be read ({e})') from None

@@ -9,14 +9,17 @@ __all__ = ['load_hf']
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..checks import InputError, as_path, check
+from .images import from_pillow, read_bytes
 from .labels import in_classes, read_labels
 from .splits import LazySplit, fill_splits, labelled_splits
-from .splits import named_splits, part
+from .splits import named_splits, part, tell_few
 from .task import Task, image_and_label, name_or
 
 # %% ../../nbs/30_tasks/07_hub.ipynb #cell-005
@@ -85,28 +88,40 @@ def _trusted_path(text: str, trusted: Sequence[Path], where: str) -> str:
     return f"{member or ''}{resolved}"
 
 # %% ../../nbs/30_tasks/07_hub.ipynb #cell-012
+def _bytes_of(stored: dict | None, trusted: Sequence[Path], where: str) -> bytes:
+    "The image file of a row, as bytes. Raises InputError if it has none that may be read."
+    import fsspec  # comes with `datasets`
+
+    if stored and stored['bytes'] is not None:
+        return stored['bytes']
+    if not stored or stored['path'] is None:
+        raise InputError(f'{where}: has no image')
+    path = _trusted_path(stored['path'], trusted, where)
+    try:
+        with fsspec.open(path, 'rb') as f:
+            return f.read()
+    except Exception as e:  # an archive that is damaged, or has no such member
+        raise InputError(f'{where}: {path} cannot be read ({e})') from None
+
+
+def _as_array(im: Image.Image, mode: str | None, where: str) -> np.ndarray:
+    return from_pillow(im if mode in (None, im.mode) else im.convert(mode), where)
+
+
 def _hf_split(data, image: str, label: str, trusted: Sequence[Path], where: str) -> LazySplit:
     "A split of a data set; `image` and `label` are the names of its columns."
     labels = np.zeros(0, np.int64)
     if len(data):
         column = data.select_columns([label]).with_format(None)[:][label]
         labels = in_classes(read_labels(column, where), data.features[label].names, where)
-    kind = replace(data.features[image], decode=True)
-    undecoded = replace(kind, decode=False)
+    mode = data.features[image].mode  # of pixels, None: as they are stored
+    undecoded = replace(data.features[image], decode=False)
     rows = data.select_columns([image]).with_format(None).cast_column(image, undecoded)
 
     def read(i):
         this = f'image {i} of {where}'
-        try:
-            stored = rows[i][image]
-            if stored['bytes'] is None:
-                path = _trusted_path(stored['path'], trusted, this)
-                stored = {'bytes': None, 'path': path}
-            return kind.decode_example(stored), labels[i]
-        except InputError:
-            raise
-        except Exception as e:
-            raise InputError(f'{this}: is not an image that can be decoded ({e})') from None
+        stored = _bytes_of(rows[i][image], trusted, this)
+        return read_bytes(stored, partial(_as_array, mode=mode, where=this), this), labels[i]
 
     mixed = np.random.default_rng(0).permutation(len(rows))
     return part(LazySplit(len(rows), read, where, labels), mixed)
@@ -143,11 +158,8 @@ def load_hf(
     splits = {
         s: _hf_split(d, image, label, trusted, f'{s} of task {name!r}') for s, d in data.items()
     }
-    splits = labelled_splits(splits, name)
-    return Task(
-        name,
-        tuple(features[label].names),
-        **fill_splits(splits),
-        private=private,
-        source=f'hf:{folder or dataset}',
-    )
+    filled = fill_splits(labelled_splits(splits, name))
+    source = f'hf:{folder or dataset}'
+    task = Task(name, tuple(features[label].names), **filled, private=private, source=source)
+    tell_few(filled, name)
+    return task

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = [
     'LARGEST_IMAGE', 'DECODED_SIDE', 'READERS', 'check_size', 'as_it_looks', 'from_pillow',
-    'picture_formats', 'read_file', 'open_image', 'read_all', 'is_path', 'is_array', 'as_array',
-    'to_image', 'as_images', 'each_image', 'stream_images', 'to_images',
+    'picture_formats', 'read_file', 'read_bytes', 'open_image', 'read_all', 'is_path', 'is_array',
+    'as_array', 'to_image', 'as_images', 'each_image', 'stream_images', 'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,16 @@ def check_size(im: Image.Image, where: str):
         )
 
 
+def _upright(im: Image.Image) -> Image.Image:
+    "An image turned as it says that it lies; as it is if what it says cannot be read."
+    im.load()  # outside of the attempt: a damaged image is no matter of its notes
+    try:
+        lies = im.getexif().get(0x0112, 1)  # asked first, for turning makes a copy
+        return im if lies == 1 else ImageOps.exif_transpose(im)
+    except Exception:  # of many kinds: notes are written by anybody
+        return im
+
+
 def as_it_looks(
     im: Image.Image,
     where: str,  # what to call it in an error
@@ -71,8 +82,7 @@ def as_it_looks(
     """
     check_size(im, where)
     is_deep = im.mode.startswith('I;16') or (im.mode == 'I' and im.format == 'PPM')
-    if im.getexif().get(0x0112, 1) != 1:  # how it lies; asked first, for turning makes a copy
-        im = ImageOps.exif_transpose(im)
+    im = _upright(im)
     if is_deep:
         return Image.fromarray(_gray_of_16_bits(im))  # converting would clip 16 bits to 255
     if im.mode in ('I', 'F'):
@@ -103,13 +113,21 @@ def picture_formats() -> list[str]:
 DECODED_SIDE = 1024  # pixels that the shorter side of a JPEG keeps at least: twice those of a model
 
 
-def _why(path: Path, error: Exception) -> str:
-    "What is wrong with a file that is no image."
-    if not isinstance(error, UnidentifiedImageError):
-        return str(error)
-    return 'it is no picture of a known kind' if path.stat().st_size else 'it is empty'
+def _no_image(where: str, error: Exception, is_empty: bool = False) -> InputError:
+    "What to say of something that is no image."
+    why = str(error)
+    if isinstance(error, UnidentifiedImageError):
+        why = 'it is empty' if is_empty else 'it is no picture of a known kind'
+    return InputError(f'{where}: is not an image that can be decoded ({why})')
 
 # %% ../../nbs/30_tasks/00_images.ipynb #d8cdf998
+def _read_picture(file: Path | BytesIO, read: Callable[[Image.Image], object], where: str):
+    with Image.open(file, formats=picture_formats()) as im:
+        check_size(im, where)
+        im.draft(None, (DECODED_SIDE, DECODED_SIDE))  # only JPEG knows how
+        return read(im)
+
+
 def read_file(
     path: str | Path,
     read: Callable[[Image.Image], object],  # what is wanted of the opened image
@@ -120,15 +138,26 @@ def read_file(
     """
     path = as_path(path, 'image file')
     try:
-        with Image.open(path, formats=picture_formats()) as im:
-            check_size(im, str(path))
-            im.draft(None, (DECODED_SIDE, DECODED_SIDE))  # only JPEG knows how
-            return read(im)
+        return _read_picture(path, read, str(path))
     except InputError:
         raise
     except Exception as e:
-        why = _why(path, e)
-        raise InputError(f'{path}: is not an image that can be decoded ({why})') from None
+        is_empty = path.is_file() and not path.stat().st_size
+        raise _no_image(str(path), e, is_empty) from None
+
+
+def read_bytes(
+    data: bytes,  # of a file
+    read: Callable[[Image.Image], object],  # what is wanted of the opened image
+    where: str,  # what to call it in an error
+):
+    "As `read_file`, of what is in memory."
+    try:
+        return _read_picture(BytesIO(data), read, where)
+    except InputError:
+        raise
+    except Exception as e:
+        raise _no_image(where, e, not data) from None
 
 
 def open_image(path: str | Path) -> np.ndarray:
@@ -211,6 +240,16 @@ def _channels_last(
     return np.moveaxis(a, first, -1) if has_channels else a
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-008
+def _decoded(im: Image.Image, where: str) -> np.ndarray:
+    "As `from_pillow`; an opened image may be of a file that does not decode."
+    try:
+        return from_pillow(im, where)
+    except InputError:
+        raise
+    except Exception as e:
+        raise _no_image(where, e) from None
+
+
 def to_image(
     image,  # Pillow's, a path, or (h, w) with or without 1 or 3 channels: bytes, floats in [0, 1]
     where: str,  # what to call it in an error
@@ -220,7 +259,7 @@ def to_image(
     Raises InputError for another shape, NaN, or a value out of range.
     """
     if isinstance(image, Image.Image):
-        image = from_pillow(image, where)
+        image = _decoded(image, where)
     elif is_path(image):
         image = open_image(image)
     given = as_array(image, where)

@@ -50,7 +50,8 @@ def _is_none(value) -> bool:
 
 # %% ../../nbs/30_tasks/01_labels.ipynb #9937b682
 def _as_text(value):
-    value = value.decode('utf-8', 'replace') if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        value = value.decode('utf-8', 'backslashreplace')  # so that different ones stay different
     return same_name(value) if isinstance(value, str) else value
 
 

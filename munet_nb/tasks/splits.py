@@ -94,6 +94,7 @@ class LazySplit:
         return self.n
 
     def __getitem__(self, i) -> tuple[np.ndarray, int]:
+        i = range(self.n)[i]  # else a number out of range may be an example of another split
         image, label = self.read(i)
         return to_image(image, f'image {i} of {self.where}'), int(label)
 
@@ -259,8 +260,9 @@ def named_splits(
     advice: str,  # how to give some of it
 ) -> dict[str, object]:
     "The data of the splits that a task has. Raises InputError if one would be left out."
-    splits = {SPLIT_NAMES[s.lower()]: d for s, d in data.items() if s.lower() in SPLIT_NAMES}
-    names = ', '.join(data)
+    names = ', '.join(map(str, data))
+    splits = {SPLIT_NAMES.get(str(s).lower()): d for s, d in data.items()}
+    splits.pop(None, None)
     if 'train' not in splits:
         raise InputError(f"{where} has the splits {names or 'none'}: 'train' is missing")
     if len(splits) < len(data):

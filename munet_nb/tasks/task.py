@@ -18,7 +18,7 @@ import numpy as np
 
 from ..checks import InputError, as_list, check, is_name, plain_fields
 from ..checks import same_name, shown
-from .labels import number_labels
+from .labels import IMAGE_NAMES, LABEL_NAMES, find_column, number_labels
 from .splits import ArraySplit, LazySplit, fill_own_splits, labelled_splits, part
 
 # %% ../../nbs/30_tasks/03_task.ipynb #cell-005
@@ -26,9 +26,9 @@ def check_name(name: str):
     "Raise InputError for what can be no name of a task."
     is_short = is_name(name) and len(name) <= 100
     allowed = (
-        'a printable text of 1 to 100 characters without a colon, as NAME in --folder NAME=DIR'
+        'a printable text of 1 to 100 characters without : and =, as NAME in --folder NAME=DIR'
     )
-    check('task name', name, is_short and ':' not in name, allowed)
+    check('task name', name, is_short and not {':', '='} & set(name), allowed)
     check('task name', name, name not in ('root', 'none'), "another name: 'root' and 'none' are taken")
 
 
@@ -145,7 +145,8 @@ def task_from_arrays(
 
     Images are as `as_images` takes them: arrays, or lists of images and paths, which are read at
     once. Labels are as `read_labels` takes them: numbers, texts or one-hot rows; an image without
-    one is left alone. Raises InputError if they cannot be a task.
+    one is left alone. Arrays are not copied: leave them as they are while the task is in use.
+    Raises InputError if they cannot be a task.
     """
     check_name(name)
     given = dict(train=train, validation=validation, test=test)
@@ -159,13 +160,24 @@ def task_from_arrays(
     return mixed_task(name, splits, classes, private)
 
 # %% ../../nbs/30_tasks/03_task.ipynb #cell-017
+def _one_of(names: Sequence[str], known: Sequence[str], what: str, where: str) -> str:
+    "The only name, or the one that is usual. Raises InputError where nobody knows which is meant."
+    usual = names[0] if len(names) == 1 else find_column(names, known)
+    if usual is None:
+        raise InputError(
+            f'{where} has {", ".join(map(repr, names))}, and each could be the {what}: '
+            f"task_from_dataset(NAME, DATA, {what}='...') takes one of them"
+        )
+    return usual
+
+
 def image_and_label(
     features: Mapping[str, object],  # name -> what it is
     image_type: type,
     label_type: type,
     where: str,  # what to call the data set in an error
 ) -> tuple[str, str]:
-    "The names of the image and of the label. Raises InputError if there is none of either."
+    "The names of the image and of the label. Raises InputError if there is none, or which is open."
     images = [name for name, f in features.items() if isinstance(f, image_type)]
     labels = [name for name, f in features.items() if isinstance(f, label_type)]
     if not images or not labels:
@@ -174,9 +186,8 @@ def image_and_label(
         raise InputError(
             f'{where} is not image classification: it has no {missing}, its features are {has}'
         )
-    image = 'image' if 'image' in images else images[0]
-    label = 'label' if 'label' in labels else labels[0]
-    return image, label
+    image = _one_of(images, IMAGE_NAMES, 'image', where)
+    return image, _one_of(labels, LABEL_NAMES, 'label', where)
 
 # %% ../../nbs/30_tasks/03_task.ipynb #cell-020
 def check_tasks(tasks: Sequence[Task]) -> list[Task]:

@@ -8,6 +8,7 @@ __all__ = ['tfds_ranges', 'prepared', 'Reading', 'read_tfds', 'load_tfds']
 # %% ../../nbs/30_tasks/06_tfds.ipynb #cell-002
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
-from ..checks import InputError, as_path, check, unknown
+from ..checks import InputError, as_path, check, notice, unknown
 from .splits import LazySplit, five_percent
 from .task import Task, image_and_label, name_or
 
@@ -115,6 +116,9 @@ def _find_builder(name: str, data_dir: str | None):
         raise _not_opened(name, e) from None
 
 # %% ../../nbs/30_tasks/06_tfds.ipynb #a3c34e7e
+_ONE_LOADS = threading.RLock()  # what TFDS finds is the process's
+
+
 @contextmanager
 def _with_its_own_features() -> Iterator[None]:
     """For a while, TFDS finds no other features than its own.
@@ -123,19 +127,20 @@ def _with_its_own_features() -> Iterator[None]:
     """
     from tensorflow_datasets.core.features import FeatureConnector
 
-    as_it_was = vars(FeatureConnector)['cls_from_name']
-    find = FeatureConnector.cls_from_name
+    with _ONE_LOADS:
+        as_it_was = vars(FeatureConnector)['cls_from_name']
+        find = FeatureConnector.cls_from_name
 
-    def find_own(name):
-        own = name.startswith('tensorflow_datasets.')
-        check('a feature of a TFDS data set', name, own, "one of TFDS's own")
-        return find(name)
+        def find_own(name):
+            own = name.startswith('tensorflow_datasets.')
+            check('a feature of a TFDS data set', name, own, "one of TFDS's own")
+            return find(name)
 
-    FeatureConnector.cls_from_name = staticmethod(find_own)
-    try:
-        yield
-    finally:
-        FeatureConnector.cls_from_name = as_it_was
+        FeatureConnector.cls_from_name = staticmethod(find_own)
+        try:
+            yield
+        finally:
+            FeatureConnector.cls_from_name = as_it_was
 
 # %% ../../nbs/30_tasks/06_tfds.ipynb #cell-013
 def _unprepared(builder, name: str, data_dir: str | None, e: BaseException) -> InputError:
@@ -227,7 +232,24 @@ class Reading:
     read: Callable[[Mapping], tuple]  # example -> image and label
     classes: tuple[str, ...]
 
+# %% ../../nbs/30_tasks/06_tfds.ipynb #d004b5a4
+def _secret_splits(
+    builder,
+    ranges: Mapping[str, tuple],  # as `tfds_ranges`
+    read_example: Callable[[Mapping], tuple],
+    task: str,
+) -> list[str]:
+    "The splits of a data set that would be used whole, and whose labels are kept secret: all are -1."
+    found = []
+    for split, (_, of, examples) in ranges.items():
+        if split == 'train' or of != split or not examples:
+            continue
+        whole = _split(builder, of, examples, read_example, f'{of} of task {task!r}')
+        if all(whole[i][1] == -1 for i in (0, len(whole) // 2, -1)):
+            found.append(of)
+    return found
 
+# %% ../../nbs/30_tasks/06_tfds.ipynb #442c239a
 @_with_its_own_features()
 def read_tfds(
     dataset: str,
@@ -247,8 +269,13 @@ def read_tfds(
     how = reading(dict(features.items()) if hasattr(features, 'items') else {})
     builder = prepared(builder, dataset, data_dir)
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    ranges = how.ranges(sizes)
+    secret = _secret_splits(builder, ranges, how.read, name)
+    if secret:
+        notice(f'task {name!r}: {" and ".join(secret)} of {dataset} has no labels and is left alone')
+        ranges = how.ranges({split: n for split, n in sizes.items() if split not in secret})
     splits = {}
-    for split, (of, its_split, examples) in how.ranges(sizes).items():
+    for split, (of, its_split, examples) in ranges.items():
         owner = builder
         if of != known:
             owner = prepared(_find_builder(of, data_dir), of, data_dir)
