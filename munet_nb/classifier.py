@@ -43,9 +43,17 @@ def _are_numbers(classes: Sequence[str]) -> bool:
     return list(classes) == [str(i) for i in range(len(classes))]
 
 
-def _labels_of(classes: Sequence[str]) -> np.ndarray:
+def _labels_of(classes: Sequence[str], as_texts: bool) -> np.ndarray:
     "What is predicted: the names of classes, or their numbers if that is what they are called."
-    return np.arange(len(classes)) if _are_numbers(classes) else np.array(classes, object)
+    numbers = _are_numbers(classes) and not as_texts
+    return np.arange(len(classes)) if numbers else np.array(classes, object)
+
+
+def _have_texts(tasks: Mapping[str, object] | Sequence[Task]) -> set[str]:
+    "The tasks whose labels were given as texts, beside their images."
+    pairs = tasks.items() if isinstance(tasks, Mapping) else ()
+    pairs = {t: given[1] for t, given in pairs if isinstance(given, tuple) and len(given) == 2}
+    return {t for t, labels in pairs.items() if read_labels(labels, t).are_texts}
 
 
 def _as_named(labels: Labels, classes: Sequence[str]) -> Labels:
@@ -110,7 +118,8 @@ class MultitaskClassifier:
         Ctrl-C ends it after the generation. Raises InputError, and trains nothing, if something is
         wrong.
         """
-        tasks = _tasks_of(tasks)
+        given, tasks = tasks, _tasks_of(tasks)
+        texts = _have_texts(given)
         choice = self._choice(tasks)
         for warning in choice.warnings:
             notice(warning)
@@ -121,7 +130,8 @@ class MultitaskClassifier:
         self._temporary = temporary
         self.choice_ = choice
         self.system_ = System.open(path)
-        self.classes_ = {t: _labels_of(names) for t, names in self.system_.classes.items()}
+        named = self.system_.classes.items()
+        self.classes_ = {t: _labels_of(names, t in texts) for t, names in named}
         return self
 
     def _fitted(self) -> System:

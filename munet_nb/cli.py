@@ -28,7 +28,7 @@ from .words import count, operations, parameters, percent, seconds
 if TYPE_CHECKING:
     from munet_nb.predict_files import Form
     from munet_nb.runs.evolution import Evolution
-    from munet_nb.runs.system import System
+    from munet_nb.runs.rundir import RunDir
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
 def say(text: str, file=None):
@@ -36,28 +36,36 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file, flush=True)
 
 # %% ../nbs/95_cli.ipynb #cell-005
-def _show_run(path: Path, records: Sequence, system: 'System'):
+def _show_run(run: 'RunDir', records: Sequence):
     "Print the table and save the pictures beside the journal."
     from munet_nb.pictures.architectures import plot_architectures
     from munet_nb.pictures.canvas import save_picture
+    from munet_nb.models.accounting import params_per_task
+    from munet_nb.pictures.history import History
     from munet_nb.pictures.progress import plot_front, plot_progress
     from munet_nb.runs.report import table_text
+    from munet_nb.runs.system import sizes_table, system_table
+    from munet_nb.search.journal import kept_models, open_first
 
-    say(f'\n{system}\n')
-    if not system.models:
+    past = History(records).at(len(records))
+    kept = kept_models(past.state)
+    if not kept:
+        say('\nSystem without a kept model yet\n')
         return
-    mean = system.table().MFLOPs.mean()
-    per_task = parameters(system.params_per_task)
+    table = system_table(past.state, open_first(past[0])[0], run.told_beside(), past)
+    say(f'\n{table_text(table)}\n')
+    mean = table.MFLOPs.mean()
+    per_task = parameters(params_per_task(kept.values()))
     say(f'{per_task} parameters per task, {operations(1e6 * mean)} per prediction')
     pictures = {'architectures': plot_architectures, 'progress': plot_progress}
-    sizes = system.sizes()
+    sizes = sizes_table(past.state)
     if len(sizes) > 1:
         table = table_text(sizes, index=False)
         say(f'\nSystems of other sizes, by System.at:\n{table}\n')
         pictures['front'] = plot_front
     for name, plot in pictures.items():
-        save_picture(plot(records), path / f'{name}.png')
-        say(f'saved {path / name}.png')
+        save_picture(plot(past), run.path / f'{name}.png')
+        say(f'saved {run.path / name}.png')
 
 # %% ../nbs/95_cli.ipynb #cell-006
 def _print_times(
@@ -89,11 +97,13 @@ _STOPPED = 130  # exit status after a Ctrl-C
 
 def _run(evo: 'Evolution') -> int:  # exit status
     "Run a search to its end (or to Ctrl-C), then report."
+    from munet_nb.runs.rundir import RunDir
+
     with evo:
         started = time.perf_counter()
         evo.run()
         total = time.perf_counter() - started
-        _show_run(evo.path, evo.records, evo.system)
+        _show_run(RunDir(evo.path), evo.records)
         if evo.done and not evo.times.training:
             say('\nThis search was done already.')
         else:
@@ -316,12 +326,11 @@ def _add_report(commands):
 
 
 def _report(args: argparse.Namespace):
-    from munet_nb.runs.rundir import RunDir
-    from munet_nb.runs.system import System
     from munet_nb.pictures.report import report
+    from munet_nb.runs.rundir import RunDir
 
     run = RunDir(args.run)
-    _show_run(run.path, run.records(), System.open(args.run))
+    _show_run(run, run.records())
     say(f'saved {report(args.run).path}')
 
 # %% ../nbs/95_cli.ipynb #9772c4c3

@@ -76,6 +76,13 @@ def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, cap
             assert im.size[0] > 300 and len(np.unique(np.asarray(im.convert('L')))) > 10
 
 
+def test_a_report_needs_the_journal_alone(run, tmp_path, capsys):
+    for name in ('journal.jsonl', 'journal.head'):
+        shutil.copy(run / name, tmp_path / name)
+    assert main(['report', str(tmp_path)]) == 0
+    assert 'parameters per task' in capsys.readouterr().out and (tmp_path / 'report.html').exists()
+
+
 def test_a_run_is_compared_with_a_copy_and_with_a_baseline_that_is_trained_once(
     run, tmp_path, capsys, monkeypatch
 ):

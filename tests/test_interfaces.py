@@ -426,6 +426,27 @@ def test_the_classifier_has_scikit_learns_manner(fitted):
             fitted.score('shade', images, labels)
 
 
+def test_the_classifier_gives_back_the_kind_of_labels_that_it_was_given():
+    images, words = dark_and_bright()
+    numbers = (words == 'dark').astype(int)
+    config = mu.Config.preset('demo', batch_size=8, batches=4, segments=2, children_per_task=2)
+    config = with_fields(config, common_trunks=False)
+    tasks = {'texts': (images, numbers.astype(str)), 'numbers': (images, numbers)}
+    fitted = mu.MultitaskClassifier('random:Ti1', config=config).fit(tasks)
+    assert fitted.classes_['texts'].tolist() == ['0', '1']
+    assert fitted.classes_['numbers'].tolist() == [0, 1]
+    for task, (_, labels) in tasks.items():
+        share = (fitted.predict(task, images) == labels).mean()
+        assert share == fitted.score(task, images, labels)
+
+
+def test_a_fitted_classifier_is_copied_after_its_first_prediction_too(fitted):
+    images, _ = dark_and_bright()
+    found = fitted.predict_proba('shade', images)
+    again = pickle.loads(pickle.dumps(fitted.system_))
+    assert np.allclose(again.predict('shade', images), found, atol=1e-5)
+
+
 def test_the_classifier_keeps_its_run_where_it_is_told(tmp_path):
     images, words = dark_and_bright()
     with pytest.raises(InputError, match='tasks'):

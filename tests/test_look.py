@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +239,12 @@ def test_files_of_a_large_folder_that_only_decoding_finds_are_broken_too(messy, 
     monkeypatch.setattr(folders, 'DECODE_PIXELS', 0)
     again = survey_of(messy)
     assert again.broken.keys() == seen.surveys[0].broken.keys()
+
+
+def test_a_look_at_many_tasks_shows_a_row_of_each():
+    task = mu.task_from_arrays('t', (np.zeros((40, 8, 8), np.uint8), [0, 1] * 20))
+    page = ''.join(part.body for part in mu.look(*[replace(task, name=f't{i}') for i in range(70)]).sections)
+    assert '0 of 2 classes' not in page and page.count('1 of 2 classes') == 70
 
 
 def test_a_task_of_arrays_is_looked_at_and_many_images_are_sampled(monkeypatch):

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from statistics import median
-from threading import Event, Thread
+from threading import Event, Thread, active_count
 from time import perf_counter, sleep
 from types import SimpleNamespace
 
@@ -388,6 +389,143 @@ def test_a_value_out_of_range_is_answered_not_changed(tmp_path):
         panel.controls.extend_button.click()
         panel.wait()
         assert 'error-color' in panel.notice.value and len(evo.records) == 1
+
+
+def test_a_panel_is_not_shown_the_end_of_another_run(tmp_path):
+    records = example_run_records()
+    run = written(tmp_path / 'run', records[:5])
+    board = Dashboard.open(run)
+    other = {**records[0], 'root_name': 'another'}
+    written(run, [other, *records[1:7]])
+    board.refresh()
+    assert 'another run lies there by now' in board.notice.value
+    assert len(board.history) == 5
+    written(run, records[:6])
+    board.refresh()
+    assert len(board.history) == 6 and board.notice.value == panel.FOLLOWS
+
+
+def example_run_records():
+    return RunDir(example_run()).records()
+
+
+def written(path, records):
+    "A run directory with these records, in place of one that is there."
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    write_run(path, records)
+    return path
+
+
+def test_what_is_written_while_a_panel_is_made_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(panel, 'WATCH', 0.02)
+    records = example_run_records()
+    run = written(tmp_path / 'run', records[:9])
+    later = written(tmp_path / 'later', records)
+    opened = Dashboard._open_history
+
+    def grows(board):
+        history = opened(board)
+        for name in ('journal.jsonl', 'journal.head'):
+            shutil.copy(later / name, run / name)
+        return history
+
+    monkeypatch.setattr(Dashboard, '_open_history', grows)
+    board = Dashboard.open(run)
+    for _ in range(500):
+        if len(board.history) == len(records):
+            break
+        sleep(0.02)
+    assert board.slider.value == len(records)
+
+
+def test_a_task_that_joins_leaves_the_choice_of_another_as_it_is(tmp_path):
+    with small_search(tmp_path) as evo:
+        board = Dashboard(evo)
+        chosen = list(evo.tasks)[1]
+        lists = [board.viewer.beside[name] for name in ('Lineage', 'Confusion')]
+        for choice in lists:
+            choice.value = chosen
+        evo.add_task(replace(evo.tasks[chosen], name='new', source=''))
+        board.refresh()
+        assert [choice.value for choice in lists] == [chosen] * 2
+        assert all('new' in choice.options for choice in lists)
+
+
+def test_errors_are_read_again_when_asked_for_and_not_at_every_moment(tmp_path, monkeypatch):
+    shutil.copytree(example_run(), tmp_path / 'run')
+    board = Dashboard.open(tmp_path / 'run')
+    opened = []
+    system = tabs.System.open
+    monkeypatch.setattr(tabs.System, 'open', lambda path: opened.append(path) or system(path))
+    board.look('Confusion')
+    for moment in (3, 4, 5):
+        board.slider.value = moment
+    assert len(opened) == 1
+    board.refresh()
+    assert len(opened) == 2
+
+
+def test_a_panel_that_is_closed_is_freed_and_the_search_with_it(tmp_path):
+    with small_search(tmp_path) as evo:
+        first, second = Dashboard(evo), Dashboard(evo)
+        first.close()
+        assert len(second.worker.listeners) == 1
+        second.run('generation')
+        second.wait()
+        assert len(second.history) > 1
+        second.close()
+    known = weakref.ref(first), weakref.ref(second), weakref.ref(evo)
+    del first, second, evo
+    gc.collect()
+    assert [ref() for ref in known] == [None] * 3
+
+
+def test_play_pause_play_moves_one_step_at_a_time(monkeypatch):
+    from munet_nb.pictures import viewer
+
+    monkeypatch.setattr(viewer, 'PLAY', 0.3)
+    board = Dashboard.open(example_run())
+    board.slider.value = 1
+    before = active_count()
+    for pressed in (True, False, True, False, True):
+        board.viewer.play.value = pressed
+    sleep(0.7)
+    assert active_count() == before + 1 and board.slider.value <= 4
+    board.viewer.play.value = False
+
+
+def test_two_wishes_for_more_iterations_are_both_granted(tmp_path):
+    with small_search(tmp_path) as evo:
+        board = Dashboard(evo)
+        slow = Event()
+        board.worker.request(lambda: slow.wait(60), 'waiting')
+        before = evo.config.task_iterations
+        for _ in range(2):
+            board.controls.extend_button.click()
+        slow.set()
+        board.wait()
+        assert evo.config.task_iterations == before + 2 and 'error-color' not in board.notice.value
+
+
+def test_a_value_that_is_being_typed_stays_when_another_one_changes(tmp_path):
+    with small_search(tmp_path) as evo:
+        board = Dashboard(evo)
+        board.controls.scale.value = 0.33
+        evo.change(mutation_prob=0.4)
+        board.refresh()
+        assert (board.controls.scale.value, board.controls.mu.value) == (0.33, 0.4)
+
+
+def test_a_stop_where_nothing_trains_is_over_when_the_wish_is(tmp_path):
+    with small_search(tmp_path) as evo:
+        board = Dashboard(evo)
+        slow = Event()
+        board.worker.request(lambda: slow.wait(60), 'waiting')
+        board.stop()
+        slow.set()
+        board.wait()
+        assert board.message.value == 'stopped; nothing was training'
 
 
 class Elsewhere:

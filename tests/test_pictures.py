@@ -78,6 +78,10 @@ def with_front(records) -> list[dict]:
     return wider
 
 
+def tuned(task, lr):
+    return toy(task, ref('norm', task), ref('head', task), hparams=HParams(lr=lr))
+
+
 BLOCK = ref('block_2', 'a', 400_000)
 SHARED = records_of(
     toy('a', BLOCK, ref('norm', 'a'), ref('head', 'a'), hparams=HParams(lr=0.02)),
@@ -90,6 +94,7 @@ RUNS = {
     'one generation': SHARED[:2],
     'one task': records_of(plain('a')),
     'twenty tasks': records_of(*(plain(f'set/task{i}') for i in range(20))),
+    'twenty tuned': records_of(*(tuned(f'task{i}', [0.01, 0.02][i % 2]) for i in range(20))),
     'long names': records_of(*(plain(f'{i}' + 'x' * 60) for i in range(8))),
     'mathematics': records_of(plain('$a_b^c$')),
     'fronts': with_front(SHARED),
@@ -103,6 +108,8 @@ def test_a_picture_is_drawn_and_its_legend_fits(name):
         fig.draw_without_rendering()
         for legend in fig.legends:
             assert fig.bbox.y0 <= legend.get_window_extent().y0, draw
+        for ax in fig.axes:
+            assert ax.title.get_window_extent().y1 <= fig.bbox.y1, draw
 
 
 SVG = '{http://www.w3.org/2000/svg}'
@@ -127,7 +134,9 @@ def test_a_picture_for_a_page_has_the_pages_colors_and_tells_what_it_shows(name)
         assert said == picture.alt
         assert not re.search('<(path|use|rect)[^>]*#(ffffff|000000)|<image|munet-t', svg), draw
         assert len(svg) < 220_000, draw
-        says_so = name == 'nothing yet' or 'all models have the root' in picture.alt + svg
+        said = picture.alt + svg
+        same = 'all models have the root' in said or 'all children have the same values' in said
+        says_so = name == 'nothing yet' or same
         if not says_so and draw is not pictures.plot_groups:
             titles = titles_of(svg)
             assert titles and None not in titles, draw

@@ -11,6 +11,7 @@ from munet_nb.checks import InputError
 from munet_nb.pictures.compare import compare
 from munet_nb.pictures.report import report
 from munet_nb.runs.rundir import RunDir, write_run
+from munet_nb.search.costs import costly_tasks
 
 MARKUP = '<img src=x onerror=alert(1)>'
 
@@ -107,13 +108,21 @@ def test_runs_are_called_otherwise_than_columns(tmp_path):
 
 def test_the_report_has_what_is_told_beside_the_journal(tmp_path):
     run = renamed(tmp_path / 'run')
-    told = {'record': 1, 'seconds': 12.0, 'compiling': 3.0, 'examples': {'digits': 1234567}}
+    costly = [n for n, r in enumerate(RunDir(run).records()) if 'digits' in costly_tasks(r)]
+    nothing = {'seconds': 0.0, 'compiling': 0.0, 'examples': {'digits': 0}}
+    lines = [{'record': n, **nothing} for n in costly]
+    lines[0] |= {'seconds': 12.0, 'compiling': 3.0, 'examples': {'digits': 1234567}}
     few = {'task': 'digits', 'validation': 2, 'test': 2, 'largest': 1.0}
-    (run / 'costs.jsonl').write_text('\n'.join(map(json.dumps, (told, few))))
-    page = report(run)
-    seen = check_page(page.path.read_text())
-    for text in ('1,234,567', '25.0%', 'near chance'):
-        assert text in seen.text and text in page.summary, text
+
+    def told(lines):
+        (run / 'costs.jsonl').write_text('\n'.join(map(json.dumps, [*lines, few])))
+        page = report(run)
+        return check_page(page.path.read_text()).text, page.summary
+
+    for said in told(lines):
+        assert all(text in said for text in ('1,234,567', '25.0%', 'near chance'))
+    for said in told(lines[:-1]):
+        assert '1,234,567' not in said and 'near chance' in said, 'a sum with a hole in it'
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):

@@ -169,6 +169,21 @@ def test_a_batch_has_an_answer_or_a_reason_for_each_image(served):
     assert [len(image['answers']) for image in found] == [1, 0, 1]
 
 
+def test_a_parameter_that_an_address_does_not_have_is_refused(served):
+    client = client_of(served)
+    for address, allowed in (('/predict?task=parity', 'one of tasks, top'), ('/predict/parity?k=3', 'top')):
+        answer = client.post(address, content=GOOD, headers=PNG)
+        assert answer.status_code == 422 and allowed in answer.json()['error']
+    assert client.get('/tasks?top=3').status_code == 422
+
+
+def test_monitors_may_ask_for_heads(served):
+    client = client_of(served)
+    for address in ('/', '/healthz'):
+        answer = client.head(address)
+        assert answer.status_code == 200 and not answer.content
+
+
 def test_what_is_told_of_tasks(served):
     told = client_of(served).get('/tasks').json()
     assert [t['name'] for t in told['tasks']] == ['digits', 'parity']

@@ -159,6 +159,41 @@ def test_a_record_whose_cost_is_not_told_yet_waits_for_the_next_look(tmp_path, m
     assert len(curve(found, where, 'validation_accuracy/by_examples')) == 2
 
 
+def test_two_processes_do_not_tell_one_place_at_once(run, tmp_path, monkeypatch):
+    told = []
+
+    def second(*given):
+        if not told:
+            told.append(1)
+            with pytest.raises(InputError, match='another process tells'):
+                track(run, 'tensorboard', tmp_path / 'board')
+        return tell_all(*given)
+
+    tell_all = tracking._tell_all
+    monkeypatch.setattr(tracking, '_tell_all', second)
+    track(run, 'tensorboard', tmp_path / 'board')
+    assert track(run, 'tensorboard', tmp_path / 'board').new == 0
+
+
+def test_a_run_that_was_cut_since_is_not_told_on(run, tmp_path):
+    track(run, 'tensorboard', tmp_path / 'board')
+    (tmp_path / 'cut').mkdir()
+    put(tmp_path / 'cut' / 'letters', RECORDS[:4])
+    with pytest.raises(InputError, match='has 4 records, and tensorboard was told of 9'):
+        track(tmp_path / 'cut' / 'letters', 'tensorboard', tmp_path / 'board')
+
+
+def test_of_many_tasks_few_files_are_open(run, tmp_path, monkeypatch):
+    track(run, 'tensorboard', tmp_path / 'all')
+    monkeypatch.setattr(sinks, '_MOST_OPEN', 1)
+    track(run, 'tensorboard', tmp_path / 'few')
+
+    def values(place):
+        return Counter((where, step, value.tag) for where, step, value in event_values(place))
+
+    assert values(tmp_path / 'few') == values(tmp_path / 'all')
+
+
 def test_names_of_strangers_stay_below_the_place_and_are_no_markup(tmp_path):
     text = json.dumps(RECORDS).replace('mnist5k', '../../<b>x').replace('digits', '/etc/a|b')
     track(put(tmp_path / 'strange', json.loads(text)), 'tensorboard', tmp_path / 'logs')

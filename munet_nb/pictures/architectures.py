@@ -15,11 +15,12 @@ from ..models.accounting import accounted_params, users_of_models
 from ..models.model import LayerRef, Model
 from ..network.kinds import KINDS, kind_of
 from .axes import no_frame, nothing_yet
-from .canvas import LIGHT, Picture, Theme, counted, ink_on, label_width
+from .canvas import LIGHT, Picture, Theme, ink_on, label_width
 from .canvas import let_through, listed, new_picture, tell
 from .grid import Grid, hidden_units, make_grid, told_layers
 from .history import SIZES, size_of, state_of
 from ..search.journal import State
+from ..words import count
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #a41af1767db6f2bd3e26f59ab891187f
 def _is_put_in(name):
@@ -160,12 +161,18 @@ def _handles(grid: Grid, state: State) -> list[Patch]:
     ]
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #32c5652699d18f4de8dcb1a418c63112
+_MOST_FIGURES = 45  # columns that are wide enough for them
+
+
 def _write_figures(ax: Axes, grid: Grid, state: State, millions: Callable):
     """Test accuracy on top of each column, its size below.
 
     A model that came with a common trunk has no test accuracy until its task had an iteration.
+    Of more tasks the table of the system tells it: the figures would run into each other.
     """
     n = len(grid.models)
+    if n > _MOST_FIGURES:
+        return
     users = users_of_models(grid.models.values())
     for x, (task, model) in enumerate(grid.models.items()):
         test = state.tests.get(task)
@@ -198,11 +205,11 @@ def _alt(grid: Grid, state: State) -> str:
     for task, model in grid.models.items():
         blocks = sum(_can_be_dropped(ref.name) for ref in model.chain)
         own = sum(ref.trained_by == task for ref in model.chain)
-        owns = f'{own} of {counted(len(model.chain), "layer")} its own'
+        owns = f'{own} of {count(len(model.chain), "layer")} its own'
         test = f', test accuracy {state.tests[task]:.1%}' if task in state.tests else ''
-        told.append(f'{task} has {counted(blocks, "block")}, {owns}{test}')
+        told.append(f'{task} has {count(blocks, "block")}, {owns}{test}')
     all_of_them = listed(told, joint='; ') or 'nothing yet'
-    return f"Architectures of {counted(len(told), 'task')}: {all_of_them}."
+    return f"Architectures of {count(len(told), 'task')}: {all_of_them}."
 
 
 def _name_columns(ax: Axes, grid: Grid, names: Sequence[str], slanted: bool):

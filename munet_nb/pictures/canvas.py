@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'LIGHT', 'DARK', 'PAGE', 'find_letters', 'Picture', 'png_of', 'save_picture', 'Theme',
-    'check_theme', 'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'counted',
-    'listed', 'columns_of', 'shortened', 'without_math', 'short_text', 'short_name', 'task_legend',
+    'check_theme', 'opacity', 'tell', 'let_through', 'svg_of', 'task_colors', 'ink_on', 'listed',
+    'columns_of', 'shortened', 'without_math', 'short_text', 'short_name', 'task_legend',
     'trunk_name', 'trunk_label', 'trunk_legend', 'label_width', 'new_picture', 'small_multiples',
 ]
 
@@ -341,11 +341,6 @@ def ink_on(color: str) -> str:
     return 'black' if 0.299 * r + 0.587 * g + 0.114 * b > 0.45 else 'white'
 
 # %% ../../nbs/80_pictures/00_canvas.ipynb #0658f183
-def counted(n: int, what: str) -> str:
-    "So many of something: '1 task', '2 tasks'."
-    return f'{n} {what}' if n == 1 else f'{n} {what}s'
-
-
 def listed(
     parts: Sequence[str],
     most: int = 8,  # that are told

@@ -26,7 +26,7 @@ from ..engine.programs import shared_programs
 from ..models.accounting import params_per_task
 from .architectures import plot_architectures
 from .canvas import LIGHT, PAGE, Picture, Theme, check_theme, new_picture
-from .canvas import label_width, short_name, svg_of
+from .canvas import label_width, short_name, short_text, svg_of
 from .flow import plot_flow_graph
 from .history import History, Past
 from .mistakes import change_html
@@ -251,7 +251,7 @@ def plot_differences(
     ax.set_ylim(-0.7, len(table) - 0.3)
     ax.set_xlabel('points of test accuracy')
     ax.set_title(
-        f'right of zero: {short_name(first.name)} is better', fontsize=9, color=theme.ink
+        f'right of zero: {short_text(first.name, 60)} is better', fontsize=9, color=theme.ink
     )
     return fig
 

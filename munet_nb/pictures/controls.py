@@ -102,7 +102,7 @@ class Controls:
 
     def __init__(
         self,
-        panel,  # has run, pause, stop, common_trunk, change, extend, add_task: clicks call them
+        panel,  # has run, pause, stop, common_trunk, change, extend_by, add_task: clicks call them
         search: Evolution,
     ):
         self.panel = panel
@@ -146,8 +146,8 @@ class Controls:
         )
 
     def _make_fields(self):
-        panel, search = self.panel, self.search
-        config = search.config
+        panel = self.panel
+        config = self.search.config
         self.scale = _make_number(config.scale_factor, 'scale factor', '150px')
         self.compute = _make_number(config.compute_factor, 'compute factor', '165px')
         self.mu = _make_number(config.mutation_prob, 'mutation probability', '200px')
@@ -172,7 +172,7 @@ class Controls:
             'Extend',
             'forward',
             'so many more task iterations for every task, also after the end; the journal tells',
-            lambda: panel.extend(task_iterations=search.config.task_iterations + self.more.value),
+            lambda: panel.extend_by(self.more.value),
         )
         prefixed = [row.form for row in SOURCES.values() if ':' in row.form]
         self.source = W.Text(
@@ -235,12 +235,12 @@ class Controls:
         self.curves.value = svg
 
     def show_config(self):
-        "The values in force, unless they are shown already: one that is being typed stays."
-        now = {name: getattr(self.search.config, name) for name in self._fields}
-        if now != self._in_force:
-            self._in_force = now
-            for name, field in self._fields.items():
-                field.value = now[name]
+        "The values in force, where they are others than before: one that is being typed stays."
+        for name, field in self._fields.items():
+            now = getattr(self.search.config, name)
+            if now != self._in_force.get(name):
+                self._in_force[name] = now
+                field.value = now
 
     def forget_source(self, source: str):
         "Empty the field of a new task's source, unless something else was typed meanwhile."

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from ..models.model import LayerRef, Model
 from .axes import end_at_one, few_ticks, nothing_yet, share_ticks, whole_ticks
-from .canvas import LIGHT, Picture, Theme, check_theme, counted, label_width
+from .canvas import LIGHT, Picture, Theme, check_theme, label_width
 from .canvas import listed, new_picture, short_name, shortened, small_multiples
 from .canvas import task_colors, tell, without_math
 from .history import arrivals_by_task, children_by_task, curve_text, state_of
@@ -26,6 +26,7 @@ from ..search.groups import GroupGeneration
 from ..search.journal import State
 from ..search.mutation import mutations
 from ..search.plans import ChildPlan
+from ..words import count
 
 # %% ../../nbs/80_pictures/07_curves.ipynb #00aaef3ebddd0d821da27e95f8c2cfbf
 _MOST = 100  # curves of a task, and the kept model's
@@ -127,7 +128,7 @@ def plot_learning_curves(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
         ax.set_ylabel('validation accuracy')
     best = [f"{c['model']['task']}: {curve_text(c['model']['evaluations'])}" for c in those]
     fig.alt = (
-        f'Learning curves of {len(everyone)} children of {counted(len(shown_tasks), "task")}. Of '
+        f'Learning curves of {len(everyone)} children of {count(len(shown_tasks), "task")}. Of '
         f"the kept models: {listed(best, joint='; ') or 'none yet'}."
     )
     return fig

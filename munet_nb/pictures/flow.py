@@ -16,11 +16,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from .axes import nothing_yet
-from .canvas import LIGHT, Picture, Theme, counted, ink_on, label_width
+from .canvas import LIGHT, Picture, Theme, ink_on, label_width
 from .canvas import let_through, listed, new_picture, opacity, short_name
 from .canvas import task_colors, tell, trunk_name
 from .history import state_of
 from ..search.journal import kept_models
+from ..words import count
 
 # %% ../../nbs/80_pictures/08_flow.ipynb #55ddcaaf30a78f113962752b998c8d31
 _ROOT = 'root'  # its name beside those of tasks
@@ -83,6 +84,7 @@ def _draw_table(ax: Axes, table: pd.DataFrame, form: Callable, what: str, theme:
                 j, i, form(v), ha='center', va='center', fontsize=6.5, color=theme.ink
             )
             let_through(written)
+    font = min(7.5, 345 / max(table.shape))  # points: the map has a largest size
     drawn = PatchCollection(cells, facecolors=paint, edgecolors='none')
     ax.add_collection(drawn)
     tell(drawn, *told)
@@ -97,9 +99,9 @@ def _draw_table(ax: Axes, table: pd.DataFrame, form: Callable, what: str, theme:
         rotation=45,
         ha='right',
         rotation_mode='anchor',
-        fontsize=7.5,
+        fontsize=font,
     )
-    ax.set_yticklabels(map(short_name, table.index), fontsize=7.5)
+    ax.set_yticklabels(map(short_name, table.index), fontsize=font)
     labels = [*ax.get_xticklabels(), *ax.get_yticklabels()]
     for label, name in zip(labels, [*table.columns, *table.index]):
         tell(label, name)
@@ -137,7 +139,7 @@ def plot_knowledge_flow(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pic
         _draw_table(ax, table, form, what, theme)
         ax.set_title(title, fontsize=9, y=1)
     axs[0].set_ylabel('the model of')
-    fig.alt = f'Knowledge flow, of {counted(n, "task")}. {_most_given(tables[0])}'
+    fig.alt = f'Knowledge flow, of {count(n, "task")}. {_most_given(tables[0])}'
     return fig
 
 # %% ../../nbs/80_pictures/08_flow.ipynb #1c92593d8e146a0cc0dce41d127f15a1
@@ -245,5 +247,5 @@ def plot_flow_graph(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture
     ax.set_axis_off()
     title = 'whose layers a task uses; the wider, the larger their share of its model'
     ax.set_title(title, fontsize=9)
-    fig.alt = f'A graph of whose layers tasks use, with {counted(n, "task")}. {_most_given(shares)}'
+    fig.alt = f'A graph of whose layers tasks use, with {count(n, "task")}. {_most_given(shares)}'
     return fig

@@ -14,10 +14,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from .axes import draw_square, no_frame, nothing_yet
-from .canvas import LIGHT, Picture, Theme, counted, label_width, let_through
+from .canvas import LIGHT, Picture, Theme, label_width, let_through
 from .canvas import listed, new_picture, opacity, short_name, task_colors, tell
 from .canvas import trunk_legend, trunk_name
 from .history import state_of, trunk_tasks
+from ..words import count
 
 # %% ../../nbs/80_pictures/09_groups.ipynb #da2d278f
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def plot_groups(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     no_frame(ax)
     joined = [f'{trunk_name(t.trunk)} by {listed(t.tasks)}' for t in trials if t.trunk]
     fig.alt = (
-        f"{counted(n, 'trial')} of common trunks for {counted(len(columns), 'task')}, by the points "
+        f"{count(n, 'trial')} of common trunks for {count(len(columns), 'task')}, by the points "
         f"of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
     )
     if not n:

@@ -13,7 +13,7 @@ __all__ = [
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..checks import as_list, check, is_one_of, unknown
+from ..checks import InputError, as_list, check, is_one_of, unknown
 from ..models.accounting import accounted_params, users_of_models
 from ..models.model import Model, model_from_json
 from ..runs.report import mega_flops
@@ -271,7 +271,10 @@ WATCH = 1.0  # seconds until the journal of another process is looked at again
 
 def journal_size(run: RunDir) -> int:
     "Bytes of a run's journal; 0 if it is not there."
-    return run.journal.stat().st_size if run.journal.is_file() else 0
+    try:
+        return run.journal.stat().st_size
+    except OSError:
+        return 0
 
 
 def may_grow(run: RunDir, state: State) -> bool:
@@ -284,7 +287,13 @@ def may_grow(run: RunDir, state: State) -> bool:
 def read_on(run: RunDir, records: list[dict]):
     """Add to the records of a run what another process wrote since they were read.
 
-    Raises InputError if the run is gone, or its journal was altered.
+    Raises InputError if the run is gone, its journal was altered, or it is another one by now.
     """
     run.refuse_if_gone()
-    records.extend(run.records()[len(records) :])
+    found = run.records()
+    if found[: len(records)] != records:
+        raise InputError(
+            f'{run.path}: another run lies there by now, or this one was cut and went on otherwise; '
+            'open it again'
+        )
+    records.extend(found[len(records) :])

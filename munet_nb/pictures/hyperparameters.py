@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from ..models.hparams import HParams
 from ..models.model import Model
 from .axes import few_ticks, nothing_yet
-from .canvas import LIGHT, Picture, Theme, counted, listed, small_multiples
+from .canvas import LIGHT, Picture, Theme, listed, small_multiples
 from .canvas import task_colors, task_legend, tell, trunk_legend
 from .history import children_by_task, state_of, trunk_tasks
 from ..search.journal import kept_models
+from ..words import count
 
 # %% ../../nbs/80_pictures/10_hyperparameters.ipynb #45588c14bc37ec4c088c59be915592a1
 def hyperparameter_table(records: Sequence[Mapping]) -> pd.DataFrame:
@@ -94,7 +95,7 @@ def plot_hyperparameters(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pi
     for ax in axs[-4:]:
         ax.set_xlabel('ancestors since the root')
     fig.alt = (
-        f"Hyperparameters along the ancestry of {counted(len(lineages), 'kept model')}. Those that "
+        f"Hyperparameters along the ancestry of {count(len(lineages), 'kept model')}. Those that "
         f"moved: {listed(moved, most=20) or 'none yet'}."
     )
     return fig
@@ -113,8 +114,8 @@ def _draw_counts(
     ladder, counts = zip(*sorted({**nobody, **Counter(tried)}.items()))  # a trunk is no child
     most = max(counts)
     bars = ax.bar(range(len(ladder)), counts, color=theme.faint, width=0.7)
-    for bar, value, count in zip(bars, ladder, counts):
-        tell(bar, f'{name} {_as_text(value)}: {count} of {len(tried)} children')
+    for bar, value, n in zip(bars, ladder, counts):
+        tell(bar, f'{name} {_as_text(value)}: {n} of {len(tried)} children')
     xs, ys = [], []
     paint = []
     told = []
@@ -129,7 +130,7 @@ def _draw_counts(
     small = 6 if len(ladder) > 5 else 7
     ax.set_xticks(range(len(ladder)), map(_as_text, ladder), fontsize=small)
     ax.set_yticks([most], [str(most)])
-    ax.set_title(name, fontsize=9, y=1.05)
+    ax.set_title(name, fontsize=9, y=1, pad=8)  # points: axes are taller beside a long legend
 
 
 def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
@@ -142,15 +143,18 @@ def plot_tuned_values(records: Sequence[Mapping], theme: Theme = LIGHT) -> Pictu
     # What a record leaves out has its default; building thousands of models would take longer.
     values = {f.name: [h.get(f.name, f.default) for h in hparams] for f in fields(HParams)}
     moved = [name for name, tried in values.items() if len(set(tried)) > 1]
-    fig, axs = small_multiples(max(len(moved), 1), theme, task_legend(colors, kept))
-    if not moved:
+    handles = task_legend(colors, kept) if moved else ()
+    fig, axs = small_multiples(max(len(moved), 1), theme, handles)
+    if not hparams:
         nothing_yet(axs[0], theme)
+    elif not moved:
+        nothing_yet(axs[0], theme, 'all children have the same values')
     for ax, name in zip(axs, moved):
         _draw_counts(ax, name, values[name], kept, colors, theme)
     for ax in axs[::4]:
         ax.set_ylabel('children')
     fig.alt = (
         f'How often {len(hparams)} children had each value of the hyperparameters that were '
-        f"tuned: {listed(moved, most=20) or 'none yet'}."
+        f"tuned: {listed(moved, most=20) or 'none'}."
     )
     return fig

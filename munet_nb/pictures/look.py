@@ -207,7 +207,8 @@ def _contact_sheet(
     classes = survey.task.classes
     low, high = _PER_CLASS
     each = min(high, max(low, tiles // len(classes)))
-    some = np.unique(np.linspace(0, len(classes) - 1, min(len(classes), tiles // each)).astype(int))
+    rows = max(1, min(len(classes), tiles // each))
+    some = np.unique(np.linspace(0, len(classes) - 1, rows).astype(int))
     parts = []
     for label in some:
         mine = np.flatnonzero((survey.images.label == label) & (survey.images.split == 0))

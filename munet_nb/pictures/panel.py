@@ -8,7 +8,6 @@ __all__ = ['FOLLOWS', 'ONLY_LOOKS', 'SECOND', 'Dashboard']
 # %% ../../nbs/80_pictures/28_panel.ipynb #d709cdb37e2f21aaececf992395e68b4
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from ..runs.evolution import Evolution
 from ..runs.rundir import RunDir
 from ..search.config import with_fields
 from ..tasks.sources import load_task
+from ..words import count
 from ..workers.executors import Inline
 
 # %% ../../nbs/80_pictures/28_panel.ipynb #f9635ad3cc9537d5554350463834c335
@@ -98,18 +98,25 @@ SECOND = (
 )
 
 
-def _follow(known: 'weakref.ref[Dashboard]'):
-    "Bring a panel up to date whenever the journal grew, until the run or the panel is gone."
-    seen = None
-    while (panel := known()) and panel.follows:
+def _follow(panel: 'Dashboard', seen: int):
+    "Bring a panel up to date whenever the journal has another size, until the run is at its end."
+    while panel.follows:
         size = journal_size(panel._run_dir)
-        if seen not in (None, size):
+        if size != seen:
             panel.refresh()
         seen = size
-        del panel
         time.sleep(WATCH)
 
 # %% ../../nbs/80_pictures/28_panel.ipynb #7d81d6889d168542706eb3f09e7846df
+def _close_all(widget: W.Widget):
+    "Free a widget and those in it."
+    for child in getattr(widget, 'children', ()):
+        _close_all(child)
+    for part in (getattr(widget, 'style', None), widget.layout, widget):
+        if isinstance(part, W.Widget):
+            part.close()
+
+
 class Dashboard:
     """A panel over a search: step it, run it, change it, and look at any moment of it.
 
@@ -123,8 +130,11 @@ class Dashboard:
         is_search = isinstance(search, (Evolution, RunDir))
         check('search', search, is_search, 'an Evolution, or a RunDir; Dashboard.open takes a path')
         only_looks = isinstance(search, RunDir)
+        seen = journal_size(search) if only_looks else 0  # before it is read: it may grow meanwhile
         self.evo = None if only_looks else search
         self._run_dir = search if only_looks else None
+        self._closed = False
+        self._is_old = False  # whether what is shown could not be brought up to date
         self.message = Line('message')  # what the search does
         self.notice = Line('notice')  # what becomes of a wish
         self.budget = Budget()
@@ -140,27 +150,35 @@ class Dashboard:
         if self.evo:
             self._join()
         else:
-            self._begin_to_follow()
+            self._begin_to_follow(seen)
 
     def _join(self):
         "Show what the worker of the search does, and say so if another panel does already."
         if self.worker.listeners:
             self.answer(SECOND)
-        shows = _Shows(self)
-        self.worker.join(shows)
-        shows.draw_curves()
+        self._shows = _Shows(self)
+        self.worker.join(self._shows)
+        self._shows.draw_curves()
 
-    def _begin_to_follow(self):
+    def _begin_to_follow(self, seen: int):
         "Show what another process adds to the run, unless that is at its end."
-        self.answer(FOLLOWS if self.follows else ONLY_LOOKS)
+        self._say_what_it_does()
         if self.follows:
-            threading.Thread(target=_follow, args=(weakref.ref(self),), daemon=True).start()
+            threading.Thread(target=_follow, args=(self, seen), daemon=True).start()
+
+    def _say_what_it_does(self):
+        if self.evo is None:
+            self.answer(FOLLOWS if self.follows else ONLY_LOOKS)
+        else:
+            self.answer('')
 
     @property
     def follows(self) -> bool:
         "Whether another process may add to what is shown."
+        if self.evo or self._closed:
+            return False
         state = self.history.at(len(self.history)).state
-        return self.evo is None and may_grow(self._run_dir, state)
+        return may_grow(self._run_dir, state)
 
     @classmethod
     def open(
@@ -297,6 +315,19 @@ class Dashboard:
         worker = self._search_worker()
         worker.request(act, f'extending by {what}')
 
+    def extend_by(
+        self,
+        more: int,  # task iterations
+    ):
+        "So many more task iterations for every task, after the running generation."
+
+        def act():
+            self.evo.extend(task_iterations=self.evo.config.task_iterations + more)
+            worker.answer(f'extended by {count(more, "task iteration")}; Step and Run go on')
+
+        worker = self._search_worker()
+        worker.request(act, f'extending by {count(more, "task iteration")}')
+
     def add_task(
         self,
         source: str,  # as `load_task` reads it: an image folder, 'tfds:NAME', 'hf:DATA', ...
@@ -326,10 +357,24 @@ class Dashboard:
                 self.viewer.take_in()
         except InputError as e:  # a click or a thread asked: nobody would see it raised
             self.failed('What is shown was read before', e)
+            self._is_old = True
+        else:
+            if self._is_old or self.notice.value == FOLLOWS:
+                self._say_what_it_does()
+            self._is_old = False
+        self.viewer.forget_now()
         if self.worker:
             self.controls.enable(self.worker)
             self.controls.show_config()
         self.draw()
+
+    def close(self):
+        "Take the panel off its pages and free it; the search goes on, and can be shown by another."
+        self._closed = True
+        if self.worker:
+            self.worker.leave(self._shows)
+        self.viewer.close()
+        _close_all(self.panel)
 
     def _read(self):
         "Read what another process added to the journal. Raises InputError if the run is gone."

@@ -20,13 +20,14 @@ from ..models.model import model_from_json
 from .architectures import plot_architectures
 from .axes import draw_dots, draw_square, end_at_one, few_ticks, nothing_yet
 from .axes import share_ticks, whole_ticks
-from .canvas import LIGHT, Picture, Theme, check_theme, counted, listed
+from .canvas import LIGHT, Picture, Theme, check_theme, listed
 from .canvas import new_picture, short_name, task_colors, task_legend, tell
 from .canvas import trunk_legend
 from .history import SIZES, Past, arrivals_by_task, children_by_task, size_of
 from .history import state_of, told_children, trunk_tasks
 from ..runs.system import sizes_of_system, sizes_table
 from ..search.journal import State, kept_models, with_chosen
+from ..words import count
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #f23cfe0de743f7482db1eab6dcaa8269
 def _draw_family(
@@ -95,7 +96,7 @@ def plot_lineage(
     end_at_one(ax)
     ways = [f'{t}: {len(state.lineage(m)) - 1}' for t, m in kept_models(state).items()]
     fig.alt = (
-        f"Lineage: {len(everyone)} children of {counted(len(children), 'task')} by generation and score, "
+        f"Lineage: {len(everyone)} children of {count(len(children), 'task')} by generation and score, "
         f"{sum(c['accepted'] for c in everyone)} of them accepted. Ancestors of the kept models: "
         f"{listed(ways) or 'none yet'}."
     )
@@ -256,7 +257,7 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     if arrived:
         title = 'children (filled: accepted), squares from common trunks, and the best so far'
     fig.text(0.15 / width, 1 - 0.22 / height, title, fontsize=9, color=theme.ink)
-    fig.alt = f"Progress of {counted(n, 'task')}. Best scores so far: {listed(ends) or 'none'}."
+    fig.alt = f"Progress of {count(n, 'task')}. Best scores so far: {listed(ends) or 'none'}."
     return fig
 
 # %% ../../nbs/80_pictures/06_progress.ipynb #051473abaf70f4865d107d5abf75643e
@@ -365,7 +366,7 @@ def plot_front(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     end_at_one(ax)
     share_ticks(ax.yaxis)
     fig.alt = (
-        f"Mean accuracy against parameters per task, of {counted(len(table), 'system')} best for "
+        f"Mean accuracy against parameters per task, of {count(len(table), 'system')} best for "
         f"some scale factor; {listed(ends, joint='; ') or 'nothing yet'}."
     )
     if not kept:

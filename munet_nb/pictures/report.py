@@ -147,7 +147,7 @@ def _what_it_is(past: Past) -> Section:
 def system_rows(past: Past, beside: Beside = Beside()) -> pd.DataFrame:
     "The table of the system with the tasks as a column, as far as was told with what they cost."
     arch, _ = open_first(past[0])
-    return system_table(past.state, arch, beside, len(past)).reset_index()
+    return system_table(past.state, arch, beside, past).reset_index()
 
 
 def _in_words(told: Mapping[str, str], columns: Sequence[str]) -> str:

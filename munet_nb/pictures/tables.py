@@ -42,7 +42,7 @@ def leaderboard(
     check('beside', beside, isinstance(beside, Beside), 'what RunDir.told_beside gives')
     state = state_of(records)
     arch, _ = open_first(records[0])
-    table = system_table(state, arch, beside, len(records))
+    table = system_table(state, arch, beside, records)
     if not len(table):
         return table
     return table.sort_values(by, ascending=by in _SMALL_FIRST)

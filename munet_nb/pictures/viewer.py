@@ -15,6 +15,7 @@ import ipywidgets as W
 from ..checks import unknown
 from .controls import Line, make_row
 from .history import History
+from .mistakes import ERROR_VIEWS
 from .tables import journal_table
 from .tabs import GROUPS, VIEWS, WORKERS, Choice, Run, view_of, workers_html
 from ..search.journal import State
@@ -72,6 +73,7 @@ class Viewer:
         self._failed = failed
         self._drawn = {}  # view -> the moment it shows, and how
         self._taking_in = False
+        self._turn = 0  # how often playing was begun or ended
         self._last_end = 0, 0.0  # where the slider ended before it grew, and when it did
         self._make_slider()
         self._make_views()
@@ -162,7 +164,9 @@ class Viewer:
             for choice, widget in self._choices.items():
                 options = list(choice.options(state))
                 if choice.kind == 'list' and list(widget.options) != options:
-                    widget.options = options
+                    chosen = widget.value
+                    widget.options = options  # which chooses the first one
+                    widget.value = chosen if chosen in options else widget.value
             if at_end:
                 self.slider.value = end
             self._taking_in = False
@@ -189,17 +193,20 @@ class Viewer:
 
     def _play(self):
         "The button was pressed, or pressed again."
+        self._turn += 1
         if self.play.value:
-            threading.Thread(target=self._move, daemon=True).start()
+            threading.Thread(target=self._move, args=(self._turn,), daemon=True).start()
 
-    def _move(self):
-        "Show one moment after the other."
+    def _move(self, turn: int):
+        "Show one moment after the other, unless the button was pressed again."
         if self.slider.value == self.slider.max:
             self.slider.value = self.slider.min
-        while self.play.value and self.slider.value < self.slider.max:
+        while self._turn == turn and self.slider.value < self.slider.max:
             time.sleep(PLAY)
-            self.slider.value += 1
-        self.play.value = False
+            if self._turn == turn:
+                self.slider.value += 1
+        if self._turn == turn:
+            self.play.value = False
 
     def draw_workers(self):
         "Show what the workers do now, if that is looked at."
@@ -214,11 +221,13 @@ class Viewer:
         with self.lock:
             name = self.name
             how = self.beside[name].value if name in self.beside else None
-            wanted = self.slider.value, how
+            of_now = name in ERROR_VIEWS
+            moment = len(self.history) if of_now else self.slider.value
+            wanted = moment, how
             if self._drawn.get(name) == wanted:
                 return
             self._drawn[name] = wanted
-            past = self.history.at(self.slider.value)
+            past = self.history.at(moment)
         try:
             shown = view_of(name, past, how, self.run)
         except BaseException as e:
@@ -230,6 +239,18 @@ class Viewer:
         with self.lock:
             if self._drawn.get(name) == wanted:
                 self.views[name].value = shown
+
+    def forget_now(self):
+        "Have the views of now drawn again: what they show may have been found out meanwhile."
+        with self.lock:
+            for name in ERROR_VIEWS:
+                self._drawn.pop(name, None)
+
+    def close(self):
+        "Free the widgets that are on no page at the moment, and end playing."
+        self.play.value = False
+        for widget in (*self.views.values(), *self._choices.values(), self.slider):
+            widget.close()
 
     def _forget(self, name: str, wanted: tuple):
         "What was to be drawn was not; what another thread draws meanwhile stays."

@@ -102,6 +102,7 @@ _GOALS = ('generation', 'task iteration', 'end')
 COMMON_TRUNKS = 'common trunks'  # the goal of a search for groups that a resting worker begins
 _WORKERS = weakref.WeakValueDictionary()  # id of a search -> its worker, while anybody has it
 _one_makes = threading.Lock()
+_STOPPING = 'stopping at the next evaluation ...'
 _WAITS = 'waiting: a cell or another thread trains this search'
 _THROWN_AWAY = (
     'stopped; the running generation was thrown away, the run goes on from the one before it'
@@ -155,6 +156,11 @@ class Worker:
                 if self.latest:
                     listener.begins(self.latest)
 
+    def leave(self, listener: Listener):
+        "Have somebody hear nothing more."
+        with self._lock:
+            self.listeners = tuple(known for known in self.listeners if known is not listener)
+
     def _tell(self, what: str, *told):
         for listener in self.listeners:
             try:
@@ -203,7 +209,7 @@ class Worker:
             self.goal = None
             self.stopping = True
             if self.running:
-                self.say('stopping at the next evaluation ...')
+                self.say(_STOPPING)
             self._tell('changed')
 
     def request(
@@ -321,6 +327,8 @@ class Worker:
         if not self.running:
             self.goal = None
             self.stopping = False
+            if self.said == _STOPPING:  # there was no generation to stop
+                self.say('stopped; nothing was training')
         self._tell('changed')
         return self.running
 

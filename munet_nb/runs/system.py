@@ -9,7 +9,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from dataclasses import replace
@@ -52,7 +51,7 @@ from ..tasks.task import Task
 from ..words import NEAR_CHANCE, left_to_right, name_of
 
 # %% ../../nbs/70_runs/05_system.ipynb #7f3ad2c9
-def _cost_columns(table: pd.DataFrame, beside: Beside, records: int) -> pd.DataFrame:
+def _cost_columns(table: pd.DataFrame, beside: Beside, records: Sequence) -> pd.DataFrame:
     "The table with what each task cost, if that was told."
     costs = beside.of_tasks(records)
     if not costs:
@@ -81,7 +80,7 @@ def system_table(
     state: State,
     arch: Arch,
     beside: Beside = Beside(),  # what is told beside the journal
-    records: int = sys.maxsize,  # of the journal: so many have happened
+    records: Sequence[Mapping] = (),  # of the journal that have happened: what they cost
 ) -> Table:
     """One row per task: accuracies, parameters charged, share of layers reused and whose they are.
 
@@ -314,6 +313,10 @@ class System:
         self._run = run
         self._router = None  # once it is asked for
         self._grown = None  # its models as a forest, from the first prediction on
+
+    def __getstate__(self) -> dict:
+        "What is copied or sent: not what is made anew from it, and stays on a device."
+        return {**vars(self), '_router': None, '_grown': None}
 
     @classmethod
     def open(
@@ -605,8 +608,10 @@ class System:
 
     def table(self) -> Table:
         "As `system_table`."
-        beside = self._run.told_beside() if self._run else Beside()
-        return system_table(self._state, self._arch, beside)
+        if not self._run:
+            return system_table(self._state, self._arch)
+        beside = self._run.told_beside()
+        return system_table(self._state, self._arch, beside, self._run.records())
 
     def _repr_html_(self):
         return table_html(self.table())

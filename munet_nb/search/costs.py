@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'Cost', 'Images', 'Beside', 'shared_cost', 'cost_line', 'images_line', 'parse_beside',
-    'examples_of_record',
+    'Cost', 'Images', 'costly_tasks', 'Beside', 'shared_cost', 'cost_line', 'images_line',
+    'parse_beside', 'examples_of_record',
 ]
 
 # %% ../../nbs/40_search/12_costs.ipynb #0136e67a
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..checks import is_number, is_whole
@@ -47,6 +48,16 @@ class Images:
         return near_chance(accuracy, classes, getattr(self, split), self.largest)
 
 # %% ../../nbs/40_search/12_costs.ipynb #1066ea8f
+_UNKNOWN = Cost(math.nan, math.nan, math.nan)
+
+
+def costly_tasks(record: Mapping) -> list[str]:
+    "The tasks that a record has trained."
+    if record['kind'] in ('groups', 'common_trunk'):
+        return list(record['examples'])
+    return [record['task']] if record['kind'] in ('generation', 'probes') else []
+
+
 @dataclass(frozen=True)
 class Beside:
     "What is told beside a journal."
@@ -56,13 +67,16 @@ class Beside:
 
     def of_tasks(
         self,
-        records: int,  # so many, from the first one
+        records: Sequence[Mapping],  # of the journal, from the first one
     ) -> dict[str, Cost]:
-        "What each task cost in all; those of which nobody told are not in it."
+        "What each task cost in all; nan if a part of it was not told, nothing if none of it was."
+        if not self.costs:
+            return {}
         found = {}
-        for number, costs in self.costs.items():
-            for task, cost in costs.items() if number < records else ():
-                found[task] = found.get(task, Cost()).plus(cost)
+        for number, record in enumerate(records):
+            told = self.costs.get(number, {})
+            for task in dict.fromkeys([*costly_tasks(record), *told]):
+                found[task] = found.get(task, Cost()).plus(told.get(task, _UNKNOWN))
         return found
 
 

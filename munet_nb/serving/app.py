@@ -6,8 +6,8 @@
 __all__ = [
     'REASONS', 'BATCH', 'Tasks', 'Top', 'Problem', 'ClassTold', 'TaskAnswer', 'Prediction',
     'ImageAnswer', 'BatchPrediction', 'SystemTold', 'Health', 'Refused', 'refusal', 'read_body',
-    'read_images', 'Meters', 'Batcher', 'Desk', 'predict_one', 'predict_many', 'guard', 'Counted',
-    'inline_policy', 'page', 'html_response', 'docs_page', 'make_app',
+    'read_images', 'Meters', 'Batcher', 'Desk', 'predict_one', 'predict_many', 'known_only',
+    'guard', 'Counted', 'inline_policy', 'page', 'html_response', 'docs_page', 'make_app',
 ]
 
 # %% ../../nbs/85_serving/01_app.ipynb #93251da5
@@ -430,6 +430,15 @@ async def predict_many(
     return BatchPrediction(told, number, _milliseconds(started))
 
 # %% ../../nbs/85_serving/01_app.ipynb #ddfcafcc
+async def known_only(request: Request):
+    "Refuse a parameter that an address does not have: it would change nothing, and nobody knew."
+    known = [field.alias for field in request.scope['route'].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            allowed = f'one of {", ".join(known)}' if known else 'left out: there are none here'
+            raise Refused(422, f'the parameter {name!r} must be {allowed}')
+
+
 def guard(token: str | None) -> Callable:
     "A dependency that refuses a request without the token; None: it refuses nobody."
     bearer = HTTPBearer(auto_error=False, description='The token that the server was given.')
@@ -616,6 +625,7 @@ def _add_about(app: FastAPI, desk: Desk, guarded: dict, meters: Meters):
         told = current.tasks, current.makers, current.rows
         return SystemTold(current.number, *map(list, told))
 
+    @app.head('/healthz', include_in_schema=False)
     @app.get('/healthz')
     async def healthz() -> Health:
         "Whether the newest state of the run is served, and if not, why."
@@ -646,12 +656,13 @@ def make_app(
     )
     meters = Meters(replica)
     desk = Desk(service, Batcher(service, limits.pixels, meters), limits)
-    guarded = {'dependencies': [Depends(guard(token))]}
+    guarded = {'dependencies': [Depends(guard(token)), Depends(known_only)]}
     app.add_middleware(Counted, meters=meters)
     _add_errors(app)
     _add_predictions(app, desk, guarded)
     _add_about(app, desk, guarded, meters)
 
+    @app.head('/', include_in_schema=False)
     @app.get('/', include_in_schema=False)
     async def index():
         return html_response(page())

@@ -26,9 +26,9 @@ def check_name(name: str):
     "Raise InputError for what can be no name of a task."
     is_short = is_name(name) and len(name) <= 100
     allowed = (
-        'a printable text of 1 to 100 characters without : and =, as NAME in --folder NAME=DIR'
+        'a printable text of 1 to 100 characters without a colon, as NAME in --folder NAME=DIR'
     )
-    check('task name', name, is_short and not {':', '='} & set(name), allowed)
+    check('task name', name, is_short and ':' not in name, allowed)
     check('task name', name, name not in ('root', 'none'), "another name: 'root' and 'none' are taken")
 
 

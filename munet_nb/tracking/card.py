@@ -12,6 +12,7 @@ __all__ = [
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 
 from ..checks import for_html, version_of
 from ..models.accounting import accounted_params, users_of_models
@@ -20,7 +21,7 @@ from ..models.model import Model
 from ..pictures.history import Past, trunk_tasks
 from ..runs.answers import wilson
 from ..runs.report import mega_flops
-from ..search.costs import Beside
+from ..search.costs import Beside, Cost
 from ..search.journal import State, kept_models, open_first
 from ..words import count, name_of, operations, parameters, percent
 
@@ -127,13 +128,14 @@ def _data(past: Past, task: str, beside: Beside) -> str:
     info, images = past.state.tasks[task], beside.images.get(task)
     named = ', '.join(map(in_markdown, info.classes[:_NAMED]))
     more = len(info.classes) - _NAMED
-    cost = beside.of_tasks(len(past)).get(task)
+    cost = beside.of_tasks(past).get(task, Cost(examples=nan))
     told = {
         'source': info.source or 'arrays that were given in Python',
         'fingerprint of the images': info.fingerprint,
         'validation and test images': images
         and f'{images.validation or "unknown"} and {images.test or "unknown"}',
-        'images that the search trained on': cost and f'{cost.examples:,.0f}',
+        'images that the search trained on': not isnan(cost.examples)
+        and f'{cost.examples:,.0f}',
         'private': 'yes: other tasks may not use its layers' if info.private else 'no',
     }
     rows = [(name, value) for name, value in told.items() if value]

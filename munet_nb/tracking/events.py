@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'Of', 'Event', 'Scalar', 'Settings', 'Text', 'Table', 'Image', 'Counts', 'costly_tasks',
-    'child_name', 'record_events', 'standing_events',
+    'Of', 'Event', 'Scalar', 'Settings', 'Text', 'Table', 'Image', 'Counts', 'child_name',
+    'record_events', 'standing_events',
 ]
 
 # %% ../../nbs/87_tracking/01_events.ipynb #034b7485
@@ -28,7 +28,7 @@ from ..pictures.tabs import PICTURES
 from ..runs.report import mega_flops
 from ..runs.system import system_table
 from ..search.config import config_to_json
-from ..search.costs import Beside
+from ..search.costs import Beside, costly_tasks
 from ..search.journal import State, kept_models, open_first
 from .card import model_card
 from ..words import name_of
@@ -112,13 +112,6 @@ class Counts:
         if is_one:
             own[record['task']] = own.get(record['task'], 0) + 1
         return Counts(self.records + 1, self.generations + is_one, own, examples)
-
-
-def costly_tasks(record: Mapping) -> list[str]:
-    "The tasks that a record has trained."
-    if record['kind'] in ('groups', 'common_trunk'):
-        return list(record['examples'])
-    return [record['task']] if record['kind'] in ('generation', 'probes') else []
 
 # %% ../../nbs/87_tracking/01_events.ipynb #d081206c
 def child_name(id: str) -> str:  # of a model that solves a task
@@ -283,7 +276,7 @@ def _tables(past: Past, beside: Beside) -> dict[str, pd.DataFrame]:
     children, curves = _children(past)
     arch, _ = open_first(past[0])
     return {
-        'system': system_table(past.state, arch, beside, len(past)).reset_index(),
+        'system': system_table(past.state, arch, beside, past).reset_index(),
         'hyperparameters of kept models': hyperparameter_table(past).rename_axis('model').reset_index(),
         'children': children,
         'learning curves': curves,

@@ -110,6 +110,7 @@ def write_told(path: Path, told: Told):
 
 # %% ../../nbs/87_tracking/02_sinks.ipynb #d11631c4
 _ELSEWHERE = ('children', 'learning curves')  # tables that are pages or curves of a service
+_MOST_OPEN = 64  # files, of which a system may allow a process 256
 _KINDS = ('1 system', '2 tasks', '3 children')  # TensorBoard lists by name, and children are many
 
 
@@ -156,6 +157,7 @@ class TensorBoard:
         self._folder = _folder_of(self._top, which)
         self._files = {}  # of the system and of tasks, which go on
         self._children = {}  # of the record that is told
+        self._opened = 0  # files so far
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -165,9 +167,12 @@ class TensorBoard:
     def _file(self, of: Of) -> _EventFile:
         files = self._children if len(of) > 1 else self._files
         if of not in files:
+            if len(files) >= _MOST_OPEN:
+                files.pop(next(iter(files))).close()
             folder = self._folder.joinpath(_KINDS[len(of)], *map(file_name, of))
             # Files are named by the second: of two within one, the later would replace the other.
-            files[of] = _EventFile(folder, f'.{self.told.records}')
+            self._opened += 1
+            files[of] = _EventFile(folder, f'.{self.told.records}.{self._opened}')
         return files[of]
 
     def tell(self, event: Event):

@@ -10,17 +10,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
-from ..checks import InputError, for_terminal
+from ..checks import InputError, as_path, for_terminal
 from ..pictures.history import WATCH, History, journal_size, may_grow, read_on
 from ..runs.files import sealed
 from ..runs.interrupts import interrupt_later
 from ..runs.rundir import RunDir
-from ..search.costs import Beside
-from .events import Counts, costly_tasks, record_events, standing_events
+from ..search.costs import Beside, costly_tasks
+from .events import Counts, record_events, standing_events
 from .sinks import Service, Sink, Told, Which, find_service, refuse_inside
 from ..words import count
 
@@ -133,6 +136,31 @@ class Tracked:
 
 
 @contextmanager
+def _alone(to: str, place: str | None, which: Which) -> Iterator[None]:
+    "Refuse, with an InputError, to tell a run to a place to which another process tells it."
+    is_address = place and ':' in str(place)
+    where = place if is_address else as_path(place or '.', 'place').resolve()
+    name = sha256(f'{to} {where} {which.digest}'.encode()).hexdigest()[:16]
+    folder = user_cache_path('munet_nb') / 'tracking'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f'{name}.lock', timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f'another process tells {which.folder} to {to} there just now: one is enough, and two '
+            'would tell everything twice'
+        ) from None
+    except OSError:  # nothing can be written there: it is not known who else tells
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def _in_words(to: str, service: Service) -> Iterator[None]:
     "Turn an error of a service into one that tells how to go on."
     try:
@@ -158,9 +186,14 @@ def track(
     folder = run.journal.parent
     which = Which(folder.name, sealed(history.records[0], '')[1], folder)
     refuse_inside(Path.cwd(), which)
-    with _in_words(to, service):
+    with _alone(to, place, which), _in_words(to, service):
         sink = service.open(place, which)
         before, look = sink.told.records, ''
+        if before > len(history):
+            raise InputError(
+                f'{folder}: has {count(len(history), "record")}, and {to} was told of {before:,}: the '
+                'run was cut since; choose another place'
+            )
         try:
             _tell_all(run, Teller(history, which, sink), follow)
         except KeyboardInterrupt:
