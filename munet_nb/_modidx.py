@@ -3528,6 +3528,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/munet_nb/', 'doc_host': ''
                                                                                'munet_nb/search/records.py'),
                                          'munet_nb.search.records._of_groups': ( '40_search/records.html#_of_groups',
                                                                                  'munet_nb/search/records.py'),
+                                         'munet_nb.search.records.check_each': ( '40_search/records.html#check_each',
+                                                                                 'munet_nb/search/records.py'),
                                          'munet_nb.search.records.check_records': ( '40_search/records.html#check_records',
                                                                                     'munet_nb/search/records.py'),
                                          'munet_nb.search.records.deciding': ( '40_search/records.html#deciding',

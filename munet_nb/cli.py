@@ -93,6 +93,7 @@ def _print_next(evo: 'Evolution'):
 
 
 _STOPPED = 130  # exit status after a Ctrl-C
+_CUT_OFF = 141  # of a search whose output nobody reads, as a shell has it for SIGPIPE
 
 
 def _run(evo: 'Evolution') -> int:  # exit status
@@ -930,7 +931,8 @@ def _show_warning(message, category, *where):
 
 _RESUMED = 'if a run had begun, munet resume goes on with its last saved generation'
 _WHEN_STOPPED = {
-    'bench': 'the same command goes on with what is finished',
+    'bench': 'the same command begins anew',
+    'bench quality': 'the same command goes on with what is finished',
     'look': 'no page was written',
     'report': 'the run is as it was; the same command writes all of it',
     'check': 'nothing was changed',
@@ -968,6 +970,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns the exit status: 0, 1 if files were skipped, 2 for a mistake in the input, 130 after a
     Ctrl-C.
     """
+    sys.stdout = sys.stdout or open(os.devnull, 'w')  # closed by who called: 2>&-
+    sys.stderr = sys.stderr or open(os.devnull, 'w')
     _write_anything()
     words = sys.argv[1:] if argv is None else argv
     parser = make_parser(words)
@@ -985,10 +989,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if args.command in _WHEN_STOPPED:
+            return 0
+        say(f'munet: nobody reads what this prints; {_RESUMED}', file=sys.stderr)
+        return _CUT_OFF
     except OSError as e:  # a full disk, a directory that may not be written to
         say(f'munet: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say(f'munet: stopped; {_WHEN_STOPPED.get(args.command, _RESUMED)}', file=sys.stderr)
+        told = _WHEN_STOPPED.get(args.command, _RESUMED)
+        told = _WHEN_STOPPED.get(f'{args.command} {getattr(args, "what", "")}', told)
+        say(f'munet: stopped; {told}', file=sys.stderr)
         return _STOPPED

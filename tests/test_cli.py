@@ -6,6 +6,7 @@ Image folders in, tables and pictures out; one line and exit status 2 for a mist
 import argparse
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -74,6 +75,53 @@ def test_evolve_from_folders_prints_a_table_and_saves_pictures(run, folders, cap
     for name in ('architectures', 'progress'):
         with Image.open(run / f'{name}.png') as im:
             assert im.size[0] > 300 and len(np.unique(np.asarray(im.convert('L')))) > 10
+
+
+@pytest.mark.parametrize('command, status', [('resume', 141), ('report', 0)])
+def test_a_search_whose_output_nobody_reads_is_no_success(run, tmp_path, command, status):
+    shutil.copytree(run, tmp_path / 'run')
+    code = 'from munet_nb.cli import main; import sys; sys.exit(main())'
+    more = ['--trust-sources'] if command == 'resume' else []
+    read, write = os.pipe()
+    os.close(read)
+    typed = [sys.executable, '-c', code, command, str(tmp_path / 'run'), *more]
+    ended = subprocess.run(typed, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert ended.returncode == status, ended.stderr
+    assert ('nobody reads what this prints' in ended.stderr) == bool(status)
+
+
+def test_closed_outputs_are_no_mistake(run):
+    command = f'{sys.executable} -c "from munet_nb.cli import main; main()" check {run} >&- 2>&-'
+    assert subprocess.run(command, shell=True).returncode == 0
+
+
+STOPPED = {'quality': 'goes on with what is finished', 'growth': 'begins anew'}
+
+
+@pytest.mark.parametrize('what, told', STOPPED.items())
+def test_a_benchmark_that_was_stopped_says_what_is_left(what, told, monkeypatch, capsys):
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    real = cli.make_parser
+
+    def make_parser(words):
+        parser = real(words)
+        parse = parser.parse_known_args
+
+        def parse_known_args(words):
+            args, strange = parse(words)
+            args.do = stopped
+            return args, strange
+
+        parser.parse_known_args = parse_known_args
+        return parser
+
+    monkeypatch.setattr(cli, 'make_parser', make_parser)
+    more = ['--method', 'munet_1', '--seed', '1', '--out', 'x'] if what == 'quality' else []
+    assert main(['bench', what, *more]) == 130
+    assert told in capsys.readouterr().err
 
 
 def test_a_report_needs_the_journal_alone(run, tmp_path, capsys):

@@ -548,6 +548,9 @@ def test_the_error_of_a_difference_is_that_of_the_images_that_differ():
     a, b = (Model(n, 't', 'root', (), HParams(), (0.7,), pack_correct(x)) for n, x in zip('ab', bits))
     assert paired_error(a, b) == pytest.approx(np.sqrt(0.05 - 0.05**2) / np.sqrt(200))
     assert paired_error(a, replace(b, correct='')) == 0
+    fewer = replace(b, correct=pack_correct(bits[1, :100]))
+    apart = np.sqrt(0.75 * 0.25 / 200 + 0.9 * 0.1 / 100)
+    assert paired_error(a, fewer) == pytest.approx(apart), 'those of one configuration and another'
 
 
 def test_the_first_mutated_children_try_rates_two_steps_apart():

@@ -21,6 +21,7 @@ from munet_nb.pictures.panel import Dashboard
 from munet_nb.runs.files import Head, head_file, read_head, sealed
 from munet_nb.runs.repair import check_run, repair_run
 from munet_nb.runs.rundir import RunDir, RunWriter
+from munet_nb.search import records
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 16, 16), 'uint8')
 FEW = dict(children_per_task=6, children_per_generation=2, batch_size=16, batches=2, segments=1)
@@ -342,6 +343,14 @@ def test_what_a_kill_leaves_at_the_end_is_forgiven(run, half):
 
 
 # Repair
+
+
+def test_a_check_reads_the_configuration_once_and_not_for_every_record(run, monkeypatch):
+    made = []
+    schemas = records.record_schemas
+    monkeypatch.setattr(records, 'record_schemas', lambda *given: made.append(1) or schemas(*given))
+    assert main(['check', str(run)]) == 0
+    assert len(made) <= 3
 
 
 def test_repair_saves_what_is_whole_and_deletes_nothing(run, half, capsys):

@@ -174,6 +174,30 @@ def wait_for_lines(path, n, process):
         time.sleep(0.02)
 
 
+def test_a_system_tells_what_it_cost_until_its_moment_and_stays_when_its_run_is_gone(tmp_path):
+    with start(tmp_path / 'run') as evo:
+        for _ in range(2):
+            evo.step()
+        early = System.open(evo.path)
+        told = early.table()
+        while not evo.done:
+            evo.step()
+        assert early.table().equals(told), 'costs of a later moment beside accuracies of this one'
+    late = System.open(tmp_path / 'run')
+    assert 'examples' in late.table()
+    shutil.rmtree(tmp_path / 'run')
+    assert 'examples' not in late.table() and repr(late)
+
+
+def test_tasks_may_come_from_a_generator(tmp_path):
+    tasks = small_tasks()
+    config = Config.preset('demo', **CONFIG)
+    with Evolution.create(tmp_path / 'run', load_root('random:Ti1'), iter(tasks[:1]), config) as evo:
+        evo.extend(iter(tasks[1:]))
+        assert list(evo.tasks) == [t.name for t in tasks]
+        evo.step()
+
+
 def test_killed_hard_during_a_generation_then_resumed_it_is_the_same_run(whole, tmp_path):
     p = launch(tmp_path / 'k')
     # One generation is in the journal, the next one is being trained.

@@ -103,15 +103,16 @@ def unpack_correct(text: str) -> np.ndarray:  # bool (examples,)
 
 
 def paired_error(a: Model, b: Model) -> float:
-    """The standard error of the difference of two accuracies on the same images.
+    """The standard error of the difference of two accuracies, on the same images as a rule.
 
-    0 if it was not recorded for both which of them were right.
+    Where they were measured on more and on fewer, as after a change of the configuration, that of
+    two separate samples. 0 if it was not recorded for both which images were right.
     """
     if not (a.correct and b.correct):
         return 0.0
     x, y = unpack_correct(a.correct), unpack_correct(b.correct)
     if len(x) != len(y):
-        return 0.0
+        return float(np.sqrt(x.var() / len(x) + y.var() / len(y)))
     return float(np.std(x.astype(float) - y) / np.sqrt(len(x)))
 
 # %% ../../nbs/20_models/03_model.ipynb #cell-011

@@ -113,6 +113,7 @@ class Evolution:
         Raises InputError, and writes nothing, if something is wrong.
         """
         local_devices()  # before anything is written
+        tasks = check_tasks(tasks)
         first = first_record(root, tasks, config)
         check_readable(first)
         layers = cut_root(root, config.root_layers).layers.values()
@@ -205,7 +206,7 @@ class Evolution:
         kept = [m for models in choices_of(state).values() for m in models]
         layers = LayerPool(pool[d] for m in kept for d in m.digests)
         told = self.arch, state.config.training, self.tasks
-        return System(state, layers, *told, run=self._run_dir)
+        return System(state, layers, *told, run=self._run_dir, moment=len(self.records))
 
     def told_beside(self) -> Beside:
         "What is told beside the journal, see `RunDir.told_beside`."
@@ -459,8 +460,8 @@ class Evolution:
         the switch. Raises InputError, and writes nothing, if something is wrong or nothing would
         be trained.
         """
-        if as_list('tasks', tasks, 'a list of tasks'):
-            tasks = check_tasks(tasks)
+        tasks = as_list('tasks', tasks, 'a list of tasks')
+        tasks = check_tasks(tasks) if tasks else []
         with self._moving:
             config = extended_config(self.config, preset, values)
             record = extension(self.state, [task_info(t) for t in tasks], config)

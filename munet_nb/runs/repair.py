@@ -18,7 +18,7 @@ from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
 from ..search.journal import State, choices_of, replay
-from ..search.records import check_records, deciding
+from ..search.records import check_each
 
 # %% ../../nbs/70_runs/10_repair.ipynb #d6ab3183
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def _replayed(records: Sequence[Mapping]) -> tuple[list[frozenset[Digest]], Stat
     "The layers needed after each record, the last state, and why the next record does not fit."
     alive, state = [], None
     try:
-        for record in records:
-            check_records([*deciding(records[: len(alive)] or [record]), record])
+        for record in check_each(records) if records else ():
             state = replay([record], state, len(alive))
             alive.append(state.alive)
     except InputError as e:

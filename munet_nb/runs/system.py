@@ -192,7 +192,8 @@ def layers_needed(
                 yield replace(ref, momentum=momentum), sizes
 
 # %% ../../nbs/70_runs/05_system.ipynb #c20ad4d76fe97759aa27a0c99bff6710
-def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
+def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config, int]:
+    "The last one is how many records it is the system of."
     while True:
         records = run.records()
         state, arch, config = open_records(records)
@@ -201,7 +202,7 @@ def _read_system(run: RunDir) -> tuple[State, LayerPool, Arch, Config]:
         try:
             pool = LayerPool(run.load(sorted(needed)))
             check_layers(layers_needed(state, needed, kept), arch, pool)
-            return state, pool, arch, config
+            return state, pool, arch, config, len(records)
         except InputError:
             # A search that goes on may have dropped the layer, and then its journal says so.
             if len(run.records()) == len(records):
@@ -299,6 +300,7 @@ class System:
         data: Mapping[str, Task] = {},  # images of its tasks, for `evaluate`
         gap: float = 0.0,  # by how much the best system of its size may be better, see `at`
         run: RunDir | None = None,  # where it is kept, for `route`
+        moment: int = 0,  # after so many of its records
     ):
         self.models = kept_models(state)  # task -> its kept model
         self.classes = {t: state.tasks[t].classes for t in self.models}  # task -> class names
@@ -311,6 +313,7 @@ class System:
         self._training = training
         self._data = data
         self._run = run
+        self._moment = moment
         self._router = None  # once it is asked for
         self._grown = None  # its models as a forest, from the first prediction on
 
@@ -328,8 +331,8 @@ class System:
         Raises InputError if there is none, or a layer was altered or is none of this root's.
         """
         run = RunDir(path)
-        state, pool, arch, config = _read_system(run)
-        return cls(state, pool, arch, config.training, run=run)
+        state, pool, arch, config, moment = _read_system(run)
+        return cls(state, pool, arch, config.training, run=run, moment=moment)
 
     def at(
         self,
@@ -346,7 +349,7 @@ class System:
         found = assembly_of(self._state, self._arch, budgets)
         state = with_chosen(self._state, {t: m.id for t, m in found.models.items()})
         told = self._arch, self._training, self._data
-        return System(state, self._pool, *told, found.gap, self._run)
+        return System(state, self._pool, *told, found.gap, self._run, self._moment)
 
     def sizes(self) -> Table:
         "As `sizes_table`."
@@ -610,8 +613,11 @@ class System:
         "As `system_table`."
         if not self._run:
             return system_table(self._state, self._arch)
-        beside = self._run.told_beside()
-        return system_table(self._state, self._arch, beside, self._run.records())
+        try:
+            records = self._run.records()[: self._moment]
+        except InputError:  # the run was deleted: what it cost is not known any more
+            records = ()
+        return system_table(self._state, self._arch, self._run.told_beside(), records)
 
     def _repr_html_(self):
         return table_html(self.table())

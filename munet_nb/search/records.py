@@ -6,12 +6,12 @@
 __all__ = [
     'Schema', 'NAME', 'TASK_NAME', 'TEXT', 'YES_NO', 'COUNT', 'WHOLE', 'SHARE', 'POSITIVE',
     'FACTOR', 'AMOUNT', 'LAYER_NAME', 'CORRECT', 'DIGEST', 'Rule', 'OrNull', 'ListOf', 'ByName',
-    'Fields', 'Repeated', 'Also', 'record_schemas', 'check_records', 'deciding',
+    'Fields', 'Repeated', 'Also', 'record_schemas', 'check_each', 'check_records', 'deciding',
 ]
 
 # %% ../../nbs/40_search/08_records.ipynb #6fd9a5a9
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
@@ -436,13 +436,14 @@ def _check_record(record: Mapping, schemas: Mapping[str, Schema]):
     schemas[record['kind']].check(record)
 
 
-def check_records(
+def check_each(
     records: Sequence[Mapping],  # of a journal, all of them
     checked: int = 0,  # of them, before
-):
-    """Raise InputError, which names the line and the field, unless these can be a journal's records.
+) -> Iterator[Mapping]:
+    """The records, each when it was found to be one of a journal.
 
-    Whether they fit each other is asked by `replay`.
+    Raises InputError, which names the line and the field, at the first that is none. Whether they
+    fit each other is asked by `replay`.
     """
     try:
         if not records:
@@ -459,6 +460,16 @@ def check_records(
                 schemas = record_schemas(arch, config_from_json(record['config']))
         except _Wrong as e:
             raise at_line(number, InputError(str(e))) from None
+        yield record
+
+
+def check_records(
+    records: Sequence[Mapping],  # of a journal, all of them
+    checked: int = 0,  # of them, before
+):
+    "Raise InputError as `check_each`, which looks at all of them."
+    for _ in check_each(records, checked):
+        pass
 
 # %% ../../nbs/40_search/08_records.ipynb #93b278ea
 def deciding(records: Sequence[Mapping]) -> list[Mapping]:
