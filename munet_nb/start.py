@@ -6,12 +6,46 @@
 __all__ = ['main']
 
 # %% ../nbs/96_start.ipynb #6d4c1195
+import _thread
 import signal
 import sys
+import threading
+
+# %% ../nbs/96_start.ipynb #b75b4c6a
+_RETRY = 0.02  # seconds
+
+
+def _would_be_lost(frame) -> bool:
+    "Whether Python only prints what is raised here."
+    while frame:
+        code = frame.f_code
+        of_imports = code.co_name == 'cb' and 'importlib' in code.co_filename
+        if of_imports or code.co_name == '_xla_gc_callback':
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _press_again():
+    if hasattr(signal, 'pthread_kill'):  # which wakes a thread that sleeps, but is not everywhere
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _interrupt(number, frame):
+    "Handle Ctrl-C: raise KeyboardInterrupt, a moment later where it would be lost."
+    if not _would_be_lost(frame):
+        raise KeyboardInterrupt
+    again = threading.Timer(_RETRY, _press_again)
+    again.daemon = True
+    again.start()
 
 # %% ../nbs/96_start.ipynb #c862ec45
 def main() -> int:
     "What the installed `munet` calls. Returns the exit status, 130 after a Ctrl-C."
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         from munet_nb.cli import main as command
 
