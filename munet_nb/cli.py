@@ -28,7 +28,7 @@ from .words import count, operations, parameters, percent, seconds
 if TYPE_CHECKING:
     from munet_nb.predict_files import Form
     from munet_nb.runs.evolution import Evolution
-    from munet_nb.runs.rundir import RunDir
+    from munet_nb.search.costs import Beside
 
 # %% ../nbs/95_cli.ipynb #c1a77e55
 def say(text: str, file=None):
@@ -36,7 +36,7 @@ def say(text: str, file=None):
     print(for_terminal(text), file=file, flush=True)
 
 # %% ../nbs/95_cli.ipynb #cell-005
-def _show_run(run: 'RunDir', records: Sequence):
+def _show_run(path: Path, records: Sequence, beside: 'Beside'):
     "Print the table and save the pictures beside the journal."
     from munet_nb.pictures.architectures import plot_architectures
     from munet_nb.pictures.canvas import save_picture
@@ -52,7 +52,7 @@ def _show_run(run: 'RunDir', records: Sequence):
     if not kept:
         say('\nSystem without a kept model yet\n')
         return
-    table = system_table(past.state, open_first(past[0])[0], run.told_beside(), past)
+    table = system_table(past.state, open_first(past[0])[0], beside, past)
     say(f'\n{table_text(table)}\n')
     mean = table.MFLOPs.mean()
     per_task = parameters(params_per_task(kept.values()))
@@ -64,8 +64,8 @@ def _show_run(run: 'RunDir', records: Sequence):
         say(f'\nSystems of other sizes, by System.at:\n{table}\n')
         pictures['front'] = plot_front
     for name, plot in pictures.items():
-        save_picture(plot(past), run.path / f'{name}.png')
-        say(f'saved {run.path / name}.png')
+        save_picture(plot(past), path / f'{name}.png')
+        say(f'saved {path / name}.png')
 
 # %% ../nbs/95_cli.ipynb #cell-006
 def _print_times(
@@ -98,13 +98,11 @@ _CUT_OFF = 141  # of a search whose output nobody reads, as a shell has it for S
 
 def _run(evo: 'Evolution') -> int:  # exit status
     "Run a search to its end (or to Ctrl-C), then report."
-    from munet_nb.runs.rundir import RunDir
-
     with evo:
         started = time.perf_counter()
         evo.run()
         total = time.perf_counter() - started
-        _show_run(RunDir(evo.path), evo.records)
+        _show_run(evo.path, evo.records, evo.told_beside())
         if evo.done and not evo.times.training:
             say('\nThis search was done already.')
         else:
@@ -331,7 +329,7 @@ def _report(args: argparse.Namespace):
     from munet_nb.runs.rundir import RunDir
 
     run = RunDir(args.run)
-    _show_run(run, run.records())
+    _show_run(run.path, run.records(), run.told_beside())
     say(f'saved {report(args.run).path}')
 
 # %% ../nbs/95_cli.ipynb #9772c4c3

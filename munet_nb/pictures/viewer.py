@@ -166,7 +166,8 @@ class Viewer:
                 if choice.kind == 'list' and list(widget.options) != options:
                     chosen = widget.value
                     widget.options = options  # which chooses the first one
-                    widget.value = chosen if chosen in options else widget.value
+                    if chosen in options:
+                        widget.value = chosen
             if at_end:
                 self.slider.value = end
             self._taking_in = False

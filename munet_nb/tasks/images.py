@@ -13,6 +13,7 @@ __all__ = [
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def check_size(im: Image.Image, where: str):
             f'must have at most {LARGEST_IMAGE:,}; make it smaller'
         )
 
-
+# %% ../../nbs/30_tasks/00_images.ipynb #01c7231c
 def _upright(im: Image.Image) -> Image.Image:
     "An image turned as it says that it lies; as it is if what it says cannot be read."
     im.load()  # outside of the attempt: a damaged image is no matter of its notes
@@ -113,16 +114,24 @@ def picture_formats() -> list[str]:
 DECODED_SIDE = 1024  # pixels that the shorter side of a JPEG keeps at least: twice those of a model
 
 
-def _no_image(where: str, error: Exception, is_empty: bool = False) -> InputError:
-    "What to say of something that is no image."
-    why = str(error)
-    if isinstance(error, UnidentifiedImageError):
-        why = 'it is empty' if is_empty else 'it is no picture of a known kind'
-    return InputError(f'{where}: is not an image that can be decoded ({why})')
+@contextmanager
+def _decoding(where: str) -> Iterator[None]:
+    "Whatever goes wrong is an InputError that says where."
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as e:
+        why = 'it is no picture of a known kind' if isinstance(e, UnidentifiedImageError) else e
+        raise InputError(f'{where}: is not an image that can be decoded ({why})') from None
 
 # %% ../../nbs/30_tasks/00_images.ipynb #d8cdf998
-def _read_picture(file: Path | BytesIO, read: Callable[[Image.Image], object], where: str):
-    with Image.open(file, formats=picture_formats()) as im:
+def _read_picture(
+    file: Path | BytesIO, is_empty: bool, read: Callable[[Image.Image], object], where: str
+):
+    if is_empty:
+        raise InputError(f'{where}: is not an image that can be decoded (it is empty)')
+    with _decoding(where), Image.open(file, formats=picture_formats()) as im:
         check_size(im, where)
         im.draft(None, (DECODED_SIDE, DECODED_SIDE))  # only JPEG knows how
         return read(im)
@@ -137,13 +146,8 @@ def read_file(
     Raises InputError if the image is too large, or does not decode.
     """
     path = as_path(path, 'image file')
-    try:
-        return _read_picture(path, read, str(path))
-    except InputError:
-        raise
-    except Exception as e:
-        is_empty = path.is_file() and not path.stat().st_size
-        raise _no_image(str(path), e, is_empty) from None
+    is_empty = path.is_file() and not path.stat().st_size
+    return _read_picture(path, is_empty, read, str(path))
 
 
 def read_bytes(
@@ -152,12 +156,7 @@ def read_bytes(
     where: str,  # what to call it in an error
 ):
     "As `read_file`, of what is in memory."
-    try:
-        return _read_picture(BytesIO(data), read, where)
-    except InputError:
-        raise
-    except Exception as e:
-        raise _no_image(where, e, not data) from None
+    return _read_picture(BytesIO(data), not data, read, where)
 
 
 def open_image(path: str | Path) -> np.ndarray:
@@ -240,16 +239,6 @@ def _channels_last(
     return np.moveaxis(a, first, -1) if has_channels else a
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-008
-def _decoded(im: Image.Image, where: str) -> np.ndarray:
-    "As `from_pillow`; an opened image may be of a file that does not decode."
-    try:
-        return from_pillow(im, where)
-    except InputError:
-        raise
-    except Exception as e:
-        raise _no_image(where, e) from None
-
-
 def to_image(
     image,  # Pillow's, a path, or (h, w) with or without 1 or 3 channels: bytes, floats in [0, 1]
     where: str,  # what to call it in an error
@@ -259,7 +248,8 @@ def to_image(
     Raises InputError for another shape, NaN, or a value out of range.
     """
     if isinstance(image, Image.Image):
-        image = _decoded(image, where)
+        with _decoding(where):  # it may be of a file that is damaged
+            image = from_pillow(image, where)
     elif is_path(image):
         image = open_image(image)
     given = as_array(image, where)
