@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from statistics import median
-from threading import Event, Thread, active_count
+from threading import Event, Thread, current_thread
 from time import perf_counter, sleep
 from types import SimpleNamespace
 
@@ -484,15 +484,27 @@ def test_a_panel_that_is_closed_is_freed_and_the_search_with_it(tmp_path):
 def test_play_pause_play_moves_one_step_at_a_time(monkeypatch):
     from munet_nb.pictures import viewer
 
-    monkeypatch.setattr(viewer, 'PLAY', 0.3)
+    monkeypatch.setattr(viewer, 'PLAY', 0.05)
+    moves, move = {}, viewer.Viewer._move  # turn -> who moves
+
+    def moved(shown, turn):
+        moves[turn] = current_thread()
+        move(shown, turn)
+
+    monkeypatch.setattr(viewer.Viewer, '_move', moved)
     board = Dashboard.open(example_run())
     board.slider.value = 1
-    before = active_count()
     for pressed in (True, False, True, False, True):
         board.viewer.play.value = pressed
-    sleep(0.7)
-    assert active_count() == before + 1 and board.slider.value <= 4
+    while len(moves) < 3:
+        sleep(0.01)
+    first, second, last = (moves[turn] for turn in sorted(moves))
+    for told_to_stop in (first, second):
+        told_to_stop.join(60)
+    assert last.is_alive() and not (first.is_alive() or second.is_alive())
     board.viewer.play.value = False
+    last.join(60)
+    assert not last.is_alive()
 
 
 def test_two_wishes_for_more_iterations_are_both_granted(tmp_path):
