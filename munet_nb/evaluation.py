@@ -83,7 +83,8 @@ def evaluate_splits(
     Raises InputError for a task without a model, and for data that is gone, other, or not trusted.
     """
     check('split', split, is_one_of(split, SPLITS), ' or '.join(map(repr, SPLITS)))
-    system, run = System.open(path), RunDir(path)
+    run = RunDir(path)
+    system = System.open(run)
     names = [system.named(task) for task in dict.fromkeys(tasks)] or list(system.models)
     if not names:
         raise InputError(f'{run.path}: no task has a model yet')

@@ -191,7 +191,7 @@ def _write_figures(ax: Axes, grid: Grid, state: State, millions: Callable):
         ax.text(
             x,
             -0.18,
-            f'{millions(model, charged):.2f} M',
+            f'{millions(model.id, charged):.2f} M',
             ha='center',
             va='top',
             fontsize=8 if n <= 12 else 6.5,

@@ -141,7 +141,7 @@ def kept_answers(run: RunDir, past: Past) -> dict[str, Answers]:
 
 def _asked_again(run: RunDir, past: Past, data: Mapping[str, Task]) -> dict[str, np.ndarray]:
     "Which test images the models of a run get right, by task."
-    networks = System.open(run.path).networks if data else {}
+    networks = System.open(run).networks if data else {}
     training = past.state.config.training
     return {t: right_answers(networks[t], data[t], training) for t in data if t in networks}
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    'MOST_TOLD', 'SIZES', 'WATCH', 'Past', 'check_told', 'state_of', 'History', 'children_by_task',
-    'curve_text', 'told_changes', 'told_child', 'told_children', 'size_of', 'config_after',
-    'Arrival', 'trunk_tasks', 'arrivals_by_task', 'journal_size', 'may_grow', 'read_on',
+    'MOST_DRAWN', 'MOST_TOLD', 'SIZES', 'WATCH', 'Past', 'check_told', 'state_of', 'History',
+    'children_by_task', 'drawn_children', 'told_drawn', 'curve_text', 'told_changes', 'told_child',
+    'told_children', 'size_of', 'config_after', 'Arrival', 'trunk_tasks', 'arrivals_by_task',
+    'journal_size', 'may_grow', 'read_on',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
@@ -22,7 +23,7 @@ from ..search.ask import next_task, scores_of
 from ..search.config import Config, config_from_json, with_fields
 from ..search.journal import State, apply_record, open_first, replay
 from ..search.mutation import mutations
-from ..words import name_of, percent
+from ..words import count, name_of, percent
 
 # %% ../../nbs/80_pictures/02_history.ipynb #47ffa4016b335c02a6bda4342bf2f1f1
 class Past(Sequence):
@@ -122,6 +123,34 @@ def children_by_task(
         found[r['task']] += [(i, child) for child in r['children']]
     return {t: children for t, children in found.items() if children}
 
+# %% ../../nbs/80_pictures/02_history.ipynb #f76a6d07
+MOST_DRAWN = 4000  # children in a picture
+
+
+def drawn_children(
+    children: Mapping[str, Sequence[tuple[int, Mapping]]],  # of `children_by_task`
+    always: Collection[str] = (),  # ids of those that are not left out
+    most: int = MOST_DRAWN,
+) -> dict[str, list[tuple[int, Mapping]]]:
+    "Those that a picture draws: all, or about so many evenly over each task's generations."
+    n = sum(map(len, children.values()))
+    drawn = {}
+    for task, found in children.items():
+        left = range(len(found) - 1, -1, -1)  # how many of them come after a child
+        drawn[task] = [
+            own
+            for own, k in zip(found, left)
+            if n <= most or k * most % n < most or own[1]['model']['id'] in always
+        ]
+    return drawn
+
+
+def told_drawn(children: Mapping[str, Sequence], drawn: Mapping[str, Sequence]) -> str:
+    "How many children there are, and how many of them a picture draws if it leaves some out."
+    n, shown = (sum(map(len, some.values())) for some in (children, drawn))
+    told = count(n, 'child', 'children')
+    return f'{shown:,} of {told}' if shown < n else told
+
 # %% ../../nbs/80_pictures/02_history.ipynb #695ac155
 def curve_text(evaluations: Sequence[float]) -> str:
     "Accuracies after segments of training, of which eight are told."
@@ -180,17 +209,17 @@ def size_of(
     size: str,  # one of SIZES
     records: Sequence[Mapping],
     state: State,  # after them
-) -> Callable[[Model, float], float]:
-    """From a model and the parameters that it is charged for to its size in millions.
+) -> Callable[[str, float], float]:
+    """From a model's id and the parameters that it is charged for to its size in millions.
 
     Raises InputError for another size.
     """
     if not is_one_of(size, SIZES):
         raise unknown('size', size, SIZES)
     if size == 'charged':
-        return lambda model, charged: charged / 1e6
+        return lambda id, charged: charged / 1e6
     arch, _ = open_first(records[0])
-    return lambda model, charged: mega_flops(model, state, arch)
+    return lambda id, charged: mega_flops(state.models[id], state, arch)
 
 # %% ../../nbs/80_pictures/02_history.ipynb #a8638ff8
 def config_after(records: Sequence[Mapping]) -> Config | None:

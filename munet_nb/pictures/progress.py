@@ -16,15 +16,15 @@ from matplotlib.patches import Patch
 
 from ..checks import check, is_number, is_one_of, unknown
 from ..models.accounting import params_per_task
-from ..models.model import model_from_json
 from .architectures import plot_architectures
 from .axes import draw_dots, draw_square, end_at_one, few_ticks, nothing_yet
 from .axes import share_ticks, whole_ticks
 from .canvas import LIGHT, Picture, Theme, check_theme, listed
 from .canvas import new_picture, short_name, task_colors, task_legend, tell
 from .canvas import trunk_legend
-from .history import SIZES, Past, arrivals_by_task, children_by_task, size_of
-from .history import state_of, told_children, trunk_tasks
+from .history import SIZES, Past, arrivals_by_task, children_by_task
+from .history import drawn_children, size_of, state_of, told_children, told_drawn
+from .history import trunk_tasks
 from ..runs.system import sizes_of_system, sizes_table
 from ..search.journal import State, kept_models, with_chosen
 from ..words import count
@@ -77,18 +77,19 @@ def plot_lineage(
     colors = task_colors(list(state.tasks), state.trunks)
     wanted = [m for t, m in kept_models(state).items() if task in (None, t)]
     ancestors = {a.id for m in wanted for a in state.lineage(m)}
-    at = {c['model']['id']: (i + 1, c['score']) for found in children.values() for i, c in found}
+    drawn = drawn_children(children, ancestors)
+    at = {c['model']['id']: (i + 1, c['score']) for found in drawn.values() for i, c in found}
     arrivals = [a for found in arrived.values() for a in found]
     at |= {a.model.id: (a.generation + 0.5, a.score) for a in arrivals}
     shown = [t for t in state.tasks if t in children or t in arrived]
     handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
     fig, (ax,) = new_picture(8.2, 4, theme, handles=handles)
-    everyone = [c for found in children.values() for _, c in found]
-    told = told_children(everyone, state, first=ancestors)
-    for t, found in children.items():
+    told = told_children([c for found in drawn.values() for _, c in found], state, first=ancestors)
+    for t, found in drawn.items():
         for strong in (False, True):
             some = [c for _, c in found if (c['model']['id'] in ancestors) == strong]
             _draw_family(ax, some, at, told, colors[t], theme, strong)
+    accepted = sum(c['accepted'] for found in children.values() for _, c in found)
     for a in arrivals:
         place = at[a.model.id]
         draw_square(ax, place, colors[a.trunk], theme, a.model.id in ancestors, a.told)
@@ -96,8 +97,8 @@ def plot_lineage(
     end_at_one(ax)
     ways = [f'{t}: {len(state.lineage(m)) - 1}' for t, m in kept_models(state).items()]
     fig.alt = (
-        f"Lineage: {len(everyone)} children of {count(len(children), 'task')} by generation and score, "
-        f"{sum(c['accepted'] for c in everyone)} of them accepted. Ancestors of the kept models: "
+        f"Lineage: {told_drawn(children, drawn)} of {count(len(children), 'task')} by generation "
+        f"and score, {accepted:,} accepted in all. Ancestors of the kept models: "
         f"{listed(ways) or 'none yet'}."
     )
     if not shown:
@@ -201,13 +202,20 @@ def _draw_arrivals(ax: Axes, arrivals: Sequence, colors: Mapping, theme: Theme):
 
 
 def _draw_progress(
-    ax: Axes, records: Sequence, task: str, children: Sequence, told: Mapping, color, theme: Theme
+    ax: Axes,
+    records: Sequence,  # the task's
+    task: str,
+    children: Sequence,  # all that it has, with their generations of the run
+    drawn: Sequence,  # those that are drawn
+    told: Mapping,
+    color: str,
+    theme: Theme,
 ) -> float | None:  # the best score at last, if there is one
     "One task's children, its best scores, the ends of its iterations, changes of the price of size."
     generations = dict.fromkeys(i for i, _ in children)  # of the run
     own = {i: n + 1 for n, i in enumerate(generations)}  # of the run -> of the task
     dots = [
-        (own[i], c['score'], c['accepted'], told.get(c['model']['id'], '')) for i, c in children
+        (own[i], c['score'], c['accepted'], told.get(c['model']['id'], '')) for i, c in drawn
     ]
     draw_dots(ax, dots, color, theme)
     scores, ends = _best_scores(records, task)
@@ -234,11 +242,13 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     height = max(2, 1.25 * rows + 0.9)
     pads = (0.72, 0.5, 0.15, 0.56)
     fig, axs = new_picture(width, height, theme, rows, columns, n, pads, gaps=(0.75, 0.46))
-    told = told_children([c for found in children.values() for _, c in found], state)
+    drawn = drawn_children(children)
+    told = told_children([c for found in drawn.values() for _, c in found], state)
     ends = []
     for ax, task in zip(axs, shown):
         own = of_task.get(task, ())
-        best = _draw_progress(ax, own, task, children.get(task, ()), told, colors[task], theme)
+        found = children.get(task, ()), drawn.get(task, ())
+        best = _draw_progress(ax, own, task, *found, told, colors[task], theme)
         _draw_arrivals(ax, arrived.get(task, ()), colors, theme)
         name = ax.set_title(
             short_name(task, 72 if columns == 1 else 46), fontsize=8, y=1, loc='left', pad=3
@@ -253,9 +263,8 @@ def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
         nothing_yet(axs[0], theme)
     for ax in axs[max(n - columns, 0) :]:
         ax.set_xlabel('generation of the task')
-    title = 'every child (filled: accepted), and the best model at that time'
-    if arrived:
-        title = 'children (filled: accepted), squares from common trunks, and the best so far'
+    squares = ', squares from common trunks' if arrived else ''
+    title = f'{told_drawn(children, drawn)} (filled: accepted){squares}, and the best so far'
     fig.text(0.15 / width, 1 - 0.22 / height, title, fontsize=9, color=theme.ink)
     fig.alt = f"Progress of {count(n, 'task')}. Best scores so far: {listed(ends) or 'none'}."
     return fig
@@ -287,14 +296,17 @@ def plot_sizes(
     arrived = arrivals_by_task(records, state)
     colors = task_colors(list(state.tasks), state.trunks)
     kept = set(state.kept.values())
-    found = {}  # task -> (size in millions, quality, whether it is kept, child)
-    for task, children in children_by_task(records, state).items():
-        for _, child in children:
-            if child['accepted']:
-                model = model_from_json(child['model'])
-                point = (millions(model, child['accounted']), model.quality, model.id in kept)
-                found.setdefault(task, []).append((*point, child))
-    told = told_children([p[3] for points in found.values() for p in points], state)
+    children = children_by_task(records, state)
+    accepted = {t: [own for own in some if own[1]['accepted']] for t, some in children.items()}
+    found = {}  # task -> (size in millions, quality, id)
+    for task, some in accepted.items():
+        for _, child in some:
+            id, quality = child['model']['id'], max(child['model']['evaluations'])
+            point = millions(id, child['accounted']), quality, id
+            found.setdefault(task, []).append(point)
+    drawn = drawn_children(accepted, kept)
+    told = told_children([c for some in drawn.values() for _, c in some], state)
+    ids = {c['model']['id'] for some in drawn.values() for _, c in some}
     shown = [t for t in state.tasks if t in found or t in arrived]
     handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
     fig, (ax,) = new_picture(7.4, 4, theme, handles=handles)
@@ -302,18 +314,18 @@ def plot_sizes(
     for task in shown:
         points = sorted(found.get(task, ()), key=lambda p: (p[0], -p[1]))
         arrivals = arrived.get(task, ())
-        squares = [(millions(a.model, a.charged), a.model.quality) for a in arrivals]
+        squares = [(millions(a.model.id, a.charged), a.model.quality) for a in arrivals]
         for a, place in zip(arrivals, squares):
             draw_square(ax, place, colors[a.trunk], theme, a.model.id in kept, a.told)
-        front = _best_corners([*squares, *((x, y) for x, y, _, _ in points)])
+        front = _best_corners([*squares, *((x, y) for x, y, _ in points)])
         (line,) = ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
         tell(line, f'{task}: its models that no smaller one equals')
         ends.append(f'{task}: {front[-1][1]:.1%} with {front[-1][0]:.3g} M')
         for is_kept in (False, True):
             some = [
-                (x, y, True, told.get(c['model']['id'], ''))
-                for x, y, k, c in points
-                if k == is_kept
+                (x, y, True, told.get(id, ''))
+                for x, y, id in points
+                if id in ids and (id in kept) == is_kept
             ]
             draw_dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
     ax.set(xlabel=f'{SIZES[size]} (millions)', ylabel='validation accuracy')
@@ -321,8 +333,8 @@ def plot_sizes(
     end_at_one(ax)
     share_ticks(ax.yaxis)
     fig.alt = (
-        f'Validation accuracy against {SIZES[size]} of every accepted model. The best of each '
-        f"task: {listed(ends) or 'none yet'}."
+        f'Validation accuracy against {SIZES[size]} of {told_drawn(accepted, drawn)} that were '
+        f"accepted. The best of each task: {listed(ends) or 'none yet'}."
     )
     if not shown:
         nothing_yet(ax, theme)

@@ -181,7 +181,7 @@ PICTURES = {
         (plot_graph, 'The distinct layers of the system, and the ways of the tasks through them.'),
     ],
     'Progress': [
-        (plot_progress, 'The score of every child, and the best so far, over the generations.'),
+        (plot_progress, 'The scores of children, and the best so far, over the generations.'),
         (plot_learning_curves, 'Validation accuracy of children while they train, and of the kept '
          'model.'),
         (plot_lineage, 'The tree of models by generation and score, with the ancestors of those '
@@ -262,7 +262,7 @@ def _errors_of(system: System, task: str) -> str:
     return subheading(task) + side_by_side(error_view(name, system, task) for name in _ERRORS)
 
 
-def error_sections(run: Path) -> list[Section]:
+def error_sections(run: RunDir) -> list[Section]:
     "What the models of a run get wrong, where it is known."
     try:
         system = System.open(run)
@@ -293,7 +293,7 @@ def report(
         *_pictures(past),
         _hyperparameters(past),
         *_common_trunks(past),
-        *error_sections(run.path),
+        *error_sections(run),
         _journal(past),
         _versions(),
     ]

@@ -154,7 +154,7 @@ def _error(name: str) -> View:
         if run is None:
             return paragraph('there is no run that keeps what its models answered', note=True)
         try:
-            system = run.system if isinstance(run, Evolution) else System.open(run.path)
+            system = run.system if isinstance(run, Evolution) else System.open(run)
         except InputError as e:  # as of a run whose journal is all there is
             return paragraph(str(e), note=True)
         task = how or next(iter(past.state.tasks))

@@ -324,13 +324,13 @@ class System:
     @classmethod
     def open(
         cls,
-        path: str | Path,  # a run directory
+        path: str | Path | RunDir,  # a run directory; of a RunDir what is new is read
     ) -> 'System':
         """The system of a run, finished or not, without its data.
 
         Raises InputError if there is none, or a layer was altered or is none of this root's.
         """
-        run = RunDir(path)
+        run = path if isinstance(path, RunDir) else RunDir(path)
         state, pool, arch, config, moment = _read_system(run)
         return cls(state, pool, arch, config.training, run=run, moment=moment)
 

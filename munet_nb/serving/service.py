@@ -253,7 +253,7 @@ class Service:
         state, _, _ = open_records(self._run.records())
         known = kept_models(state), state.tests, state.tasks, state.trunks
         if known != self._known:
-            system = System.open(self._run.path)
+            system = System.open(self._run)
             _prepare(system)
             number = self.current.number + 1 if self._known else 1
             told = tell_tasks(system), tell_makers(system), tell_rows(system)
