@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'PACKAGED', 'STEPS', 'MOST_SEGMENTS', 'preset_for', 'root_for_photos', 'size_for_photos',
-    'size_for_characters', 'with_steps', 'Choice', 'plan', 'measure_speed', 'choose', 'for_minutes',
+    'PACKAGED', 'FITTING', 'STEPS', 'MOST_SEGMENTS', 'preset_for', 'root_for_photos',
+    'size_for_photos', 'size_for_characters', 'with_steps', 'Choice', 'plan', 'measure_speed',
+    'check_wishes', 'choose', 'for_minutes',
 ]
 
 # %% ../nbs/91_choices.ipynb #db36666f
@@ -36,11 +37,13 @@ from .workers.executors import Executor, Inline
 # %% ../nbs/91_choices.ipynb #52d0407d
 PACKAGED = 'Ti3-glyphs'
 _TINY, _BASE = PAPER_ROOTS['characters'][0], PAPER_ROOTS['decathlon'][0]
+FITTING = 'demo', 'photos'  # presets for small gray characters, and for all other images
 
 
 def preset_for(tasks: Sequence[Task]) -> str:
     "The preset that suits tasks. Raises InputError for what are none."
-    return 'demo' if is_characters([facts_of(t) for t in check_tasks(tasks)]) else 'photos'
+    characters, photos = FITTING
+    return characters if is_characters([facts_of(t) for t in check_tasks(tasks)]) else photos
 
 
 def root_for_photos(
@@ -272,6 +275,14 @@ def measure_speed(root: Root, task: Task, config: Config) -> Speed:
     )
 
 # %% ../nbs/91_choices.ipynb #f9c65f9b
+def check_wishes(root: str | None, layers: int | None, minutes: float | None):
+    "Raise InputError for a root, a number of blocks or a time that cannot be had of any tasks."
+    allowed = 'a positive number'
+    check('minutes', minutes, minutes is None or is_number(minutes) and minutes > 0, allowed)
+    check('layers', layers, layers is None or is_count(layers), 'a whole number from 1 on')
+    check('root', root, root is None or isinstance(root, str), 'a text, or None')
+
+
 def choose(
     tasks: Sequence[Task],
     root: str | None = None,  # as `load_root` takes it; None: chosen, as all that is not given
@@ -287,10 +298,7 @@ def choose(
     Raises InputError for what are no tasks, and for an unknown root, preset or field.
     """
     tasks = check_tasks(tasks)
-    allowed = 'a positive number'
-    check('minutes', minutes, minutes is None or is_number(minutes) and minutes > 0, allowed)
-    check('layers', layers, layers is None or is_count(layers), 'a whole number from 1 on')
-    check('root', root, root is None or isinstance(root, str), 'a text, or None')
+    check_wishes(root, layers, minutes)
     executor = executor or Inline()
     if minutes is not None and not isinstance(executor, Inline):
         raise InputError(
@@ -320,9 +328,11 @@ def for_minutes(
     trained = f'{many} children per task, each trained for {segments} segments'
     told = f"Budget for {minutes:g} {'minute' if minutes == 1 else 'minutes'}: {trained}."
     warnings = choice.warnings
-    if seconds > 78 * minutes:
-        least = f'Even the smallest budget takes about {seconds / 60:.1f} minutes here.'
-        warnings = (*warnings, least)
+    took = seconds / 60 / minutes
+    if not 1 / 1.3 < took < 1.3:
+        bound = 'smallest' if took > 1 else 'largest'
+        told_too = f'Even the {bound} budget takes about {seconds / 60:.1f} minutes here.'
+        warnings = (*warnings, told_too)
     reasons = *choice.reasons, told
     found = dict(reasons=reasons, warnings=warnings, longer='', seconds=seconds)
     return replace(choice, config=config, **found)

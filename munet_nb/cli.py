@@ -212,15 +212,15 @@ def _add_evolve(commands, words: Sequence[str]):
 
 
 def _evolve(args: argparse.Namespace):
-    from munet_nb.choices import choose, preset_for
+    from munet_nb.choices import FITTING, check_wishes, choose, preset_for
     from munet_nb.runs.evolution import Evolution
     from munet_nb.runs.rundir import RunDir, refuse_if_taken
     from munet_nb.search.config import Config
 
     refuse_if_taken(RunDir(args.run))  # before any image is read
     preset = preset_of(args) if args.preset or args.benchmark else None
-    if preset:
-        read_config(args)  # which tells of a mistake before any image is read
+    check_wishes(args.root, args.layers, args.minutes)
+    read_config(args, [preset] if preset else FITTING)  # mistakes are told before images are read
     tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
         values = read_values(args, Config.preset(preset or preset_for(tasks)))

@@ -336,7 +336,15 @@ def read_values(
     return {'search': search, **given}
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    "The configuration that the options of a new run ask for."
-    start = Config.preset(preset_of(args))
-    return with_fields(start, **read_values(args, start))
+def read_config(
+    args: argparse.Namespace,
+    presets: Sequence[str],  # that a new run may begin with
+) -> Config:
+    "What the options ask for: the first of these presets that they go with, changed by them."
+    for preset in presets:
+        start = Config.preset(preset)
+        try:
+            return with_fields(start, **read_values(args, start))
+        except InputError:
+            if preset == presets[-1]:
+                raise

@@ -357,6 +357,21 @@ def test_a_search_that_was_stopped_has_the_exit_status_of_ctrl_c(folders, tmp_pa
     assert main(resume) == 0
 
 
+@pytest.mark.parametrize(
+    'mistake, told',
+    [
+        ('--minutes nan', 'minutes = nan: must be a positive number'),
+        ('--layers 0', 'layers = 0: must be a whole number'),
+        ('--scale-factor 3', 'scale_factor = 3.0: must be a number in (0, 1]'),
+        ('--search pace=1', "--search 'pace=1': must be NAME=V1,V2"),
+    ],
+)
+def test_mistakes_in_options_are_told_before_images_are_read(mistake, told, tmp_path, capsys):
+    words = ['evolve', '--run', str(tmp_path / 'run'), '--folder', str(tmp_path / 'nowhere')]
+    assert main([*words, *mistake.split()]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_run_that_is_there_is_refused_before_images_are_read(folders, tmp_path, capsys):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'mine.txt').write_text('x')

@@ -16,6 +16,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 # %% ../../nbs/10_network/01_layers.ipynb #316a7421
@@ -39,6 +40,13 @@ def _rounded(a, dtype):
     return fewer.astype(dtype) if a.ndim == 2 else fewer
 
 # %% ../../nbs/10_network/01_layers.ipynb #25d84f66
+def _turned(matrix):
+    "A matrix transposed, and on a CPU copied so that its rows lie one after the other."
+    if jax.default_backend() != 'cpu':
+        return matrix.T
+    return with_layout_constraint(matrix.T, Layout(major_to_minor=(0, 1)))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def _mixed(spec, a, b, dtype):
     return _mixed_forward(spec, a, b, dtype)[0]
@@ -54,7 +62,10 @@ def _mixed_backward(spec, dtype, inputs, g):
     first, second, out = re.split(',|->', spec)
     g = _rounded(g, dtype)
     summed = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    return summed(f'{out},{second}->{first}', g, b), summed(f'{first},{out}->{second}', a, g)
+    of_first = summed(f'{out},{second}->{first}', g, b)
+    if a.ndim == 2:
+        return of_first, summed(f'{first[::-1]},{out}->{second}', _turned(a), g)
+    return of_first, summed(f'{first},{out}->{second}', a, g)
 
 
 _mixed.defvjp(_mixed_forward, _mixed_backward)
