@@ -6,7 +6,7 @@
 __all__ = [
     'PACKAGED', 'FITTING', 'STEPS', 'MOST_SEGMENTS', 'preset_for', 'root_for_photos',
     'size_for_photos', 'size_for_characters', 'with_steps', 'Choice', 'plan', 'measure_speed',
-    'check_wishes', 'choose', 'for_minutes',
+    'check_wishes', 'check_who_trains', 'choose', 'for_minutes',
 ]
 
 # %% ../nbs/91_choices.ipynb #db36666f
@@ -213,7 +213,7 @@ def plan(
 ) -> Choice:
     "What a search starts from. Raises InputError for an unknown preset, field or root."
     values, characters = dict(values or {}), is_characters(facts)
-    name = preset or ('demo' if characters else 'photos')
+    name = FITTING[0 if characters else 1] if preset is None else preset
     photos = 'in color, or larger than characters'
     kind = 'small and gray, as characters are' if characters else photos
     why = 'as given' if preset else f'the images are {kind}'
@@ -283,6 +283,18 @@ def check_wishes(root: str | None, layers: int | None, minutes: float | None):
     check('root', root, root is None or isinstance(root, str), 'a text, or None')
 
 
+def check_who_trains(
+    minutes: float | None,
+    here: bool,  # whether this process trains
+):
+    "Raise InputError for a time, which is measured in this process, if others are to train."
+    if minutes is not None and not here:
+        raise InputError(
+            f'minutes = {minutes:g}: the speed is measured in this process; give no other who trains '
+            '(executor, --workers, --ray) with it, or a budget by children_per_task, segments, batches'
+        )
+
+
 def choose(
     tasks: Sequence[Task],
     root: str | None = None,  # as `load_root` takes it; None: chosen, as all that is not given
@@ -299,12 +311,9 @@ def choose(
     """
     tasks = check_tasks(tasks)
     check_wishes(root, layers, minutes)
+    check('executor', executor, executor is None or hasattr(executor, 'accelerated'), 'an Executor')
     executor = executor or Inline()
-    if minutes is not None and not isinstance(executor, Inline):
-        raise InputError(
-            f'minutes = {minutes:g}: the speed is measured in this process; give no other who trains '
-            '(executor, --workers, --ray) with it, or a budget by children_per_task, segments, batches'
-        )
+    check_who_trains(minutes, isinstance(executor, Inline))
     accelerated = executor.accelerated
     facts = [facts_of(task) for task in tasks]
     choice = plan(facts, accelerated, can_be_fetched, root, layers, preset, values)

@@ -6,16 +6,19 @@
 __all__ = ['MultitaskClassifier']
 
 # %% ../nbs/98_classifier.ipynb #afce0109
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
+from weakref import finalize
 
 import numpy as np
 
 from .checks import InputError, check, notice, unknown
 from .choices import Choice, choose
 from .runs.evolution import Evolution
+from .runs.rundir import RunDir, refuse_if_taken
 from .runs.system import System
 from .search.config import Config
 from .tasks.datasets import task_from_dataset
@@ -23,12 +26,36 @@ from .tasks.labels import Labels, in_classes, read_labels
 from .tasks.task import Task, check_tasks, task_from_arrays
 
 # %% ../nbs/98_classifier.ipynb #20f774d0
+_SPLITS = 'train', 'validation', 'test'
+
+
+def _is_pair(given) -> bool:
+    "Whether something is images with their labels; two examples in a list are a data set."
+    if isinstance(given, list):
+        return len(given) == 2 and not any(isinstance(e, (tuple, Mapping)) for e in given)
+    return isinstance(given, tuple) and len(given) == 2
+
+
+def _kept(given):
+    "What was given, with an iterator of labels as a list: they are looked at twice."
+    if isinstance(given, Mapping):
+        return {name: _kept(own) for name, own in given.items()}
+    if _is_pair(given):
+        return given[0], list(given[1]) if isinstance(given[1], Iterator) else given[1]
+    return given
+
+
 def _named_task(name: str, given) -> Task:
-    "A task of this name, from a task, a pair (images, labels) or a data set."
+    "A task of this name, from a task, a pair (images, labels), pairs by split, or a data set."
     if isinstance(given, Task):
         return replace(given, name=name)
-    if isinstance(given, tuple) and len(given) == 2:
+    if _is_pair(given):
         return task_from_arrays(name, given)
+    if isinstance(given, Mapping) and 'train' in given and all(map(_is_pair, given.values())):
+        for split in given:
+            if split not in _SPLITS:
+                raise unknown('split', split, _SPLITS)
+        return task_from_arrays(name, **given)
     return task_from_dataset(name, given)
 
 
@@ -51,9 +78,11 @@ def _labels_of(classes: Sequence[str], as_texts: bool) -> np.ndarray:
 
 def _have_texts(tasks: Mapping[str, object] | Sequence[Task]) -> set[str]:
     "The tasks whose labels were given as texts, beside their images."
-    pairs = tasks.items() if isinstance(tasks, Mapping) else ()
-    pairs = {t: given[1] for t, given in pairs if isinstance(given, tuple) and len(given) == 2}
-    return {t for t, labels in pairs.items() if read_labels(labels, t).are_texts}
+    pairs = dict(tasks) if isinstance(tasks, Mapping) else {}
+    for t, given in pairs.items():
+        if isinstance(given, Mapping):
+            pairs[t] = given.get('train')
+    return {t for t, given in pairs.items() if _is_pair(given) and read_labels(given[1], t).are_texts}
 
 
 def _as_named(labels: Labels, classes: Sequence[str]) -> Labels:
@@ -71,10 +100,28 @@ def _with_config(choice: Choice, config: Config, root: str | None) -> Choice:
         f"Root {choice.root}: {'as given' if root else 'chosen from the images'}.",
         f'Configuration: as given. Images are looked at with {size} x {size} pixels.',
     )
-    return replace(choice, preset='', config=config, reasons=reasons)
+    return replace(choice, preset='', config=config, reasons=reasons, longer='')
 
 # %% ../nbs/98_classifier.ipynb #ddda7f6c
 _PARAMS = ('root', 'minutes', 'config', 'path')
+
+
+class _Temporary:
+    "A directory that is deleted when nobody holds this any more."
+
+    def __init__(self):
+        self.path = mkdtemp(prefix='munet-')
+        self._end = finalize(self, rmtree, self.path, ignore_errors=True)
+
+    def stays(self):
+        "Do not delete it."
+        self._end.detach()
+
+    def __deepcopy__(self, _):
+        return self
+
+    def __getstate__(self):
+        return {'path': self.path}  # another process has no say in it
 
 
 class MultitaskClassifier:
@@ -115,18 +162,23 @@ class MultitaskClassifier:
     def fit(self, tasks: Mapping[str, object] | Sequence[Task]) -> 'MultitaskClassifier':
         """Evolve a system for tasks: a mapping of names to (images, labels), tasks or data sets.
 
-        Ctrl-C ends it after the generation. Raises InputError, and trains nothing, if something is
-        wrong.
+        Ctrl-C ends it after the generation; the run then stays, also in a temporary directory.
+        Raises InputError, and trains nothing, if something is wrong.
         """
-        given, tasks = tasks, _tasks_of(tasks)
+        if self.path is not None:
+            refuse_if_taken(RunDir(self.path))
+        given = _kept(tasks)
+        tasks = _tasks_of(given)
         texts = _have_texts(given)
         choice = self._choice(tasks)
         for warning in choice.warnings:
             notice(warning)
-        temporary = TemporaryDirectory(prefix='munet-') if self.path is None else None
-        path = temporary.name if temporary else self.path
+        temporary = _Temporary() if self.path is None else None
+        path = temporary.path if temporary else self.path
         with Evolution.create(path, choice.load_root(), tasks, choice.config) as evo:
             evo.run()
+            if temporary and not evo.done:
+                temporary.stays()  # the search says that it can be gone on with
         self._temporary = temporary
         self.choice_ = choice
         self.system_ = System.open(path)
@@ -157,7 +209,9 @@ class MultitaskClassifier:
         where = f'labels for task {task!r}'
         classes = self.system_.classes[task]
         numbers = in_classes(_as_named(read_labels(labels, where), classes), classes, where)
-        check(where, numbers.max(initial=0), numbers.max(initial=0) < len(classes), 'of its classes')
+        largest = int(numbers.max(initial=0))
+        allowed = f'numbers of its classes, from 0 to {len(classes) - 1}'
+        check(where, largest, largest < len(classes), allowed)
         best = self.predict_proba(task, images).argmax(1)
         if len(best) != len(numbers):
             raise InputError(f'task {task!r}: {len(best)} images but {len(numbers)} labels')

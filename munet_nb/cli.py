@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from .checks import InputError, Notice, as_path, for_terminal, is_count, version_of
 from .options import add_config, add_moved, add_sources, add_workers, preset_of
 from .options import read_config, read_executor, read_moved, read_tasks, read_values
+from .options import trains_here
 from .words import count, operations, parameters, percent, seconds
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _add_evolve(commands, words: Sequence[str]):
 
 
 def _evolve(args: argparse.Namespace):
-    from munet_nb.choices import FITTING, check_wishes, choose, preset_for
+    from munet_nb.choices import FITTING, check_who_trains, check_wishes, choose, preset_for
     from munet_nb.runs.evolution import Evolution
     from munet_nb.runs.rundir import RunDir, refuse_if_taken
     from munet_nb.search.config import Config
@@ -220,6 +221,7 @@ def _evolve(args: argparse.Namespace):
     refuse_if_taken(RunDir(args.run))  # before any image is read
     preset = preset_of(args) if args.preset or args.benchmark else None
     check_wishes(args.root, args.layers, args.minutes)
+    check_who_trains(args.minutes, here=trains_here(args))
     read_config(args, [preset] if preset else FITTING)  # mistakes are told before images are read
     tasks = read_tasks(args)
     with closing(read_executor(args)) as executor:
@@ -564,7 +566,7 @@ def _evaluate(args: argparse.Namespace):
         found = evaluate_splits(args.run, args.task, args.split, args.trust_sources)
     else:
         system = System.open(args.run)
-        tasks = args.task or list(system.models)
+        tasks = list(dict.fromkeys(args.task or system.models))
         if len(tasks) != 1:
             raise InputError(f'--folder {args.folder}: goes with one --task, whose images they are')
         found = [evaluate_folder(system, tasks[0], args.folder)]

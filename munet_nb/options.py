@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_workers', 'read_executor',
-    'preset_of', 'preset_on', 'add_config', 'read_values', 'read_config',
+    'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_workers', 'trains_here',
+    'read_executor', 'preset_of', 'preset_on', 'add_config', 'read_values', 'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
@@ -156,11 +156,16 @@ def add_workers(parser: argparse.ArgumentParser):
     )
 
 
-def read_executor(args: argparse.Namespace) -> 'Executor':
-    "Who trains, which must be closed. Raises InputError if they cannot be reached."
+def trains_here(args: argparse.Namespace) -> bool:
+    "Whether this process trains. Raises InputError for options that do not go together."
     if args.cores is not None and args.ray is None:
         raise InputError(f'--cores {args.cores}: goes with --ray')
-    if args.workers is None and args.ray is None:
+    return args.workers is None and args.ray is None
+
+
+def read_executor(args: argparse.Namespace) -> 'Executor':
+    "Who trains, which must be closed. Raises InputError if they cannot be reached."
+    if trains_here(args):
         from munet_nb.workers.executors import Inline
 
         return Inline()
@@ -284,7 +289,9 @@ def add_config(
             )
         for name, meaning in meanings.items():
             tuned = values.get(f'search {name}', ()) if tunes else ()
-            help = _help(meaning, values.get(name), tuned)
+            chosen = name == 'image_size' and new and preset == 'photos'
+            value = 'chosen from the images' if chosen else values.get(name)
+            help = _help(meaning, value, tuned)
             _add_field(group, name, defaults[name], help)
     lists = parser.add_argument_group('what hyperparameters are tuned over')
     lists.add_argument(

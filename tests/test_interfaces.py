@@ -1,8 +1,12 @@
 "What people have already: tables, data sets of other libraries, arrays of any kind, scikit-learn's way."
 
+import copy
 import csv
+import gc
 import pickle
+import shutil
 import warnings
+from pathlib import Path
 
 import datasets
 import grain
@@ -460,6 +464,60 @@ def test_the_classifier_keeps_its_run_where_it_is_told(tmp_path):
     taken = mu.MultitaskClassifier('random:Ti1', config=config, path=tmp_path / 'taken')
     with pytest.raises(InputError, match='is a file'):
         taken.fit({'t': (images, words)})
+
+
+@pytest.mark.parametrize('stopped', [False, True])
+def test_a_temporary_run_stays_while_it_is_held_or_where_it_was_stopped(stopped, monkeypatch):
+    if stopped:  # as by Ctrl-C, after a generation
+        monkeypatch.setattr(mu.Evolution, 'run', lambda evo: evo.step())
+    config = mu.Config.preset('demo', batch_size=8, batches=2, segments=1, children_per_task=1)
+    config = with_fields(config, common_trunks=False, task_iterations=2)
+    fitted = mu.MultitaskClassifier('random:Ti1', config=config).fit({'t': dark_and_bright()})
+    assert not fitted.choice_.longer, 'the configuration is as given'
+    run, again, system = fitted._temporary.path, copy.deepcopy(fitted), fitted.system_
+    del fitted
+    gc.collect()
+    assert mu.System.open(run).tasks == again.system_.tasks
+    del again
+    gc.collect()
+    assert Path(run).exists() == stopped
+    if not stopped:
+        with pytest.raises(InputError, match='was deleted or moved'):
+            system.route(dark_and_bright()[0])
+        return
+    monkeypatch.undo()
+    with mu.Evolution.resume(run, [mu.task_from_arrays('t', dark_and_bright())]) as evo:
+        evo.run()
+    shutil.rmtree(run)
+
+
+def test_labels_are_the_same_however_they_come():
+    images, words = dark_and_bright()
+    numbers = (words == 'dark').astype(int)
+    config = mu.Config.preset('demo', batch_size=8, batches=1, segments=1, children_per_task=1)
+    config = with_fields(config, common_trunks=False)
+    tasks = {
+        'list': [images, numbers.astype(str)],
+        'iterator': (images, map(str, numbers)),
+        'splits': {'train': (images, numbers.astype(str)), 'test': (images, numbers.astype(str))},
+    }
+    fitted = mu.MultitaskClassifier('random:Ti1', config=config).fit(tasks)
+    for task in tasks:
+        assert fitted.classes_[task].tolist() == ['0', '1']
+    wrong = {'train': (images, words), 'valid': (images, words)}
+    with pytest.raises(InputError, match="unknown split 'valid'"):
+        mu.MultitaskClassifier().fit({'t': wrong})
+
+
+def test_nothing_is_measured_for_a_run_that_may_not_begin(tmp_path, monkeypatch):
+    (tmp_path / 'mine.txt').write_text('x')
+
+    def measured(*_):
+        raise AssertionError
+
+    monkeypatch.setattr('munet_nb.choices.measure_speed', measured)
+    with pytest.raises(InputError, match='mine.txt'):
+        mu.MultitaskClassifier(minutes=1, path=tmp_path).fit({'t': dark_and_bright()})
 
 
 def test_a_model_takes_images_of_any_library_and_paths(fitted, tmp_path):

@@ -266,5 +266,6 @@ def shared_programs() -> Programs:
         jax.config.jax_enable_x64,
         jax.config.jax_default_matmul_precision,
         jax.config.jax_threefry_partitionable,
+        jax.config.jax_default_prng_impl,
     )
     return _shared.get(settings) or _shared.setdefault(settings, Programs())

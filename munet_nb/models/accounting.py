@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import reduce
 from operator import add
 
+from ..checks import check
 from .hparams import sizes_of
 from .model import Model
 from .pool import Users, users_of
@@ -44,8 +45,12 @@ def users_of_models(
 def params_per_task(
     kept: Iterable[Model],  # one kept model per task
 ) -> float:
-    "Distinct parameters needed to serve all tasks, over their number (section 4.3 of the paper)."
+    """Distinct parameters needed to serve all tasks, over their number (section 4.3 of the paper).
+
+    Raises InputError for no models.
+    """
     kept = list(kept)
+    check('kept', kept, bool(kept), 'at least one model')
     distinct = {ref.digest: ref.n_params for model in kept for ref in model.chain}
     return sum(distinct.values()) / len(kept)
 

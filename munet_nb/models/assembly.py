@@ -290,6 +290,10 @@ def _solve(choices: Choices, problem: Problem, start: Sequence[int]) -> Assembly
     return Assembly(models, found.gap)
 
 # %% ../../nbs/20_models/06_assembly.ipynb #e6a95b27
+def _check_choices(choices: Choices):
+    check('choices', choices, bool(choices), 'models of at least one task')
+
+
 def for_scale_factor(
     choices: Choices,
     scale_factor: float,  # s in (0, 1]
@@ -299,6 +303,7 @@ def for_scale_factor(
 
     Raises InputError for s out of range.
     """
+    _check_choices(choices)
     right = is_number(scale_factor) and 0 < scale_factor <= 1
     check('scale_factor', scale_factor, right, 'a number in (0, 1]')
     price = max(-log(scale_factor), _TIE) / reference
@@ -328,6 +333,7 @@ def for_size(
 
     Raises InputError for what is no such number, or if no system is so small.
     """
+    _check_choices(choices)
     right = is_number(budget) and budget > 0
     check('params_per_task', budget, right, 'a positive number')
     limit = budget * len(choices) * (1 + _ROUNDING)
@@ -344,6 +350,7 @@ def for_flops(
 
     Raises InputError for what is no such number, or if no system is so cheap.
     """
+    _check_choices(choices)
     right = is_number(budget) and budget > 0
     check('flops', budget, right, 'a positive number')
     options = [[(m.quality, frozenset({m.id})) for m in ms] for ms in choices.values()]

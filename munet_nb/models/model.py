@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..checks import InputError, check, make
+from ..checks import check, is_whole, make
 from .growth import grown_fields
 from .hparams import HParams, hparams_to_json
 from .pool import Digest, Layer
@@ -95,11 +95,12 @@ def unpack_correct(text: str) -> np.ndarray:  # bool (examples,)
     n, _, digits = text.partition(':')
     try:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))
-        return bits[: int(n)].astype(bool)
+        right = 0 <= len(bits) - int(n) < 8
     except ValueError:
-        raise InputError(
-            f'correct = {text[:40]!r}: must be a number of examples and bits, as in 3:a0'
-        ) from None
+        right = False
+    told = 'a number of examples and as many bits, as in 3:a0'
+    check('correct', text[:40], right, told)
+    return bits[: int(n)].astype(bool)
 
 
 def paired_error(a: Model, b: Model) -> float:
@@ -158,8 +159,9 @@ def cut_root(
     """
     if blocks is None:
         return root
-    allowed = f'at most {root.arch.depth}, the blocks of {root.name}'
-    check('root_layers', blocks, blocks <= root.arch.depth, allowed)
+    has = sum(kind_of(name).place == 'block' for name in root.layers)
+    right = is_whole(blocks) and blocks <= has
+    check('root_layers', blocks, right, f'a whole number from 0 to {has}, the blocks of {root.name}')
     names = root_names(root.arch, blocks)
     return replace(root, layers={name: root.layers[name] for name in names})
 

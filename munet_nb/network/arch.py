@@ -55,7 +55,7 @@ POOLS = (
 # %% ../../nbs/10_network/00_arch.ipynb #cell-009
 _NAME = re.compile(
     r'(?P<variant>[A-Za-z]+)(?P<depth>0|[1-9][0-9]{0,2})?(?:/(?P<patch>[1-9][0-9]{0,2}))?'
-    r'(?:-(?P<gelu>erf|quick))?(?:-eps(?P<eps>1e-[0-9]{1,2}))?'
+    r'(?:-(?P<gelu>erf|quick))?(?:-eps(?P<eps>1e-(?:0?[1-9]|[1-9][0-9])))?'
     r'(?P<prenorm>-prenorm)?(?:-front(?P<front>0|[1-9][0-9]?))?(?:-(?P<pool>gap|gapnorm|map))?'
 )
 

@@ -223,8 +223,9 @@ def _may_be_begun_again(run: RunDir) -> bool:
 
 def refuse_if_taken(run: RunDir):
     "Raise InputError unless a run may begin in a directory, or begin again."
-    if run.path.exists() and not run.path.is_dir():
-        raise InputError(f'{run.path}: is a file, not a directory')
+    for path in (run.path, *run.path.parents):
+        if path.exists() and not path.is_dir():
+            raise InputError(f'{path}: is a file, not a directory')
     if run.is_run() and not _may_be_begun_again(run):
         raise InputError(
             f'{run.path}: holds a run already; go on with it (munet resume, Evolution.resume) or '

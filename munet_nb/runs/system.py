@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = [
     'system_table', 'assembly_of', 'sizes_of_system', 'sizes_table', 'network_of', 'layers_needed',
-    'routing_key', 'ancestor_of', 'key_of_answers', 'read_answers', 'checked_pairs', 'System',
+    'routing_key', 'ancestor_of', 'key_of_answers', 'read_answers', 'checked_pairs',
+    'checked_asked', 'System',
 ]
 
 # %% ../../nbs/70_runs/05_system.ipynb #c81e728d9d4c2f636f067f89cc14862c
@@ -215,6 +216,15 @@ def routing_key(state: State, training: TrainingSettings, task: str) -> str:
     return statistics_key(state.root.digests, size, training.precision, fingerprint)
 
 
+def _refuse_if_lost(run: RunDir):
+    "Raise InputError if a run directory is gone, of which a system is all that is left."
+    if run.is_gone():
+        raise InputError(
+            f'{run.path}: this run directory was deleted or moved, and only there was kept where '
+            'images lie and what models answer; predictions need nothing of it'
+        )
+
+
 def _read_router(
     run: RunDir | None, state: State, arch: Arch, training: TrainingSettings
 ) -> tuple[Network, dict[str, Statistics]]:
@@ -225,6 +235,7 @@ def _read_router(
     found = {task: run.noted(run.routing, routing_key(state, training, task)) for task in tasks}
     lacking = [task for task, layer in found.items() if layer is None]
     if lacking:
+        _refuse_if_lost(run)
         raise InputError(
             f'{run.path}: does not keep where the images of {", ".join(map(repr, lacking))} lie; '
             'munet resume, or Evolution.resume, finds it out'
@@ -267,6 +278,7 @@ def read_answers(
         raise InputError('there is no run that keeps what models answer')
     layer = run.noted(run.answers, key_of_answers(model, state, training, split))
     if layer is None:
+        _refuse_if_lost(run)
         raise InputError(
             f'{run.path}: does not keep what model {model.id!r} answers; munet resume, or '
             'Evolution.resume, finds it out for the models that tasks keep'
@@ -287,7 +299,21 @@ def checked_pairs(
             raise InputError(f'pair {i} = {shown(pair)}: must be a task and an image')
         yield tuple(pair)
 
+
+def checked_asked(
+    asked: Iterable[tuple[object, Collection[str]]],  # an image or a path, and its tasks
+) -> Iterator[tuple[object, list[str]]]:
+    "The same. Raises InputError for what is none."
+    for i, pair in enumerate(asked):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(f'asked, item {i} = {shown(pair)}: must be an image and its tasks')
+        image, tasks = pair
+        yield image, as_list(f'tasks of item {i}', tasks, 'a list of names of tasks')
+
 # %% ../../nbs/70_runs/05_system.ipynb #aab3238922bcc25a6f606eb525ffdc56
+_NO_MODEL = 'System without a kept model yet'
+
+
 class System:
     "The multitask network: one kept model per task over a pool of shared layers."
 
@@ -452,9 +478,10 @@ class System:
     ) -> Iterator[dict[str, np.ndarray] | InputError]:  # task -> float32 (classes,)
         """As `predict_each`, each image for tasks of its own; an InputError in place of what is none.
 
-        Raises InputError for a task without a model.
+        Raises InputError for a task without a model, and for what is no image with its tasks.
         """
-        wanted = ((image, [self.named(task) for task in tasks]) for image, tasks in asked)
+        pairs = checked_asked(asked)
+        wanted = ((image, [self.named(task) for task in tasks]) for image, tasks in pairs)
         return self._answers(wanted, skip_broken=True)
 
     def _routing(self) -> tuple[Network, dict[str, Statistics]]:
@@ -606,7 +633,12 @@ class System:
 
     @property
     def params_per_task(self) -> float:
-        "Distinct parameters needed to serve all tasks, over the number of tasks."
+        """Distinct parameters needed to serve all tasks, over the number of tasks.
+
+        Raises InputError while no task has a model.
+        """
+        if not self.models:
+            raise InputError(f'{_NO_MODEL}: it has no size')
         return params_per_task(self.models.values())
 
     def table(self) -> Table:
@@ -620,9 +652,11 @@ class System:
         return system_table(self._state, self._arch, self._run.told_beside(), records)
 
     def _repr_html_(self):
+        if not self.models:
+            return f'<p>{_NO_MODEL}</p>'
         return table_html(self.table())
 
     def __repr__(self):
         if not self.models:
-            return 'System without a kept model yet'
+            return _NO_MODEL
         return table_text(self.table())

@@ -67,7 +67,10 @@ def worker_environment() -> dict[str, str]:
     return {'NPROC': n, 'OMP_NUM_THREADS': n, 'OPENBLAS_NUM_THREADS': n}
 
 
-_SETTINGS = ('jax_enable_x64', 'jax_default_matmul_precision', 'jax_threefry_partitionable')
+_SETTINGS = (
+    'jax_enable_x64', 'jax_default_matmul_precision', 'jax_threefry_partitionable',
+    'jax_default_prng_impl',
+)
 
 
 def jax_settings() -> dict:
