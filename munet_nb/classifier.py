@@ -23,12 +23,10 @@ from .runs.system import System
 from .search.config import Config
 from .tasks.datasets import task_from_dataset
 from .tasks.labels import Labels, in_classes, read_labels
+from .tasks.splits import named_splits
 from .tasks.task import Task, check_tasks, task_from_arrays
 
 # %% ../nbs/98_classifier.ipynb #20f774d0
-_SPLITS = 'train', 'validation', 'test'
-
-
 def _is_pair(given) -> bool:
     "Whether something is images with their labels; two examples in a list are a data set."
     if isinstance(given, list):
@@ -51,11 +49,9 @@ def _named_task(name: str, given) -> Task:
         return replace(given, name=name)
     if _is_pair(given):
         return task_from_arrays(name, given)
-    if isinstance(given, Mapping) and 'train' in given and all(map(_is_pair, given.values())):
-        for split in given:
-            if split not in _SPLITS:
-                raise unknown('split', split, _SPLITS)
-        return task_from_arrays(name, **given)
+    if isinstance(given, Mapping) and given and all(map(_is_pair, given.values())):
+        splits = named_splits(given, f'task {name!r}', 'and give them alone')
+        return task_from_arrays(name, **splits)
     return task_from_dataset(name, given)
 
 
@@ -81,7 +77,7 @@ def _have_texts(tasks: Mapping[str, object] | Sequence[Task]) -> set[str]:
     pairs = dict(tasks) if isinstance(tasks, Mapping) else {}
     for t, given in pairs.items():
         if isinstance(given, Mapping):
-            pairs[t] = given.get('train')
+            pairs[t] = next(iter(given.values()), None)  # all of its splits are alike
     return {t for t, given in pairs.items() if _is_pair(given) and read_labels(given[1], t).are_texts}
 
 

@@ -504,8 +504,8 @@ def test_labels_are_the_same_however_they_come():
     fitted = mu.MultitaskClassifier('random:Ti1', config=config).fit(tasks)
     for task in tasks:
         assert fitted.classes_[task].tolist() == ['0', '1']
-    wrong = {'train': (images, words), 'valid': (images, words)}
-    with pytest.raises(InputError, match="unknown split 'valid'"):
+    wrong = {'train': (images, words), 'val': (images, words), 'valid': (images, words)}
+    with pytest.raises(InputError, match="has the splits train, val"):
         mu.MultitaskClassifier().fit({'t': wrong})
 
 

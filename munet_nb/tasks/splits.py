@@ -18,6 +18,7 @@ from jaxtyping import Int
 
 from ..checks import InputError, as_list, notice
 from .images import as_images, to_image, to_images
+from ..words import count
 
 # %% ../../nbs/30_tasks/02_splits.ipynb #cell-005
 def check_labels(
@@ -139,7 +140,10 @@ def labelled_splits(
         if split is not None:
             found[name] = split
     if alone:
-        notice(f"task {task!r}: {', '.join(alone)} have no label and are left alone")
+        told = f"task {task!r}: {', '.join(alone)} have no label and are left alone"
+        if 'train' in found and len(set(found['train'].labels.tolist())) == 1:
+            told += '; the others of train are of a single class (the label -1 stands for none)'
+        notice(told)
     return found
 
 # %% ../../nbs/30_tasks/02_splits.ipynb #cell-014
@@ -175,11 +179,18 @@ def fill_splits(
 ) -> dict[str, ArraySplit | LazySplit]:
     """The splits 'train', 'validation' and 'test', those that are missing cut out of train.
 
-    Raises InputError if there is no train.
+    Raises InputError if there is no train, or nothing of it is left.
     """
     if 'train' not in splits:
         raise InputError(f"splits {sorted(splits)}: 'train' is missing")
-    return _cut(splits, five_percent(len(splits['train']), *_given(splits)))
+    train = splits['train']
+    numbers = five_percent(len(train), *_given(splits))
+    if len(train) and not numbers['train']:
+        raise InputError(
+            f'{train.where}: the missing splits are held out of it, which leaves none of its '
+            f'{count(len(train), "image")} to train on; give more, or splits of their own'
+        )
+    return _cut(splits, numbers)
 
 # %% ../../nbs/30_tasks/02_splits.ipynb #a61051cd
 ENOUGH = 100  # images that validate or test; eight points can be told on them, near 90%
@@ -209,8 +220,8 @@ def of_every_class(
     labels = np.asarray(labels)
     missing = [s for s, has in (('test', has_test), ('validation', has_validation)) if not has]
     serves = np.full(len(labels), len(missing))  # the rest is trained on
-    for label, count in zip(*np.unique(labels, return_counts=True)):
-        n = _share(int(count), len(labels))
+    for label, many in zip(*np.unique(labels, return_counts=True)):
+        n = _share(int(many), len(labels))
         own = np.flatnonzero(labels == label)
         for number in range(len(missing)):
             serves[own[number * n : (number + 1) * n]] = number
@@ -222,7 +233,7 @@ def fill_own_splits(
 ) -> dict[str, ArraySplit | LazySplit]:
     """As `fill_splits`; of few images more are held out, some of every class.
 
-    Raises InputError if there is no train.
+    Raises InputError as `fill_splits`.
     """
     filled = fill_splits(splits)
     if round(len(splits['train']) * 0.05) < ENOUGH and not all(_given(splits)):
