@@ -231,7 +231,8 @@ def plan(
         config = with_steps(config, facts, values)
     if config != usual:
         longer = _why_longer(usual.training, config.training, facts)
-    size = config.defaults.image_size
+    size, patch = config.defaults.image_size, patch_of_root(spec)
+    check('image_size', size, size % patch == 0, f'a multiple of {patch}, the patches of {spec}')
     given = ', as given' if 'image_size' in values else ''
     looks = f'Images are looked at with {size} x {size} pixels{given}.'
     reasons = [f'Preset {name}: {why}.', *reasons, looks]

@@ -34,13 +34,37 @@ def _is_pair(given) -> bool:
     return isinstance(given, tuple) and len(given) == 2
 
 
+def _texts(labels: Labels) -> np.ndarray:  # object (n,)
+    "Labels that are numbers as texts, '' for none."
+    return np.array(['' if n == -1 else str(n) for n in labels.values.tolist()], object)
+
+
+def _has_pairs(given) -> bool:
+    "Whether something is such pairs by the names of splits."
+    return isinstance(given, Mapping) and bool(given) and all(map(_is_pair, given.values()))
+
+
 def _kept(given):
     "What was given, with an iterator of labels as a list: they are looked at twice."
-    if isinstance(given, Mapping):
+    if _has_pairs(given):
         return {name: _kept(own) for name, own in given.items()}
     if _is_pair(given):
         return given[0], list(given[1]) if isinstance(given[1], Iterator) else given[1]
     return given
+
+
+def _as_classes(name: str, pairs: Mapping[str, tuple]) -> dict[str, tuple]:
+    """Images and labels by split, of which each number that there is becomes a class.
+
+    Only numbers from 0 on without a gap are classes as they are; others become names.
+    """
+    read = {s: read_labels(labels, f'{s} of task {name!r}') for s, (_, labels) in pairs.items()}
+    if any(labels.are_texts or labels.columns for labels in read.values()):
+        return dict(pairs)
+    known = sorted({n for labels in read.values() for n in labels.values.tolist()} - {-1})
+    if known == list(range(len(known))) or known[0] < 0:
+        return dict(pairs)
+    return {s: (images, _texts(read[s])) for s, (images, _) in pairs.items()}
 
 
 def _named_task(name: str, given) -> Task:
@@ -48,10 +72,10 @@ def _named_task(name: str, given) -> Task:
     if isinstance(given, Task):
         return replace(given, name=name)
     if _is_pair(given):
-        return task_from_arrays(name, given)
-    if isinstance(given, Mapping) and given and all(map(_is_pair, given.values())):
+        return task_from_arrays(name, **_as_classes(name, {'train': given}))
+    if _has_pairs(given):
         splits = named_splits(given, f'task {name!r}', 'and give them alone')
-        return task_from_arrays(name, **splits)
+        return task_from_arrays(name, **_as_classes(name, splits))
     return task_from_dataset(name, given)
 
 
@@ -66,19 +90,25 @@ def _are_numbers(classes: Sequence[str]) -> bool:
     return list(classes) == [str(i) for i in range(len(classes))]
 
 
-def _labels_of(classes: Sequence[str], as_texts: bool) -> np.ndarray:
+def _labels_of(
+    classes: Sequence[str],
+    kind: str | None,  # what labels were given, 'texts' or 'numbers'; None: not known
+) -> np.ndarray:
     "What is predicted: the names of classes, or their numbers if that is what they are called."
-    numbers = _are_numbers(classes) and not as_texts
-    return np.arange(len(classes)) if numbers else np.array(classes, object)
+    numbers = kind == 'numbers' or kind is None and _are_numbers(classes)
+    return np.array(list(map(int, classes))) if numbers else np.array(classes, object)
 
 
-def _have_texts(tasks: Mapping[str, object] | Sequence[Task]) -> set[str]:
-    "The tasks whose labels were given as texts, beside their images."
-    pairs = dict(tasks) if isinstance(tasks, Mapping) else {}
-    for t, given in pairs.items():
-        if isinstance(given, Mapping):
-            pairs[t] = next(iter(given.values()), None)  # all of its splits are alike
-    return {t for t, given in pairs.items() if _is_pair(given) and read_labels(given[1], t).are_texts}
+def _kinds(tasks: Mapping[str, object] | Sequence[Task]) -> dict[str, str]:
+    "Of tasks whose labels were given beside their images, whether they were texts or numbers."
+    found = {}
+    for task, given in tasks.items() if isinstance(tasks, Mapping) else ():
+        if _has_pairs(given):
+            given = next(iter(given.values()))  # all of its splits are alike
+        if _is_pair(given):
+            texts = read_labels(given[1], task).are_texts
+            found[str(task)] = 'texts' if texts else 'numbers'
+    return found
 
 
 def _as_named(labels: Labels, classes: Sequence[str]) -> Labels:
@@ -86,7 +116,7 @@ def _as_named(labels: Labels, classes: Sequence[str]) -> Labels:
     numerals = all(name.isdecimal() for name in classes)
     if labels.are_texts or labels.columns or _are_numbers(classes) or not numerals:
         return labels
-    return Labels(np.array(['' if n == -1 else str(n) for n in labels.values.tolist()], object))
+    return Labels(_texts(labels))
 
 
 def _with_config(choice: Choice, config: Config, root: str | None) -> Choice:
@@ -163,9 +193,11 @@ class MultitaskClassifier:
         """
         if self.path is not None:
             refuse_if_taken(RunDir(self.path))
-        given = _kept(tasks)
+        given = tasks
+        if isinstance(tasks, Mapping):
+            given = {name: _kept(own) for name, own in tasks.items()}
         tasks = _tasks_of(given)
-        texts = _have_texts(given)
+        kinds = _kinds(given)
         choice = self._choice(tasks)
         for warning in choice.warnings:
             notice(warning)
@@ -179,7 +211,9 @@ class MultitaskClassifier:
         self.choice_ = choice
         self.system_ = System.open(path)
         named = self.system_.classes.items()
-        self.classes_ = {t: _labels_of(names, t in texts) for t, names in named}
+        self.classes_ = {t: _labels_of(names, kinds.get(t)) for t, names in named}
+        if not named:
+            notice('the search was stopped before a task had a model, so nothing can be predicted')
         return self
 
     def _fitted(self) -> System:

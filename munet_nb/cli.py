@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from .checks import InputError, Notice, as_path, for_terminal, is_count, version_of
 from .options import add_config, add_moved, add_sources, add_workers, preset_of
 from .options import read_config, read_executor, read_moved, read_tasks, read_values
-from .options import trains_here
+from .options import refuse_fixed, trains_here
 from .words import count, operations, parameters, percent, seconds
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _add_resume(commands):
 def _resume(args: argparse.Namespace):
     from munet_nb.runs.evolution import Evolution
 
-    tasks = read_moved(args) or None
+    tasks = read_moved(args)
     with closing(read_executor(args)) as executor:
         return _run(Evolution.resume(args.run, tasks, args.trust_sources, executor))
 
@@ -281,7 +281,8 @@ def _extend(args: argparse.Namespace):
     from munet_nb.runs.evolution import Evolution
     from munet_nb.search.extension import extended_config
 
-    moved = read_moved(args) or None
+    refuse_fixed(args)
+    moved = read_moved(args)
     with closing(read_executor(args)) as executor:
         evo = Evolution.resume(args.run, moved, args.trust_sources, executor)
         with evo:
@@ -297,12 +298,11 @@ def _add_add_task(commands):
         help='a new task joins a run, and is trained',
         description="Train a new task with the run's own configuration. It may start from any "
         'model of the run, and what finished tasks use stays as it is.',
-        epilog='If data of the run was moved, do it in Python: Evolution.resume(DIR, tasks=[...]), '
-        'then add_task.',
     )
     p.set_defaults(do=_add_task)
     p.add_argument('run', metavar='DIR', help='run directory')
     _add_trust(p)
+    add_moved(p)
     add_sources(p)
     add_workers(p)
 
@@ -310,9 +310,9 @@ def _add_add_task(commands):
 def _add_task(args: argparse.Namespace):
     from munet_nb.runs.evolution import Evolution
 
-    tasks = read_tasks(args)
+    moved, tasks = read_moved(args), read_tasks(args)
     with closing(read_executor(args)) as executor:
-        evo = Evolution.resume(args.run, None, args.trust_sources, executor)
+        evo = Evolution.resume(args.run, moved, args.trust_sources, executor)
         with evo:
             evo.extend(tasks)
             names = ', '.join(task.name for task in tasks)
@@ -353,6 +353,7 @@ def _add_compare(commands):
         'with it: finetune_all, norm_head, freeze_bottom_K or adapters_D',
     )
     _add_trust(p)
+    add_moved(p)
 
 
 def _compare(args: argparse.Namespace):
@@ -361,10 +362,11 @@ def _compare(args: argparse.Namespace):
 
     if (args.other is None) == (args.method is None):
         raise InputError('munet compare: give another run, or --with and a method, and not both')
+    moved = read_moved(args)
     if args.method:
-        say(repr(compare_with(args.run, args.method, args.trust_sources, say)))
+        say(repr(compare_with(args.run, args.method, args.trust_sources, say, moved)))
     else:
-        say(repr(compare(args.run, args.other, trust_sources=args.trust_sources)))
+        say(repr(compare(args.run, args.other, trust_sources=args.trust_sources, moved=moved)))
 
 # %% ../nbs/95_cli.ipynb #9fd67f8c
 def _add_track(commands):
@@ -550,6 +552,7 @@ def _add_evaluate(commands):
         help='new images of one task instead: NEW/CLASS/FILE, with its names of classes',
     )
     _add_trust(p)
+    add_moved(p)
     forms = p.add_mutually_exclusive_group()
     forms.add_argument('--json', action='store_true', help='a JSON object per line')
     forms.add_argument(
@@ -563,7 +566,8 @@ def _evaluate(args: argparse.Namespace):
     from munet_nb.runs.system import System
 
     if args.folder is None:
-        found = evaluate_splits(args.run, args.task, args.split, args.trust_sources)
+        moved = read_moved(args)
+        found = evaluate_splits(args.run, args.task, args.split, args.trust_sources, moved)
     else:
         system = System.open(args.run)
         tasks = list(dict.fromkeys(args.task or system.models))
@@ -653,8 +657,8 @@ def _add_serve(commands):
     p.add_argument(
         '--token-file',
         metavar='FILE',
-        help='a file with the token that requests must have, as in Authorization: Bearer TOKEN '
-        '(default: the environment variable MUNET_TOKEN, or none)',
+        help='a file with the token that requests must have, at least 8 letters and digits, as in '
+        'Authorization: Bearer TOKEN (default: the environment variable MUNET_TOKEN, or none)',
     )
     p.add_argument(
         '--replicas', type=int, default=1, metavar='N', help='processes that answer (default: 1)'

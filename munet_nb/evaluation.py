@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .checks import InputError, as_path, check, is_one_of, notice, same_name, unknown
+from .checks import InputError, as_path, check, find_name, is_one_of, notice, same_name
+from .checks import unknown
 from .engine.predict import accuracy
 from .engine.programs import shared_programs
 from .runs.answers import wilson
@@ -28,6 +29,7 @@ from .runs.system import System
 from .search.journal import open_records
 from .tasks.folders import folders_in, images_below
 from .tasks.splits import SPLIT_NAMES
+from .tasks.task import Task
 from .words import percent
 
 # %% ../nbs/92_evaluation.ipynb #18c66dfa
@@ -77,6 +79,7 @@ def evaluate_splits(
     tasks: Sequence[str] = (),  # that have a model; none: all
     split: str = 'test',  # or 'validation', 'train'
     trust_sources: bool = False,  # whether to read from the places that the journal names
+    moved: Sequence[Task] | None = None,  # tasks of the run that were loaded from elsewhere
 ) -> list[Evaluation]:
     """How good the kept models are on a split of their tasks' data.
 
@@ -90,7 +93,8 @@ def evaluate_splits(
         raise InputError(f'{run.path}: no task has a model yet')
     state, _, config = open_records(run.records())
     wanted = replace(state, tasks={name: state.tasks[name] for name in names})
-    data = tasks_of_run(wanted, None, run.path, trust_sources)
+    given = [task for task in moved or () if find_name(task.name, wanted.tasks)]
+    data = tasks_of_run(wanted, given or None, run.path, trust_sources)
 
     def evaluated(task):
         images = getattr(data[task], split)

@@ -5,27 +5,29 @@
 # %% auto #0
 __all__ = [
     'add_sources', 'read_tasks', 'add_moved', 'read_moved', 'add_workers', 'trains_here',
-    'read_executor', 'preset_of', 'preset_on', 'add_config', 'read_values', 'read_config',
+    'read_executor', 'preset_of', 'preset_on', 'add_config', 'read_values', 'refuse_fixed',
+    'read_config',
 ]
 
 # %% ../nbs/94_options.ipynb #cell-002
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checks import InputError, unknown
+from .checks import InputError, find_name, unknown
 from .models.hparams import AUTO_TUNE, HParams
-from .search.config import PRESETS, Config, config_fields, config_values, with_fields
+from .search.config import FIXED, PRESETS, Config, config_fields, config_values, with_fields
 from .search.meanings import MEANINGS
 from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
-from .tasks.sources import SOURCES, Source
+from .tasks.sources import SOURCES, Source, load_source, moved_source
 from .tasks.task import Task
 
 if TYPE_CHECKING:
+    from munet_nb.search.journal import TaskInfo
     from munet_nb.workers.executors import Executor
 
 # %% ../nbs/94_options.ipynb #cell-005
@@ -105,31 +107,38 @@ def read_tasks(args: argparse.Namespace) -> list[Task]:
 
 # %% ../nbs/94_options.ipynb #cell-011
 def add_moved(parser: argparse.ArgumentParser):
-    "The options that give the new places of moved data."
-    for row in SOURCES.values():
-        if row.moved_help:
-            _add_source(parser, row, f'NAME={row.place}', row.moved_help)
-    _add_skip_broken(parser)
+    "The option that gives the new places of moved data."
+    parser.add_argument(
+        '--moved',
+        action='append',
+        default=[],
+        metavar='NAME=PLACE',
+        help='where the data of a task of the run is now, if it was moved; may be repeated',
+    )
 
 
-def read_moved(args: argparse.Namespace) -> list[Task]:
-    "The tasks whose new places the options give."
-    rows = [row for row in SOURCES.values() if row.moved_help]
-    tasks = []
-    for row in rows:
-        for text in getattr(args, f'from_{row.name}'):
-            name, eq, folder = text.partition('=')
-            if not eq:
-                raise InputError(
-                    f'--{row.name} {text!r}: must be NAME={row.place}, where the data of the task NAME is '
-                    'now; a new task joins by munet add-task'
-                )
-            tasks.append(_load_of(row, args)(folder, name))
-    if args.skip_broken and not tasks:
-        raise InputError(
-            '--skip-broken: goes with --folder NAME=DIR or --table NAME=FILE, what of it to leave out'
-        )
-    return tasks
+def _moved_task(text: str, infos: Mapping[str, 'TaskInfo']) -> Task:
+    "A task of a run from 'NAME=PLACE'; a name may have '=' in it."
+    for at in (i for i, letter in enumerate(text) if letter == '='):
+        name = find_name(text[:at], infos)
+        if name is not None:
+            source = moved_source(name, infos[name].source, text[at + 1 :])
+            return load_source(source, name)
+    raise InputError(
+        f'--moved {text!r}: must be NAME=PLACE, where the data of a task of the run is now; it has '
+        f'the tasks {", ".join(infos)}'
+    )
+
+
+def read_moved(args: argparse.Namespace) -> list[Task] | None:
+    "The tasks whose new places the options give, None if there are none."
+    from munet_nb.runs.rundir import RunDir
+    from munet_nb.search.journal import open_records
+
+    if not args.moved:
+        return None
+    state, _, _ = open_records(RunDir(args.run).records())
+    return [_moved_task(text, state.tasks) for text in args.moved]
 
 # %% ../nbs/94_options.ipynb #e343cbdc
 def add_workers(parser: argparse.ArgumentParser):
@@ -291,7 +300,8 @@ def add_config(
             tuned = values.get(f'search {name}', ()) if tunes else ()
             chosen = name == 'image_size' and new and preset == 'photos'
             value = 'chosen from the images' if chosen else values.get(name)
-            help = _help(meaning, value, tuned)
+            fixed = name in FIXED and not new
+            help = argparse.SUPPRESS if fixed else _help(meaning, value, tuned)
             _add_field(group, name, defaults[name], help)
     lists = parser.add_argument_group('what hyperparameters are tuned over')
     lists.add_argument(
@@ -341,6 +351,14 @@ def read_values(
     given = {name: getattr(args, f'config_{name}') for name in config_fields()}
     given = {name: value for name, value in given.items() if value is not None}
     return {'search': search, **given}
+
+
+def refuse_fixed(args: argparse.Namespace):
+    "Raise InputError for options of an extension that would change what is the same in a whole run."
+    for name in FIXED:
+        if getattr(args, f'config_{name}') is not None:
+            option = name.replace('_', '-')
+            raise InputError(f'--{option}: is the same in a whole run, only a new one can have another')
 
 
 def read_config(

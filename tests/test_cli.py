@@ -283,9 +283,17 @@ def test_resume_says_when_the_images_are_gone_or_others(run, folders, tmp_path, 
         resume = ['resume', str(run), '--trust-sources']
         assert main(resume) == 2
         assert 'does not exist' in capsys.readouterr().err
-        assert main([*resume, '--folder', f'odd={moved}']) == 0
+        assert main([*resume, '--moved', f'odd={moved}']) == 0
+        for reads in ('evaluate', 'compare --with norm_head', 'compare --with finetune_all'):
+            command, *more = reads.split()
+            typed = [command, str(run), *more, '--trust-sources']
+            assert main(typed) == 2
+            assert '(--moved odd=DIR, ' in capsys.readouterr().err
+        assert main(['evaluate', str(run), '--moved', f'odd={moved}', '--trust-sources']) == 0
+        assert main([*resume, '--moved', str(moved)]) == 2
+        assert "must be NAME=PLACE" in capsys.readouterr().err
         next((moved / 'odd').iterdir()).unlink()
-        assert main([*resume, '--folder', f'odd={moved}']) == 2
+        assert main([*resume, '--moved', f'odd={moved}']) == 2
         assert 'not those' in capsys.readouterr().err
     finally:
         moved.rename(folders / 'odd')
@@ -309,7 +317,7 @@ def bad_inputs(folders, tmp):
         'compute_factor = 0.0: must be a number in (0, 1]': [*odd, '--compute-factor', '0'],
         'mutation_prob = -0.1': [*odd, '--mutation-prob=-0.1'],
         'default of lr = 0.03: must be in its own search list': [*odd, '--lr', '0.03'],
-        'image_size 40: must be a positive multiple of the patch size': [
+        'image_size = 40: must be a multiple of 16': [
             *odd, '--image-size', '40'
         ],
         'momentum = 1.5': [*odd, '--momentum', '1.5'],
@@ -411,7 +419,7 @@ def test_what_is_not_a_file_of_its_kind_is_named(folders, tmp_path, capsys):
     assert not (tmp_path / 'run').exists()
     (tmp_path / 'file').touch()
     assert evolve(tmp_path / 'file' / 'run', '--folder', folders / 'odd') == 2
-    assert 'cannot be made a run directory' in capsys.readouterr().err
+    assert 'file: is a file, not a directory' in capsys.readouterr().err
 
 
 def test_predict_refuses_what_it_cannot_use(run, folders, tmp_path, capsys):
@@ -612,8 +620,8 @@ def test_a_hugging_face_directory_can_be_moved_before_a_resume(folders, tmp_path
     here.rename(there)
     capsys.readouterr()
     assert main(['resume', str(run), '--trust-sources']) == 2
-    assert 'munet resume --hf pets=DIR' in capsys.readouterr().err
-    assert main(['resume', str(run), '--hf', f'pets={there}']) == 0
+    assert '--moved pets=DIR' in capsys.readouterr().err
+    assert main(['resume', str(run), '--moved', f'pets={there}']) == 0
 
 
 def test_tasks_stand_in_a_run_in_one_order_however_they_are_given(folders, tmp_path, monkeypatch):

@@ -81,12 +81,12 @@ def test_a_table_is_given_in_the_shell_and_found_again(table, tmp_path):
     mu.Evolution.resume(run, trust_sources=True).close()
     moved = tmp_path / 'moved'
     table.parent.rename(moved)
-    with pytest.raises(InputError, match='munet resume --table pets=FILE'):
+    with pytest.raises(InputError, match='--moved pets=FILE'):
         mu.Evolution.resume(run, trust_sources=True)
-    again = typed(f'resume x --table pets={moved}/train.csv@{moved}/images', read_moved)
+    again = typed(f'resume {run} --moved pets={moved}/train.csv@{moved}/images', read_moved)
     mu.Evolution.resume(run, [again]).close()
-    with pytest.raises(InputError, match="--table 'pets': must be NAME=FILE"):
-        typed('resume x --table pets', read_moved)
+    with pytest.raises(InputError, match="--moved 'pets': must be NAME=PLACE"):
+        typed(f'resume {run} --moved pets', read_moved)
 
 
 def test_rows_of_no_use_are_told_at_once_and_left_out_by_name(table):
@@ -501,7 +501,11 @@ def test_labels_are_the_same_however_they_come():
         'iterator': (images, map(str, numbers)),
         'splits': {'train': (images, numbers.astype(str)), 'test': (images, numbers.astype(str))},
     }
+    tasks['ages'] = (images, np.where(numbers, 30, 9))
     fitted = mu.MultitaskClassifier('random:Ti1', config=config).fit(tasks)
+    assert fitted.classes_['ages'].tolist() == [9, 30]
+    right = fitted.predict('ages', images) == tasks['ages'][1]
+    assert fitted.score('ages', *tasks.pop('ages')) == right.mean()
     for task in tasks:
         assert fitted.classes_[task].tolist() == ['0', '1']
     wrong = {'train': (images, words), 'val': (images, words), 'valid': (images, words)}

@@ -122,9 +122,9 @@ def test_a_folder_with_broken_files_may_move(pets, tmp_path):
     (task,) = read_tasks(make_parser().parse_args(typed))
     start(tmp_path / 'run', task).close()
     moved = shutil.move(pets, tmp_path / 'moved')
-    with pytest.raises(InputError, match='munet resume --folder pets=DIR --skip-broken'):
+    with pytest.raises(InputError, match='--moved pets=DIR'):
         Evolution.resume(tmp_path / 'run', trust_sources=True)
-    typed = ['resume', 'x', '--folder', f'pets={moved}', '--skip-broken']
+    typed = ['resume', str(tmp_path / 'run'), '--moved', f'pets={moved}']
     given = read_moved(make_parser().parse_args(typed))
     Evolution.resume(tmp_path / 'run', given).close()
 

@@ -181,10 +181,11 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
 @pytest.mark.parametrize(
     'source, advice',
     [
-        ('table:/x.csv', "munet resume --table 'my cats=FILE', Evolution.resume(..., tasks=[...])"),
-        ('folder:/x', "munet resume --folder 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
-        ('idx:/x', "munet resume --idx 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
-        ('hf:/x', "munet resume --hf 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
+        ('table:/x.csv', "--moved 'my cats=FILE', Evolution.resume(..., tasks=[...])"),
+        ('folder:/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
+        ('folder-without:["a"]@/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
+        ('idx:/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
+        ('hf:/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         (
             'tfds:mnist',
             'TFDS_DATA_DIR=DIR munet resume --trust-sources, '
@@ -598,10 +599,10 @@ def test_hugging_face_directories_of_parquet_and_single_splits(tmp_path, monkeyp
     for split, n in (('train', 60), ('test', 10)):
         hf_rows(n).to_parquet(tmp_path / f'cloned/data/{split}-00000-of-00001.parquet')
     t = load_hf(tmp_path / 'cloned', 'mine')
-    assert (t.name, len(t.train), len(t.validation), len(t.test)) == ('mine', 57, 3, 10)
+    assert (t.name, len(t.train), len(t.validation), len(t.test)) == ('mine', 48, 12, 10)
     hf_rows(40).save_to_disk(tmp_path / 'one')
     one = load_hf(tmp_path / 'one')
-    assert (len(one.train), len(one.validation), len(one.test)) == (36, 2, 2)
+    assert (len(one.train), len(one.validation), len(one.test)) == (24, 8, 8)
     assert one.fingerprint == load_source(one.source, 'one').fingerprint
 
 
@@ -710,9 +711,9 @@ def test_hugging_face_images_that_were_saved_undecoded_or_in_another_format_are_
         tasks[name] = load_hf(tmp_path / name)
 
     def values(t):
-        return sorted(int(t.train[i][0].flat[0]) for i in range(36))
+        return sorted(int(t.train[i][0].flat[0]) for i in range(24))
 
-    assert len(set(values(tasks['plain']))) == 36
+    assert len(set(values(tasks['plain']))) == 24
     for task in tasks.values():
         assert values(task) == values(tasks['plain'])
     assert tasks['undecoded'].train[0][0].shape[-1] == 1

@@ -20,7 +20,7 @@ from .comparison import common_examples
 from .protocol import examples_of
 from .records import only_once, save_fit
 from .rivals import Halving, fit_test, halving, train_charged
-from ..checks import InputError, is_number, is_whole
+from ..checks import InputError, find_name, is_number, is_whole
 from ..engine.feeds import TaskFeed
 from ..engine.predict import Network
 from ..engine.programs import shared_programs
@@ -157,6 +157,7 @@ def _solved(beside: Beside, task: Task, told: Mapping, users: Mapping[str, int])
         charged=sum(n / users[part] for part, n in told['parts'].items()),
         mega_flops=chain_flops(arch, names, sizes_of(hparams, len(task.classes))) / 1e6,
         shares=f'root ({reused})' if reused else '-',
+        classes=task.classes,
         right=unpack_correct(told['right']),
     )
 
@@ -181,11 +182,18 @@ def side_of_baseline(beside: Beside, data: Mapping[str, Task]) -> Side:
     return Side(beside.method, about, tasks, sized)
 
 # %% ../../nbs/90_bench/21_beside.ipynb #46ec44cb
-def _data(run: RunDir, past: Past, method: str, trust_sources: bool) -> dict[str, Task]:
+def _data(
+    run: RunDir,
+    past: Past,
+    method: str,
+    trust_sources: bool,
+    moved: Sequence[Task] | None,
+) -> dict[str, Task]:
     "The images of all tasks that have a model. Raises InputError if they may not be read."
-    infos = [past.state.tasks[name] for name in past.state.kept]
+    had = {find_name(task.name, past.state.tasks) for task in moved or ()}
+    infos = [past.state.tasks[name] for name in past.state.kept if name not in had]
     strange = strange_sources(infos)
-    if not infos:
+    if not past.state.kept:
         raise InputError(f'{run.path}: no task has a model yet, so there is nothing to compare')
     if strange and not trust_sources:
         places = ', '.join(f'{name!r} from {source!r}' for name, source in strange.items())
@@ -195,7 +203,7 @@ def _data(run: RunDir, past: Past, method: str, trust_sources: bool) -> dict[str
         )
     if lost := [info.name for info in infos if not info.source]:
         raise InputError(f'{run.path}: the run does not tell where the images of {lost} are')
-    return readable_tasks(run, past, list(past.state.kept), trust_sources)
+    return readable_tasks(run, past, list(past.state.kept), trust_sources, moved)
 
 
 def compare_with(
@@ -203,6 +211,7 @@ def compare_with(
     method: str,  # finetune_all, freeze_bottom_K, adapters_D or norm_head
     trust_sources: bool = False,  # whether images are read from where the run says they are
     tell: Callable[[str], None] = print,  # called with a sentence before a task is trained
+    moved: Sequence[Task] | None = None,  # tasks of the run that were loaded from elsewhere
 ) -> Page:
     """Write compare_METHOD.html into a run, which compares it with a baseline that is trained.
 
@@ -211,7 +220,7 @@ def compare_with(
     run, past = open_past(run)
     arch, _ = open_first(past[0])
     read_baseline(method, arch.depth)
-    data = _data(run, past, method, trust_sources)
+    data = _data(run, past, method, trust_sources, moved)
     refs = past.state.root.chain
     layers = run.load(ref.digest for ref in refs)
     root = Root(past[0]['root_name'], arch, {ref.name: x for ref, x in zip(refs, layers)})

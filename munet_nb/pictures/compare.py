@@ -11,14 +11,14 @@ __all__ = [
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #e74e7212
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, as_path
+from ..checks import InputError, as_path, find_name
 from ..engine.answers import Answers
 from ..engine.feeds import Feed
 from ..engine.predict import Network, feed_correct
@@ -85,6 +85,7 @@ class Solved:
     charged: float  # parameters
     mega_flops: float  # of a prediction
     shares: str  # with whom it has layers in common
+    classes: tuple[str, ...]
     right: np.ndarray | None = None  # bool (test images,); None: unknown
     answers: Answers | None = None  # to the test images; None: not kept
 
@@ -115,17 +116,22 @@ def readable_tasks(
     past: Past,
     names: Iterable[str],  # of tasks
     trust_sources: bool,  # whether to read from the places that the journal names
+    moved: Sequence[Task] | None = None,  # tasks of the run that were loaded from elsewhere
 ) -> dict[str, Task]:
     """The data of those of some tasks that may be read.
 
     Raises InputError if what may be read is not there, or is not what the run was started with.
     """
     infos = {name: past.state.tasks[name] for name in names}
-    infos = {name: info for name, info in infos.items() if info.source}
-    if not trust_sources:
-        strange = strange_sources(infos.values())
-        infos = {name: info for name, info in infos.items() if name not in strange}
-    return tasks_of_run(replace(past.state, tasks=infos), None, run.path, trust_sources)
+    given = [task for task in moved or () if find_name(task.name, infos)]
+    had = {find_name(task.name, infos) for task in given}
+    strange = {} if trust_sources else strange_sources(infos.values())
+    infos = {
+        name: info
+        for name, info in infos.items()
+        if name in had or info.source and name not in strange
+    }
+    return tasks_of_run(replace(past.state, tasks=infos), given or None, run.path, trust_sources)
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #97fc7c37
 def kept_answers(run: RunDir, past: Past) -> dict[str, Answers]:
@@ -165,6 +171,7 @@ def side_of_run(
             charged=row['charged'],
             mega_flops=row['MFLOPs'],
             shares=row['from'],
+            classes=state.tasks[row['task']].classes,
             right=rights.get(row['task']),
             answers=answers.get(row['task']),
         )
@@ -179,6 +186,8 @@ def _difference(first: Solved, second: Solved) -> dict:
     "Of two accuracies on the test images: it, its interval, how that was found, and the verdict."
     told = {'difference': first.test - second.test, 'from': math.nan, 'to': math.nan}
     rights = first.right, second.right
+    if first.classes != second.classes:
+        return told | {'answers': 'of other classes', 'better': ''}
     if any(right is None for right in rights):
         return told | {'answers': 'not kept', 'better': ''}
     same = first.fingerprint == second.fingerprint and len(rights[0]) == len(rights[1])
@@ -265,7 +274,7 @@ def _in_short(first: Side, second: Side, table: pd.DataFrame) -> Section:
         size = f'{side.params_per_task:,.0f} parameters per task'
         body += subheading(side.name) + paragraph(f'{side.told}: {mean}, {size}{only}.')
     wins = [f'{name} at {(table.better == name).sum()}' for name in (first.name, second.name)]
-    unknown = (table.answers == 'not kept').sum()
+    unknown = table.answers.isin(['not kept', 'of other classes']).sum()
     common = count(len(table), 'task')
     left = f' Of {count(unknown, "task")} it cannot be told.' if unknown else ''
     body += paragraph(
@@ -279,7 +288,8 @@ _MEANS = (
     'Accuracies are those on the test images, difference is the first less the second, and from '
     'and to are the ends of its 95% interval (Newcombe 1998). Paired: both answered the same '
     'images. Not kept: a run lost what its model answered, and the images to ask it again may not '
-    'be read, so that there is no interval (--trust-sources, if both runs are trusted).'
+    'be read, so that there is no interval (--trust-sources, if both runs are trusted). Of other '
+    'classes: the tasks have no more than their name in common.'
 )
 
 # %% ../../nbs/80_pictures/22_compare.ipynb #c8a1f7c9
@@ -403,6 +413,7 @@ def compare(
     second: str | Path,  # another one
     path: str | Path | None = None,  # of the page; None: compare_SECOND.html in the first one
     trust_sources: bool = False,  # whether images are read from where the first run says they are
+    moved: Sequence[Task] | None = None,  # tasks of the first run that were loaded from elsewhere
 ) -> Page:
     """Write a page that compares two runs, which shows itself in a notebook.
 
@@ -414,6 +425,6 @@ def compare(
         path = run.path / f'compare_{other.path.resolve().name}.html'
     data = {}
     if run.pool.is_dir() and other.pool.is_dir():  # the packaged example has no layers
-        data = readable_tasks(run, past, same_data(past, past_of_other), trust_sources)
+        data = readable_tasks(run, past, same_data(past, past_of_other), trust_sources, moved)
     sides = side_of_run(run, past, names[0], data), side_of_run(other, past_of_other, names[1], data)
     return compare_sides(*sides, as_path(path, 'path'), data)

@@ -404,14 +404,17 @@ _HOW_TO_LOAD = {
     'huggingface': """from transformers import AutoImageProcessor, ViTForImageClassification
 model = ViTForImageClassification.from_pretrained('FOLDER')
 prepare = AutoImageProcessor.from_pretrained('FOLDER')
+# It shrinks photographs in another way than the system does: answers differ a little.
 logits = model(**prepare(images, return_tensors='pt')).logits""",
     'onnx': """import onnxruntime
 session = onnxruntime.InferenceSession('FOLDER/model.onnx')
-(logits,) = session.run(['logits'], {'images': images})  # uint8 (n, height, width, 3)""",
+# images: uint8 (n, height, width, 3); photographs the right way up, by PIL.ImageOps.exif_transpose
+(logits,) = session.run(['logits'], {'images': images})""",
     'stablehlo': """import jax, jax.export, safetensors.numpy
 program = jax.export.deserialize(open('FOLDER/model.stablehlo', 'rb').read())
 params = safetensors.numpy.load_file('FOLDER/model.safetensors')
-logits = program.call(params, images)['logits']  # uint8 (n, height, width, 3)""",
+# images: uint8 (n, height, width, 3); photographs the right way up, by PIL.ImageOps.exif_transpose
+logits = program.call(params, images)['logits']""",
     'safetensors': """import safetensors.numpy
 params = safetensors.numpy.load_file('FOLDER/model.safetensors')""",
 }
@@ -421,12 +424,14 @@ _HOW_TO_LOAD_ALL = {  # a program with an output for each task
     'onnx': """import onnxruntime
 session = onnxruntime.InferenceSession('FOLDER/model.onnx')
 tasks = [output.name for output in session.get_outputs()]
-answers = session.run(tasks, {'images': images})  # uint8 (n, height, width, 3)
+# images: uint8 (n, height, width, 3); photographs the right way up, by PIL.ImageOps.exif_transpose
+answers = session.run(tasks, {'images': images})
 logits = dict(zip(tasks, answers))""",
     'stablehlo': """import jax, jax.export, safetensors.numpy
 program = jax.export.deserialize(open('FOLDER/model.stablehlo', 'rb').read())
 params = safetensors.numpy.load_file('FOLDER/model.safetensors')
-logits = program.call(params, images)  # uint8 (n, height, width, 3); a dict by task""",
+# images: uint8 (n, height, width, 3); photographs the right way up, by PIL.ImageOps.exif_transpose
+logits = program.call(params, images)  # a dict by task""",
 }
 
 

@@ -148,6 +148,17 @@ def _now(evo) -> str:
     return next_task(evo.state, evo.config) or 'done'
 
 
+def _resume_line(evo) -> str:
+    "How to go on with a search."
+    infos = evo.state.tasks.values()
+    in_memory = [info.name for info in infos if not info.source]
+    if in_memory:  # a shell has no arrays
+        given = f'{", ".join(in_memory)} as before'
+        return f'Evolution.resume({str(evo.path)!r}, tasks=[...]).run(), with {given}'
+    trust = ' --trust-sources' if strange_sources(infos) else ''
+    return f'munet resume {shlex.quote(str(evo.path))}{trust}'
+
+
 def run_to_end(evo):  # an Evolution
     "Step until the search is done, with a progress bar and a line per generation."
     watch = Watch(evo)
@@ -169,7 +180,5 @@ def run_to_end(evo):  # an Evolution
             tqdm.write(for_terminal(report.line()))
         bar.name('done' if evo.done else 'stopped')
     if not evo.done:
-        trust = ' --trust-sources' if strange_sources(evo.state.tasks.values()) else ''
-        resume = f'munet resume {shlex.quote(str(evo.path))}{trust}'
-        told = f'Stopped; everything is saved in {evo.path}. Go on with: {resume}'
+        told = f'Stopped; everything is saved in {evo.path}. Go on with: {_resume_line(evo)}'
         tqdm.write(for_terminal(told))

@@ -17,7 +17,7 @@ from ..models.pool import Digest
 from .files import SEAL, Head, cut_of, head_file, line_digest, load_layer
 from .files import parse_journal, read_head, seal, sync_folder, write_atomic
 from .rundir import RunDir
-from ..search.journal import State, choices_of, replay
+from ..search.journal import State, choices_of, kept_models, replay
 from ..search.records import check_each
 
 # %% ../../nbs/70_runs/10_repair.ipynb #d6ab3183
@@ -197,6 +197,14 @@ def _front_told(c: Condition) -> list[str]:
     return [f'  kept beside the best models: {beside}, {total - best:.1f} MB more than {best:.1f} MB']
 
 # %% ../../nbs/70_runs/10_repair.ipynb #5364331b
+def _left(c: Condition) -> str:
+    "The tasks that have a model in what would be saved, and those that would no longer have one."
+    saved = kept_models(replay(parse_journal(b''.join(c.lines[: c.saved])).records))
+    lost = [task for task in kept_models(c.state) if task not in saved]
+    told = f'models of {", ".join(saved)}' if saved else 'no model of any task'
+    return f'{told}; none of {", ".join(lost)}' if lost else told
+
+
 def describe(condition: Condition) -> str:
     "A run's condition in some lines."
     c = condition
@@ -222,7 +230,8 @@ def describe(condition: Condition) -> str:
     lines += [f'  models that lack a layer: of the tasks {", ".join(lost)}'] if lost else []
     if not c.saved:
         return '\n'.join([*lines, '  nothing can be saved'])
-    return '\n'.join([*lines, f'  munet repair would save the first {c.saved} records'])
+    lines.append(f'  munet repair would save the first {c.saved} records: {_left(c)}')
+    return '\n'.join(lines)
 
 # %% ../../nbs/70_runs/10_repair.ipynb #13b105e3
 def _aside(path: Path) -> Path:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    'PRECISIONS', 'Counts', 'PRESETS', 'TrainingSettings', 'Speed', 'Config', 'config_fields',
-    'with_fields', 'config_values', 'config_changes', 'trials_of_each', 'common_segments',
-    'expected_seconds', 'config_to_json', 'config_from_json',
+    'PRECISIONS', 'Counts', 'FIXED', 'PRESETS', 'TrainingSettings', 'Speed', 'Config',
+    'config_fields', 'with_fields', 'config_values', 'config_changes', 'trials_of_each',
+    'common_segments', 'expected_seconds', 'config_to_json', 'config_from_json',
 ]
 
 # %% ../../nbs/40_search/00_config.ipynb #cell-002
@@ -292,6 +292,9 @@ def with_fields(config: Config, **values) -> Config:
     return replace(config, **own)
 
 # %% ../../nbs/40_search/00_config.ipynb #ef5df25b
+FIXED = ('seed', 'precision', 'image_size', 'root_layers')  # the same in the whole run
+
+
 def config_values(config: Config) -> dict[str, object]:
     "The value of every field, and every search list, by name."
     owners = [config, *(getattr(config, name) for name in _sections())]

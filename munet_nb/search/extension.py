@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from ..checks import InputError, find_name
 from .ask import next_task
-from .config import Config, config_changes, config_to_json, config_values
+from .config import FIXED, Config, config_changes, config_to_json, config_values
 from .config import with_fields
-from .journal import FIXED, State, TaskInfo, apply_record, info_to_json
+from .journal import State, TaskInfo, apply_record, info_to_json
 
 # %% ../../nbs/40_search/09_extension.ipynb #e0f66f45
 def extended_config(
@@ -44,7 +44,10 @@ def extension(
     "The record of an extension. Raises InputError if it cannot be, or nothing would come of it."
     for task in tasks:
         if find_name(task.name, state.tasks):
-            raise InputError(f'task {task.name!r}: the system has a task of that name already')
+            raise InputError(
+                f'task {task.name!r}: the system has a task of that name already; if it joined before '
+                'the search was stopped, go on with it (munet resume, Evolution.run)'
+            )
     record = {'kind': 'extended', 'tasks': [info_to_json(task) for task in tasks]}
     if config_changes(state.config, config):
         record['config'] = config_to_json(config)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'CHANGEABLE', 'FIXED', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch',
-    'Iteration', 'Round', 'ReliedOn', 'Keeping', 'Remembered', 'State', 'kept_models', 'choices_of',
+    'CHANGEABLE', 'FORMAT', 'TaskInfo', 'info_to_json', 'Trial', 'GroupSearch', 'Iteration',
+    'Round', 'ReliedOn', 'Keeping', 'Remembered', 'State', 'kept_models', 'choices_of',
     'with_chosen', 'trunk_shares', 'apply_record', 'at_line', 'replay', 'open_first', 'open_records',
 ]
 
@@ -22,7 +22,7 @@ from ..models.ledger import Ledger, Unread
 from ..models.model import Model, Trunk, model_from_json
 from ..models.pool import Digest, Users, users_of
 from ..network.arch import Arch, get_arch
-from .config import Config, config_changes, config_from_json, with_fields
+from .config import FIXED, Config, config_changes, config_from_json, with_fields
 from .selection import MOST_KEPT
 
 # %% ../../nbs/40_search/04_journal.ipynb #cell-005
@@ -523,9 +523,6 @@ def _changed(state, record):
     return replace(state, config=with_fields(state.config, **record['values']))
 
 # %% ../../nbs/40_search/04_journal.ipynb #dc44f5f0
-FIXED = ('seed', 'precision', 'image_size', 'root_layers')  # the same in the whole run
-
-
 def _untunable(hparams: HParams, config: Config) -> list[str]:
     "The hyperparameters that are to be tuned, but are not in their lists."
     lists = config.search if config.auto_tune else {}
@@ -560,7 +557,7 @@ def _check_fixed(before: Config, after: Config):
 def _reconfigured(state, config: Config):
     "A state between task iterations with another configuration."
     _need(not state.groups, 'config: may not change while a search for groups is going on')
-    going_on = f'that of {state.task or state.due!r} is going on, finish it first'
+    going_on = f'that of {state.task or state.due!r} is going on, finish it first (munet resume)'
     between = not (state.task or state.round)
     _need(between, f'config: may change only between task iterations; {going_on}')
     _check_fixed(state.config, config)

@@ -281,7 +281,7 @@ def survey_of(
             task = reading.task
             left_out, broken = reading.left_out, reading.broken
         else:
-            task = load_task(source)
+            task = load_task(source, skip_broken=True)  # which a notice tells
     if not isinstance(task, Task):
         raise InputError(f'{shown(source)}: must be a task, an image folder or a source of a task')
     images, more = read_images(task)

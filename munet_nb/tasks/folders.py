@@ -270,6 +270,18 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     return splits
 
 # %% ../../nbs/30_tasks/04_folders.ipynb #cell-010
+def _refuse_splits_below(folder: Path, train: Path, classes: Sequence[str]):
+    "Raise InputError if what would be classes are tasks: folders that have splits in them."
+    for name in classes:
+        below = sorted(d.name for d in (train / name).iterdir() if d.is_dir())
+        if below and all(b.lower() in SPLIT_NAMES for b in below):
+            raise InputError(
+                f'image folder {folder}: {name} would be a class, and has {", ".join(below)} in it. '
+                f'If {name} is a task, give its folder, {train / name}; if it is a class, put '
+                'the split first: split/class/file'
+            )
+
+
 def _check_classes(folder: Path, classes: Sequence[str], images: Mapping[Path, int]):
     "Raise InputError for a folder in train that would become a class without images."
     labels = set(images.values())
@@ -331,6 +343,7 @@ def _list_folder(folder: Path, left_out: LeftOut) -> _Listing:
         )
     if len(classes) == 1:
         raise _one_class(folder, found['train'] / classes[0])
+    _refuse_splits_below(folder, found['train'], classes)
     known = {same_name(name) for name in classes}
     if len(known) < len(classes):
         raise InputError(

@@ -18,7 +18,7 @@ from PIL import Image
 from ..checks import InputError, as_path, check
 from .images import from_pillow, read_bytes
 from .labels import in_classes, read_labels
-from .splits import LazySplit, fill_splits, labelled_splits
+from .splits import LazySplit, fill_own_splits, fill_splits, labelled_splits
 from .splits import named_splits, part, tell_few
 from .task import Task, image_and_label, name_or
 
@@ -32,6 +32,8 @@ def _not_loaded(name: str, is_folder: bool, e: Exception) -> InputError:
     )
     if is_folder:
         what = 'Is it a directory that save_to_disk wrote, or one with Parquet files?'
+    else:
+        what += f' There is no directory {name} here.'
     return InputError(f'Hugging Face data set {name!r} cannot be loaded ({reason}). {what}')
 
 
@@ -158,7 +160,8 @@ def load_hf(
     splits = {
         s: _hf_split(d, image, label, trusted, f'{s} of task {name!r}') for s, d in data.items()
     }
-    filled = fill_splits(labelled_splits(splits, name))
+    fill = fill_own_splits if folder else fill_splits
+    filled = fill(labelled_splits(splits, name))
     source = f'hf:{folder or dataset}'
     task = Task(name, tuple(features[label].names), **filled, private=private, source=source)
     tell_few(filled, name)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'SOURCES', 'Source', 'resume_with_option', 'load_source', 'is_packaged', 'if_gone',
-    'shown_source', 'forms', 'load_task',
+    'SOURCES', 'Source', 'load_source', 'is_packaged', 'if_gone', 'moved_source', 'shown_source',
+    'forms', 'load_task',
 ]
 
 # %% ../../nbs/30_tasks/10_sources.ipynb #cell-002
@@ -18,6 +18,7 @@ from pathlib import Path
 from ..checks import InputError, as_path, check, plain, unknown
 from .benchmarks import PACKAGED_BENCHMARKS, load_benchmark
 from .folders import load_folder, load_folder_without, load_idx, parse_without
+from .folders import source_of
 from .hub import load_hf
 from .tables import load_table_from, load_table_without
 from .task import Task, check_private
@@ -35,9 +36,8 @@ class Source:
     form: str = ''  # what `load_task` is given: 'idx:DIR'; '': it cannot be loaded from a text
     metavar: str = ''  # what follows the option of munet evolve; '': it has none
     help: str = ''  # of the option of munet evolve
-    moved_help: str = ''  # of the option of munet resume; '': it has none
-    place: str = 'DIR'  # what that option takes
-    again: Callable[[str, str, str], str] | None = None  # how to give the new place of moved data
+    place: str = ''  # where its data lies, as --moved takes it: 'DIR'; '': that cannot be given
+    again: Callable[[str, str, str], str] | None = None  # how a place is given in another way
     can_skip: bool = False  # whether `load` takes skip_broken=True, to leave broken files out
 
     @property
@@ -74,26 +74,8 @@ def _from_vtab(text: str, name: str | None, few: bool) -> Task:
     return load_vtab(task, name, data_dir or None, few)
 
 # %% ../../nbs/30_tasks/10_sources.ipynb #cell-009
-def resume_with_option(
-    kind: str,  # the source's name, which is its option's
-    name: str,  # of the task
-    text: str,  # where its data was
-) -> str:
-    "How to resume a run after the directory of a task was moved."
-    place = shlex.quote(f'{name}={SOURCES[kind].place}')
-    return f'munet resume --{kind} {place}, Evolution.resume(..., tasks=[...])'
-
-
-def _resume_without(kind: str, name: str, text: str) -> str:
-    "The same for a folder or a table of which something was left out."
-    kind = kind.removesuffix('-without')
-    place = shlex.quote(f'{name}={SOURCES[kind].place}')
-    load = f'load_{kind}({SOURCES[kind].place}, {name!r}, skip_broken=True)'
-    return f'munet resume --{kind} {place} --skip-broken, Evolution.resume(..., tasks=[{load}])'
-
-
 def _resume_with_data_dir(kind: str, name: str, text: str) -> str:
-    "The same for TFDS, whose own default directory is a setting of the environment."
+    "How to resume with data of TFDS, whose default directory is a setting of the environment."
     dataset, own_place, _ = text.partition('@')
     shell = '' if own_place else 'TFDS_DATA_DIR=DIR munet resume --trust-sources, '
     given = f'{dataset!r}, {name!r}, data_dir=DIR'
@@ -120,15 +102,14 @@ _OF_FILES = (
         form='DIR',
         metavar='[NAME=]DIR',
         help='a task from an image folder: split/class/file or class/file',
-        moved_help='where the image folder of a task is now, if it was moved',
-        again=resume_with_option,
+        place='DIR',
         can_skip=True,
     ),
     Source(
         'folder-without',
         'an image folder but for some files',
         load_folder_without,
-        again=_resume_without,
+        place='DIR',
     ),
     Source(
         'table',
@@ -138,16 +119,14 @@ _OF_FILES = (
         metavar='[NAME=]FILE[@DIR]',
         help='a task from a CSV file: path,label or path,label,split; paths begin at its folder, or '
         'at DIR',
-        moved_help='where the table of a task is now, if it was moved',
         place='FILE',
-        again=resume_with_option,
         can_skip=True,
     ),
     Source(
         'table-without',
         'a table but for some rows',
         load_table_without,
-        again=_resume_without,
+        place='FILE',
     ),
     Source(
         'idx',
@@ -156,8 +135,7 @@ _OF_FILES = (
         form='idx:DIR',
         metavar='[NAME=]DIR',
         help="a task from IDX files, MNIST's format",
-        moved_help='where the IDX files of a task are now, if they were moved',
-        again=resume_with_option,
+        place='DIR',
     ),
 )
 
@@ -197,8 +175,7 @@ _OF_LIBRARIES = (
         form='hf:DATA',
         metavar='[NAME=]DATA',
         help='a task from a Hugging Face data set: owner/name, owner/name#config or a directory',
-        moved_help='where the Hugging Face directory of a task is now, if it was moved',
-        again=resume_with_option,
+        place='DIR',
     ),
 )
 SOURCES = {row.name: row for row in _OF_FILES + _OF_LIBRARIES}
@@ -234,10 +211,32 @@ def if_gone(
     "What to add to the error about a task whose data is gone; '' if no other place can be given."
     kind, _, text = source.partition(':')
     row = SOURCES.get(kind)
-    if row is None or row.again is None:
+    if row is None or not (row.place or row.again):
         return ''
-    again = row.again(kind, name, text)
+    place = shlex.quote(f'{name}={row.place}')
+    again = f'--moved {place}, Evolution.resume(..., tasks=[...])'
+    if row.again:
+        again = row.again(kind, name, text)
     return f'; if it was moved, give its new place ({again}), or put a link to it where it was'
+
+
+def moved_source(
+    name: str,  # of the task
+    source: str,  # as in Task.source
+    place: str,  # where its data lies now
+) -> str:
+    """The source of a task whose data was moved; what was left out of it is left out again.
+
+    Raises InputError if its data has no place.
+    """
+    kind, _, text = source.partition(':')
+    row = SOURCES.get(kind)
+    if row is None or not row.place:
+        raise InputError(f'task {name!r}: has no data whose place could be given{if_gone(name, source)}')
+    if not kind.endswith('-without'):
+        return f'{kind}:{place}'
+    _, left_out = parse_without(text)
+    return source_of(kind.removesuffix('-without'), place, left_out)
 
 
 def shown_source(
@@ -265,6 +264,7 @@ def load_task(
     text: str | Path,  # a folder, or what `forms` lists: 'table:FILE', 'hf:DATA', 'vtab:NAME'
     name: str | None = None,  # missing: the data's own
     private: bool = False,  # its model is never a seed for another task
+    skip_broken: bool = False,  # leave broken files out, where a source can
 ) -> Task:
     """A task from any source that can be written down in one line.
 
@@ -284,5 +284,6 @@ def load_task(
         folder = as_path(rest, 'image folder').resolve()
         if not folder.exists():
             raise InputError(f'image folder {folder}: does not exist; a source is {forms()}')
-    task = row.load(rest, name)
+    skips = {'skip_broken': True} if skip_broken and row.can_skip else {}
+    task = row.load(rest, name, **skips)
     return replace(task, private=True) if private else task
