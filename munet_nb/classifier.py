@@ -6,7 +6,7 @@
 __all__ = ['MultitaskClassifier']
 
 # %% ../nbs/98_classifier.ipynb #afce0109
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -39,52 +39,37 @@ def _texts(labels: Labels) -> np.ndarray:  # object (n,)
     return np.array(['' if n == -1 else str(n) for n in labels.values.tolist()], object)
 
 
-def _has_pairs(given) -> bool:
-    "Whether something is such pairs by the names of splits."
-    return isinstance(given, Mapping) and bool(given) and all(map(_is_pair, given.values()))
-
-
-def _kept(given):
-    "What was given, with an iterator of labels as a list: they are looked at twice."
-    if _has_pairs(given):
-        return {name: _kept(own) for name, own in given.items()}
-    if _is_pair(given):
-        return given[0], list(given[1]) if isinstance(given[1], Iterator) else given[1]
-    return given
-
-
-def _as_classes(name: str, pairs: Mapping[str, tuple]) -> dict[str, tuple]:
-    """Images and labels by split, of which each number that there is becomes a class.
-
-    Only numbers from 0 on without a gap are classes as they are; others become names.
-    """
+def _from_pairs(name: str, pairs: Mapping[str, tuple]) -> tuple[Task, str]:
+    "A task of images and labels by split, and whether the labels are 'texts' or 'numbers'."
     read = {s: read_labels(labels, f'{s} of task {name!r}') for s, (_, labels) in pairs.items()}
-    if any(labels.are_texts or labels.columns for labels in read.values()):
-        return dict(pairs)
-    known = sorted({n for labels in read.values() for n in labels.values.tolist()} - {-1})
-    if known == list(range(len(known))) or known[0] < 0:
-        return dict(pairs)
-    return {s: (images, _texts(read[s])) for s, (images, _) in pairs.items()}
+    classes = {labels.columns for labels in read.values() if labels.columns}
+    if len(classes) > 1:
+        raise InputError(f'labels of task {name!r}: rows of {sorted(classes)}: must be of one length')
+    named = list(range(classes.pop())) if classes else None
+    are_texts = any(labels.are_texts for labels in read.values())
+    values = {s: labels.values for s, labels in read.items()}
+    if not are_texts and named is None:
+        known = sorted({n for numbers in values.values() for n in numbers.tolist()} - {-1})
+        if known != list(range(len(known))) and known[0] >= 0:  # each number is a class of its own
+            values = {s: _texts(labels) for s, labels in read.items()}
+    arrays = {s: (images, values[s]) for s, (images, _) in pairs.items()}
+    return task_from_arrays(name, **arrays, classes=named), 'texts' if are_texts else 'numbers'
 
 
-def _named_task(name: str, given) -> Task:
-    "A task of this name, from a task, a pair (images, labels), pairs by split, or a data set."
+def _given_task(name: str, given) -> tuple[Task, str | None]:
+    """A task of this name, and what its labels are, as far as they were given beside images.
+
+    From a task, a pair (images, labels), pairs by split, or a data set.
+    """
     if isinstance(given, Task):
-        return replace(given, name=name)
+        return replace(given, name=name), None
     if _is_pair(given):
-        return task_from_arrays(name, **_as_classes(name, {'train': given}))
-    if _has_pairs(given):
-        splits = named_splits(given, f'task {name!r}', 'and give them alone')
-        return task_from_arrays(name, **_as_classes(name, splits))
-    return task_from_dataset(name, given)
+        return _from_pairs(name, {'train': given})
+    if isinstance(given, Mapping) and given and all(map(_is_pair, given.values())):
+        return _from_pairs(name, named_splits(given, f'task {name!r}', 'and give them alone'))
+    return task_from_dataset(name, given), None
 
-
-def _tasks_of(tasks: Mapping[str, object] | Sequence[Task]) -> list[Task]:
-    if isinstance(tasks, Mapping):
-        tasks = [_named_task(name, given) for name, given in tasks.items()]
-    return check_tasks(tasks)
-
-
+# %% ../nbs/98_classifier.ipynb #b5a414cf
 def _are_numbers(classes: Sequence[str]) -> bool:
     "Whether classes are called by their numbers."
     return list(classes) == [str(i) for i in range(len(classes))]
@@ -97,18 +82,6 @@ def _labels_of(
     "What is predicted: the names of classes, or their numbers if that is what they are called."
     numbers = kind == 'numbers' or kind is None and _are_numbers(classes)
     return np.array(list(map(int, classes))) if numbers else np.array(classes, object)
-
-
-def _kinds(tasks: Mapping[str, object] | Sequence[Task]) -> dict[str, str]:
-    "Of tasks whose labels were given beside their images, whether they were texts or numbers."
-    found = {}
-    for task, given in tasks.items() if isinstance(tasks, Mapping) else ():
-        if _has_pairs(given):
-            given = next(iter(given.values()))  # all of its splits are alike
-        if _is_pair(given):
-            texts = read_labels(given[1], task).are_texts
-            found[str(task)] = 'texts' if texts else 'numbers'
-    return found
 
 
 def _as_named(labels: Labels, classes: Sequence[str]) -> Labels:
@@ -193,11 +166,12 @@ class MultitaskClassifier:
         """
         if self.path is not None:
             refuse_if_taken(RunDir(self.path))
-        given = tasks
+        kinds = {}
         if isinstance(tasks, Mapping):
-            given = {name: _kept(own) for name, own in tasks.items()}
-        tasks = _tasks_of(given)
-        kinds = _kinds(given)
+            found = [_given_task(name, given) for name, given in tasks.items()]
+            kinds = {task.name: kind for task, kind in found}
+            tasks = [task for task, _ in found]
+        tasks = check_tasks(tasks)
         choice = self._choice(tasks)
         for warning in choice.warnings:
             notice(warning)

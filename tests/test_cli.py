@@ -290,6 +290,9 @@ def test_resume_says_when_the_images_are_gone_or_others(run, folders, tmp_path, 
             assert main(typed) == 2
             assert '(--moved odd=DIR, ' in capsys.readouterr().err
         assert main(['evaluate', str(run), '--moved', f'odd={moved}', '--trust-sources']) == 0
+        copy = shutil.copytree(run, tmp_path / 'copy')
+        joins = ['add-task', str(copy), '--folder', f'new={moved}', '--moved', f'odd={moved}']
+        assert main([*joins, '--trust-sources']) == 0
         assert main([*resume, '--moved', str(moved)]) == 2
         assert "must be NAME=PLACE" in capsys.readouterr().err
         next((moved / 'odd').iterdir()).unlink()

@@ -6,6 +6,7 @@ import gc
 import pickle
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -85,6 +86,10 @@ def test_a_table_is_given_in_the_shell_and_found_again(table, tmp_path):
         mu.Evolution.resume(run, trust_sources=True)
     again = typed(f'resume {run} --moved pets={moved}/train.csv@{moved}/images', read_moved)
     mu.Evolution.resume(run, [again]).close()
+    named = tmp_path / 'named'
+    mu.Evolution.create(named, mu.load_root('random:Ti1'), [replace(again, name='a=b')]).close()
+    strange = typed(f'resume {named} --moved a=b={moved}/train.csv@{moved}/images', read_moved)
+    assert (strange.name, strange.source) == ('a=b', again.source)
     with pytest.raises(InputError, match="--moved 'pets': must be NAME=PLACE"):
         typed(f'resume {run} --moved pets', read_moved)
 
