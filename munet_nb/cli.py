@@ -645,6 +645,8 @@ def _add_serve(commands):
         help='answer over HTTP, with a page at /',
         description='A task that joins the run, or a model that gets better, is served without a '
         "restart. Needs pip install 'munet_nb[serve]'.",
+        epilog='To ask it: curl -F image=@photo.jpg http://127.0.0.1:8000/predict, or '
+        '.../predict/TASK for one task; the page at /docs lists what else there is.',
     )
     p.set_defaults(do=_serve)
     p.add_argument('run', metavar='DIR', help='run directory')

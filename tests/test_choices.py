@@ -269,6 +269,6 @@ def test_what_goes_with_nothing_is_told(tmp_path, capsys):
     line = ['evolve', '--run', str(tmp_path / 'run'), '--benchmark', 'demo']
     assert main([*line, '--minutes', '1', '--workers', '2']) == 2
     assert 'minutes = 1: the speed is measured in this process' in capsys.readouterr().err
-    assert main(['resume', str(tmp_path / 'run'), '--skip-broken']) == 2
-    assert '--skip-broken: goes with --folder NAME=DIR' in capsys.readouterr().err
+    assert main([*line, '--cores', '2']) == 2
+    assert '--cores 2: goes with --ray' in capsys.readouterr().err
 

@@ -319,7 +319,8 @@ def test_ctrl_c_saves_the_generation_and_stops(whole, tmp_path):
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0, err
-    assert 'Stopped; everything is saved' in out and 'munet resume' in out
+    again = f"Evolution.resume({str(tmp_path / 'c')!r}, tasks=[...]).run(), with mnist, digits as before"
+    assert 'Stopped; everything is saved' in out and again in out
     assert 'Traceback' not in err
     assert 2 <= lines(tmp_path / 'c') < 7
     with Evolution.resume(tmp_path / 'c', tasks=small_tasks()) as evo:

@@ -145,7 +145,7 @@ def test_going_on_says_what_would_be_read_and_the_command_that_reads_it(
     assert main(['resume', str(run), '--trust-sources']) == 0
     assert loaded == [f'folder:{folder}']
     Evolution.resume(run, [load_folder(folder)]).close()
-    assert main(['resume', str(run), '--folder', f'shades={folder}']) == 0
+    assert main(['resume', str(run), '--moved', f'shades={folder}']) == 0
 
 
 def test_tasks_that_come_with_the_package_go_on_without_a_word(tmp_path, loaded):
@@ -451,7 +451,7 @@ def test_no_command_reaches_a_terminal(hostile, run, folder, tmp_path, capsys):
         ['report', str(tmp_path / COMMANDS)],
         ['predict', str(run), '--task', COMMANDS, image],
         ['predict', str(run), '--task', 'shades', str(tmp_path / COMMANDS)],
-        ['resume', str(run), '--folder', f'{COMMANDS}={folder}'],
+        ['resume', str(run), '--moved', f'{COMMANDS}={folder}'],
         ['evolve', '--run', str(tmp_path / 'x'), '--folder', str(tmp_path / COMMANDS)],
     ):
         assert main(args) == 2, args

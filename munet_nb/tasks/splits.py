@@ -18,7 +18,6 @@ from jaxtyping import Int
 
 from ..checks import InputError, as_list, notice
 from .images import as_images, to_image, to_images
-from ..words import count
 
 # %% ../../nbs/30_tasks/02_splits.ipynb #cell-005
 def check_labels(
@@ -179,18 +178,11 @@ def fill_splits(
 ) -> dict[str, ArraySplit | LazySplit]:
     """The splits 'train', 'validation' and 'test', those that are missing cut out of train.
 
-    Raises InputError if there is no train, or nothing of it is left.
+    Raises InputError if there is no train.
     """
     if 'train' not in splits:
         raise InputError(f"splits {sorted(splits)}: 'train' is missing")
-    train = splits['train']
-    numbers = five_percent(len(train), *_given(splits))
-    if len(train) and not numbers['train']:
-        raise InputError(
-            f'{train.where}: the missing splits are held out of it, which leaves none of its '
-            f'{count(len(train), "image")} to train on; give more, or splits of their own'
-        )
-    return _cut(splits, numbers)
+    return _cut(splits, five_percent(len(splits['train']), *_given(splits)))
 
 # %% ../../nbs/30_tasks/02_splits.ipynb #a61051cd
 ENOUGH = 100  # images that validate or test; eight points can be told on them, near 90%

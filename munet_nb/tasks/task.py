@@ -20,6 +20,7 @@ from ..checks import InputError, as_list, check, is_name, plain_fields
 from ..checks import same_name, shown
 from .labels import IMAGE_NAMES, LABEL_NAMES, find_column, number_labels
 from .splits import ArraySplit, LazySplit, fill_own_splits, labelled_splits, part
+from ..words import count
 
 # %% ../../nbs/30_tasks/03_task.ipynb #cell-005
 def check_name(name: str):
@@ -130,7 +131,13 @@ def mixed_task(
         s: part(split, np.random.default_rng(0).permutation(len(split)))
         for s, split in labelled_splits(splits, name).items()
     }
-    return Task(name, classes, **fill_own_splits(mixed), private=private)
+    filled = fill_own_splits(mixed)
+    if not len(filled['train']):
+        raise InputError(
+            f'train of task {name!r}: the missing splits are held out of it, which leaves none of its '
+            f'{count(len(mixed["train"]), "image")} to train on; give more, or splits of their own'
+        )
+    return Task(name, classes, **filled, private=private)
 
 # %% ../../nbs/30_tasks/03_task.ipynb #cell-010
 def task_from_arrays(
