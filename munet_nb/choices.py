@@ -25,7 +25,7 @@ from .models.model import Root, root_model
 from .network.chain import seed_key
 from .roots.fetch import AUGREG_FILES, augreg_file, can_be_fetched
 from .roots.load import PACKAGED_ROOTS, PAPER_ROOTS, load_root, patch_of_root
-from .search.config import Config, Speed, TrainingSettings, common_segments
+from .search.config import MOST_CHILDREN, Config, Speed, TrainingSettings, common_segments
 from .search.config import expected_seconds, with_fields
 from .search.plans import Surroundings, draft_of, plan_child
 from .tasks.facts import Facts, facts_of, is_characters
@@ -338,8 +338,8 @@ def for_minutes(
     trained = f'{many} children per task, each trained for {segments} segments'
     told = f"Budget for {minutes:g} {'minute' if minutes == 1 else 'minutes'}: {trained}."
     warnings = choice.warnings
-    took = seconds / 60 / minutes
-    if not 1 / 1.3 < took < 1.3:
+    took, largest = seconds / 60 / minutes, many == MOST_CHILDREN
+    if took > 1.3 or largest and took < 1 / 1.3:
         bound = 'smallest' if took > 1 else 'largest'
         told_too = f'Even the {bound} budget takes about {seconds / 60:.1f} minutes here.'
         warnings = (*warnings, told_too)

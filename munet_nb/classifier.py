@@ -178,9 +178,11 @@ class MultitaskClassifier:
         temporary = _Temporary() if self.path is None else None
         path = temporary.path if temporary else self.path
         with Evolution.create(path, choice.load_root(), tasks, choice.config) as evo:
-            evo.run()
-            if temporary and not evo.done:
-                temporary.stays()  # the search says that it can be gone on with
+            try:
+                evo.run()
+            finally:
+                if temporary and not evo.done:
+                    temporary.stays()  # the search can be gone on with
         self._temporary = temporary
         self.choice_ = choice
         self.system_ = System.open(path)

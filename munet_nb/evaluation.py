@@ -18,13 +18,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .checks import InputError, as_path, check, find_name, is_one_of, notice, same_name
-from .checks import unknown
+from .checks import InputError, as_path, check, is_one_of, notice, same_name, unknown
 from .engine.predict import accuracy
 from .engine.programs import shared_programs
 from .runs.answers import wilson
 from .runs.rundir import RunDir
-from .runs.start import tasks_of_run
+from .runs.start import given_tasks, tasks_of_run
 from .runs.system import System
 from .search.journal import open_records
 from .tasks.folders import folders_in, images_below
@@ -93,7 +92,8 @@ def evaluate_splits(
         raise InputError(f'{run.path}: no task has a model yet')
     state, _, config = open_records(run.records())
     wanted = replace(state, tasks={name: state.tasks[name] for name in names})
-    given = [task for task in moved or () if find_name(task.name, wanted.tasks)]
+    named = given_tasks(moved, state.tasks, run.path)
+    given = [task for name, task in named.items() if name in wanted.tasks]
     data = tasks_of_run(wanted, given or None, run.path, trust_sources)
 
     def evaluated(task):

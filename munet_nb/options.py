@@ -12,6 +12,7 @@ __all__ = [
 # %% ../nbs/94_options.ipynb #cell-002
 import argparse
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -117,13 +118,12 @@ def add_moved(parser: argparse.ArgumentParser):
     )
 
 
-def _moved_task(text: str, infos: Mapping[str, 'TaskInfo']) -> Task:
-    "A task of a run from 'NAME=PLACE'; a name may have '=' in it."
+def _moved_place(text: str, infos: Mapping[str, 'TaskInfo']) -> tuple[str, str]:
+    "A task of a run, and its source, from 'NAME=PLACE'; a name may have '=' in it."
     for at in (i for i, letter in enumerate(text) if letter == '='):
         name = find_name(text[:at], infos)
         if name is not None:
-            source = moved_source(name, infos[name].source, text[at + 1 :])
-            return load_source(source, name)
+            return name, moved_source(name, infos[name].source, text[at + 1 :])
     raise InputError(
         f'--moved {text!r}: must be NAME=PLACE, where the data of a task of the run is now; it has '
         f'the tasks {", ".join(infos)}'
@@ -138,7 +138,11 @@ def read_moved(args: argparse.Namespace) -> list[Task] | None:
     if not args.moved:
         return None
     state, _, _ = open_records(RunDir(args.run).records())
-    return [_moved_task(text, state.tasks) for text in args.moved]
+    found = [_moved_place(text, state.tasks) for text in args.moved]
+    for name, many in Counter(name for name, _ in found).items():
+        if many > 1:
+            raise InputError(f'--moved: gives the place of {name!r} {many} times')
+    return [load_source(source, name) for name, source in found]
 
 # %% ../nbs/94_options.ipynb #e343cbdc
 def add_workers(parser: argparse.ArgumentParser):
@@ -366,10 +370,12 @@ def read_config(
     presets: Sequence[str],  # that a new run may begin with
 ) -> Config:
     "What the options ask for: the first of these presets that they go with, changed by them."
+    wrong = {}
     for preset in presets:
         start = Config.preset(preset)
         try:
             return with_fields(start, **read_values(args, start))
-        except InputError:
-            if preset == presets[-1]:
-                raise
+        except InputError as e:
+            wrong.setdefault(str(e), preset)
+    told = [f'{e} (preset {preset})' for e, preset in wrong.items()]
+    raise InputError('; or '.join(told) if len(told) > 1 else next(iter(wrong)))

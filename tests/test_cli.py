@@ -291,6 +291,16 @@ def test_resume_says_when_the_images_are_gone_or_others(run, folders, tmp_path, 
             assert '(--moved odd=DIR, ' in capsys.readouterr().err
         assert main(['evaluate', str(run), '--moved', f'odd={moved}', '--trust-sources']) == 0
         copy = shutil.copytree(run, tmp_path / 'copy')
+        own = ['evaluate', str(run), '--task', 'odd', '--moved', f'odd={moved}']
+        assert main(own) == 0, 'a place that is given is trusted'
+        capsys.readouterr()
+        assert main(['evaluate', str(run), '--folder', 'new', '--moved', 'odd=x']) == 2
+        assert 'gives others' in capsys.readouterr().err
+        assert main([*resume, '--moved', 'odd=x', '--moved', 'odd=y']) == 2
+        assert "gives the place of 'odd' 2 times" in capsys.readouterr().err
+        assert main(['compare', str(copy), str(run), '--moved', f'odd={moved}']) == 0
+        beside = ['compare', str(copy), '--with', 'norm_head', '--moved', f'odd={moved}']
+        assert main([*beside, '--trust-sources']) == 0
         joins = ['add-task', str(copy), '--folder', f'new={moved}', '--moved', f'odd={moved}']
         assert main([*joins, '--trust-sources']) == 0
         assert main([*resume, '--moved', str(moved)]) == 2

@@ -423,14 +423,27 @@ def test_everything_that_is_left_out_is_counted_and_named(tmp_path):
     (['cat'], '', "has one class only, 'cat', and a task needs two or more, each a folder of images$"),
     (['2023/trip/cat', '2023/trip/dog'], '', 'the classes those in .*trip. Then give that folder'),
     (['cat', 'dog'], 'cat/0.png', 'is a file; give the folder that holds the classes'),
+    (
+        ['cars/train/van', 'cars/.cache', 'pets/test/cat'],
+        '',
+        'cars would be a class, and has train in it. If cars is a task, give its folder',
+    ),
     (['cat', 'dog'], '', "nothing is left to train on in 'cat', 'dog'.*three or more into each class"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_task_says_what_to_do(tmp_path, folders, given, told):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
-        Image.new('RGB', (16, 16)).save(tmp_path / folder / '0.png')
+        if not folder.endswith('.cache'):
+            Image.new('RGB', (16, 16)).save(tmp_path / folder / '0.png')
     with pytest.raises(InputError, match=told):
         load_folder(tmp_path / given)
+
+
+def test_a_folder_in_a_class_may_be_called_like_a_split(tmp_path):
+    for name in ('cat', 'cat/test', 'dog', 'dog/val'):
+        folder_of(tmp_path, name, n=5)
+    task = load_folder(tmp_path)
+    assert task.classes == ('cat', 'dog') and sizes(task) == 20
 
 
 def test_the_command_line_tells_it_in_one_line(tmp_path, capsys):

@@ -82,7 +82,7 @@ def test_a_table_is_given_in_the_shell_and_found_again(table, tmp_path):
     mu.Evolution.resume(run, trust_sources=True).close()
     moved = tmp_path / 'moved'
     table.parent.rename(moved)
-    with pytest.raises(InputError, match='--moved pets=FILE'):
+    with pytest.raises(InputError, match=r"--moved 'pets=FILE\[@DIR\]'"):
         mu.Evolution.resume(run, trust_sources=True)
     again = typed(f'resume {run} --moved pets={moved}/train.csv@{moved}/images', read_moved)
     mu.Evolution.resume(run, [again]).close()

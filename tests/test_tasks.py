@@ -181,7 +181,7 @@ def test_a_prepared_data_set_is_found_again_from_another_folder_and_the_advice_f
 @pytest.mark.parametrize(
     'source, advice',
     [
-        ('table:/x.csv', "--moved 'my cats=FILE', Evolution.resume(..., tasks=[...])"),
+        ('table:/x.csv', "--moved 'my cats=FILE[@DIR]', Evolution.resume(..., tasks=[...])"),
         ('folder:/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         ('folder-without:["a"]@/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),
         ('idx:/x', "--moved 'my cats=DIR', Evolution.resume(..., tasks=[...])"),

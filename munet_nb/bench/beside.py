@@ -20,7 +20,7 @@ from .comparison import common_examples
 from .protocol import examples_of
 from .records import only_once, save_fit
 from .rivals import Halving, fit_test, halving, train_charged
-from ..checks import InputError, find_name, is_number, is_whole
+from ..checks import InputError, is_number, is_whole
 from ..engine.feeds import TaskFeed
 from ..engine.predict import Network
 from ..engine.programs import shared_programs
@@ -33,7 +33,7 @@ from ..pictures.history import Past
 from ..pictures.page import Page
 from ..runs.files import refuse_link
 from ..runs.rundir import RunDir
-from ..runs.start import strange_sources
+from ..runs.start import given_tasks, strange_sources
 from ..search.config import Config, config_from_json, config_to_json
 from ..search.journal import open_first
 from ..tasks.task import Task
@@ -190,8 +190,8 @@ def _data(
     moved: Sequence[Task] | None,
 ) -> dict[str, Task]:
     "The images of all tasks that have a model. Raises InputError if they may not be read."
-    had = {find_name(task.name, past.state.tasks) for task in moved or ()}
-    infos = [past.state.tasks[name] for name in past.state.kept if name not in had]
+    named = given_tasks(moved, past.state.tasks, run.path)
+    infos = [past.state.tasks[name] for name in past.state.kept if name not in named]
     strange = strange_sources(infos)
     if not past.state.kept:
         raise InputError(f'{run.path}: no task has a model yet, so there is nothing to compare')

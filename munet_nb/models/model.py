@@ -95,7 +95,7 @@ def unpack_correct(text: str) -> np.ndarray:  # bool (examples,)
     n, _, digits = text.partition(':')
     try:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))
-        right = 0 <= len(bits) - int(n) < 8
+        right = n.isascii() and n.isdigit() and 0 <= len(bits) - int(n) < 8
     except ValueError:
         right = False
     told = 'a number of examples and as many bits, as in 3:a0'

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, as_path, find_name
+from ..checks import InputError, as_path
 from ..engine.answers import Answers
 from ..engine.feeds import Feed
 from ..engine.predict import Network, feed_correct
@@ -36,7 +36,7 @@ from .progress import plot_progress
 from .report import settings_that_differ, system_rows
 from ..runs.answers import wilson
 from ..runs.rundir import RunDir
-from ..runs.start import strange_sources, tasks_of_run
+from ..runs.start import given_tasks, strange_sources, tasks_of_run
 from ..runs.system import System, read_answers
 from ..words import count
 from ..search.config import TrainingSettings
@@ -123,13 +123,13 @@ def readable_tasks(
     Raises InputError if what may be read is not there, or is not what the run was started with.
     """
     infos = {name: past.state.tasks[name] for name in names}
-    given = [task for task in moved or () if find_name(task.name, infos)]
-    had = {find_name(task.name, infos) for task in given}
+    named = given_tasks(moved, past.state.tasks, run.path)
+    given = [task for name, task in named.items() if name in infos]
     strange = {} if trust_sources else strange_sources(infos.values())
     infos = {
         name: info
         for name, info in infos.items()
-        if name in had or info.source and name not in strange
+        if name in named or info.source and name not in strange
     }
     return tasks_of_run(replace(past.state, tasks=infos), given or None, run.path, trust_sources)
 

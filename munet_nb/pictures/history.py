@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = [
     'MOST_DRAWN', 'MOST_TOLD', 'SIZES', 'WATCH', 'Past', 'check_told', 'state_of', 'History',
-    'children_by_task', 'drawn_children', 'told_drawn', 'curve_text', 'told_changes', 'told_child',
-    'told_children', 'size_of', 'config_after', 'Arrival', 'trunk_tasks', 'arrivals_by_task',
-    'journal_size', 'may_grow', 'read_on',
+    'children_by_task', 'drawn_children', 'told_drawn', 'left_out', 'curve_text', 'told_changes',
+    'told_child', 'told_children', 'size_of', 'config_after', 'Arrival', 'trunk_tasks',
+    'arrivals_by_task', 'journal_size', 'may_grow', 'read_on',
 ]
 
 # %% ../../nbs/80_pictures/02_history.ipynb #d936f6806af69b2d95d896632c607d4b
@@ -150,6 +150,12 @@ def told_drawn(children: Mapping[str, Sequence], drawn: Mapping[str, Sequence]) 
     n, shown = (sum(map(len, some.values())) for some in (children, drawn))
     told = count(n, 'child', 'children')
     return f'{shown:,} of {told}' if shown < n else told
+
+
+def left_out(children: Mapping[str, Sequence], drawn: Mapping[str, Sequence]) -> str:
+    "What to add to a label if a picture leaves children out."
+    told = told_drawn(children, drawn)
+    return f' (drawn: {told})' if ' of ' in told else ''
 
 # %% ../../nbs/80_pictures/02_history.ipynb #695ac155
 def curve_text(evaluations: Sequence[float]) -> str:

@@ -23,8 +23,8 @@ from .canvas import LIGHT, Picture, Theme, check_theme, listed
 from .canvas import new_picture, short_name, task_colors, task_legend, tell
 from .canvas import trunk_legend
 from .history import SIZES, Past, arrivals_by_task, children_by_task
-from .history import drawn_children, size_of, state_of, told_children, told_drawn
-from .history import trunk_tasks
+from .history import drawn_children, left_out, size_of, state_of, told_children
+from .history import told_drawn, trunk_tasks
 from ..runs.system import sizes_of_system, sizes_table
 from ..search.journal import State, kept_models, with_chosen
 from ..words import count
@@ -93,7 +93,7 @@ def plot_lineage(
     for a in arrivals:
         place = at[a.model.id]
         draw_square(ax, place, colors[a.trunk], theme, a.model.id in ancestors, a.told)
-    ax.set(xlabel='generation of the run', ylabel='score')
+    ax.set(xlabel=f'generation of the run{left_out(children, drawn)}', ylabel='score')
     end_at_one(ax)
     ways = [f'{t}: {len(state.lineage(m)) - 1}' for t, m in kept_models(state).items()]
     fig.alt = (
@@ -228,7 +228,7 @@ def _draw_progress(
 
 
 def plot_progress(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
-    "Score of every child and the best so far, per task, over the generations of the task."
+    "Scores of children and the best so far, per task, over the generations of the task."
     state = state_of(records)
     children = children_by_task(records, state)
     arrived = arrivals_by_task(records, state)
@@ -286,7 +286,7 @@ def plot_sizes(
     theme: Theme = LIGHT,
     size: str = 'charged',  # or 'MFLOPs', what a prediction computes
 ) -> Picture:
-    """Validation accuracy against size, of every accepted model; each task's front.
+    """Validation accuracy against size, of accepted models; each task's front.
 
     A model that came with a common trunk is charged as it was then. Raises InputError for another
     size.
@@ -304,20 +304,28 @@ def plot_sizes(
             id, quality = child['model']['id'], max(child['model']['evaluations'])
             point = millions(id, child['accounted']), quality, id
             found.setdefault(task, []).append(point)
-    drawn = drawn_children(accepted, kept)
+    shown = [t for t in state.tasks if t in found or t in arrived]
+    came = {
+        t: [(millions(a.model.id, a.charged), a.model.quality) for a in arrivals]
+        for t, arrivals in arrived.items()
+    }
+    corners = {
+        task: _best_corners([*came.get(task, ()), *((x, y) for x, y, _ in found.get(task, ()))])
+        for task in shown
+    }
+    on_front = {id for t, points in found.items() for x, y, id in points if (x, y) in corners[t]}
+    drawn = drawn_children(accepted, kept | on_front)
     told = told_children([c for some in drawn.values() for _, c in some], state)
     ids = {c['model']['id'] for some in drawn.values() for _, c in some}
-    shown = [t for t in state.tasks if t in found or t in arrived]
     handles = [*task_legend(colors, shown), *trunk_legend(colors, trunk_tasks(records))]
     fig, (ax,) = new_picture(7.4, 4, theme, handles=handles)
     ends = []
     for task in shown:
         points = sorted(found.get(task, ()), key=lambda p: (p[0], -p[1]))
         arrivals = arrived.get(task, ())
-        squares = [(millions(a.model.id, a.charged), a.model.quality) for a in arrivals]
-        for a, place in zip(arrivals, squares):
+        for a, place in zip(arrivals, came.get(task, ())):
             draw_square(ax, place, colors[a.trunk], theme, a.model.id in kept, a.told)
-        front = _best_corners([*squares, *((x, y) for x, y, _ in points)])
+        front = corners[task]
         (line,) = ax.plot(*zip(*front), color=colors[task], linewidth=1, zorder=1)
         tell(line, f'{task}: its models that no smaller one equals')
         ends.append(f'{task}: {front[-1][1]:.1%} with {front[-1][0]:.3g} M')
@@ -328,7 +336,9 @@ def plot_sizes(
                 if id in ids and (id in kept) == is_kept
             ]
             draw_dots(ax, some, colors[task], theme, 8 if is_kept else 3, is_kept)
-    ax.set(xlabel=f'{SIZES[size]} (millions)', ylabel='validation accuracy')
+    ax.set(
+        xlabel=f'{SIZES[size]} (millions){left_out(accepted, drawn)}', ylabel='validation accuracy'
+    )
     ax.grid(color=theme.faint, alpha=0.3)
     end_at_one(ax)
     share_ticks(ax.yaxis)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    'task_info', 'check_root', 'first_record', 'check_readable', 'strange_sources', 'tasks_of_run',
+    'task_info', 'check_root', 'first_record', 'check_readable', 'strange_sources', 'given_tasks',
+    'tasks_of_run',
 ]
 
 # %% ../../nbs/70_runs/04_start.ipynb #c81e728d9d4c2f636f067f89cc14862c
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def _not_trusted(sources: Mapping[str, str], where: Path) -> InputError:
     )
 
 # %% ../../nbs/70_runs/04_start.ipynb #aab3238922bcc25a6f606eb525ffdc56
+def given_tasks(
+    given: Sequence[Task] | None,  # some of a run's tasks, None: none of them
+    known: Collection[str],  # the names of all
+    where: Path,  # the run directory, for messages
+) -> dict[str, Task]:
+    "Tasks by their names as the run spells them. Raises InputError for one that it has not."
+    named = {}
+    for task in check_tasks(given) if given is not None else ():
+        name = find_name(task.name, known)
+        if name is None:
+            raise unknown(f'task for the run {where}', task.name, known)
+        named[name] = replace(task, name=name)
+    return named
+
+
 def tasks_of_run(
     state: State,
     given: Sequence[Task] | None,  # some of the run's tasks; the others are loaded again
@@ -119,12 +135,7 @@ def tasks_of_run(
     read from that are not of the package.
     """
     check('trust_sources', trust_sources, type(trust_sources) is bool, 'True or False')
-    named = {}
-    for task in check_tasks(given) if given is not None else ():
-        name = find_name(task.name, state.tasks)
-        if name is None:
-            raise unknown(f'task for the run {where}', task.name, state.tasks)
-        named[name] = replace(task, name=name)
+    named = given_tasks(given, state.tasks, where)
     missing = [info for name, info in state.tasks.items() if name not in named]
     if strange_sources(missing) and not trust_sources:
         raise _not_trusted(strange_sources(missing), where)

@@ -304,6 +304,8 @@ def checked_asked(
     asked: Iterable[tuple[object, Collection[str]]],  # an image or a path, and its tasks
 ) -> Iterator[tuple[object, list[str]]]:
     "The same. Raises InputError for what is none."
+    if not isinstance(asked, Iterable):
+        raise InputError(f'asked = {shown(asked)}: must be images, each with its tasks')
     for i, pair in enumerate(asked):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f'asked, item {i} = {shown(pair)}: must be an image and its tasks')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'PRECISIONS', 'Counts', 'FIXED', 'PRESETS', 'TrainingSettings', 'Speed', 'Config',
-    'config_fields', 'with_fields', 'config_values', 'config_changes', 'trials_of_each',
+    'PRECISIONS', 'Counts', 'FIXED', 'MOST_CHILDREN', 'PRESETS', 'TrainingSettings', 'Speed',
+    'Config', 'config_fields', 'with_fields', 'config_values', 'config_changes', 'trials_of_each',
     'common_segments', 'expected_seconds', 'config_to_json', 'config_from_json',
 ]
 
@@ -357,10 +357,13 @@ def _working(config: Config, speed: Speed, tasks: Sequence[Counts]) -> float:
     return seconds
 
 # %% ../../nbs/40_search/00_config.ipynb #db8200f3
+MOST_CHILDREN = 64  # of a task, in a budget
+
+
 def _with_budget(config: Config, times: float, keep: Collection[str]) -> Config:
     "A configuration whose tasks train so many times as long."
     training = config.training
-    children = min(max(2, round(config.children_per_task * times**0.5)), 64)
+    children = min(max(2, round(config.children_per_task * times**0.5)), MOST_CHILDREN)
     if 'children_per_task' in keep:
         children = config.children_per_task
     exact = training.segments * times * config.children_per_task / children

@@ -270,14 +270,14 @@ def _find_splits(folder: Path, left_out: LeftOut) -> dict[str, Path]:
     return splits
 
 # %% ../../nbs/30_tasks/04_folders.ipynb #cell-010
-def _refuse_splits_below(folder: Path, train: Path, classes: Sequence[str]):
+def _refuse_splits_below(folder: Path, classes: Sequence[str]):
     "Raise InputError if what would be classes are tasks: folders that have splits in them."
     for name in classes:
-        below = sorted(d.name for d in (train / name).iterdir() if d.is_dir())
-        if below and all(b.lower() in SPLIT_NAMES for b in below):
+        below, files = _look_into(folder / name, defaultdict(set))
+        if below and not files and all(b.lower() in SPLIT_NAMES for b in below):
             raise InputError(
                 f'image folder {folder}: {name} would be a class, and has {", ".join(below)} in it. '
-                f'If {name} is a task, give its folder, {train / name}; if it is a class, put '
+                f'If {name} is a task, give its folder, {folder / name}; if it is a class, put '
                 'the split first: split/class/file'
             )
 
@@ -343,7 +343,8 @@ def _list_folder(folder: Path, left_out: LeftOut) -> _Listing:
         )
     if len(classes) == 1:
         raise _one_class(folder, found['train'] / classes[0])
-    _refuse_splits_below(folder, found['train'], classes)
+    if found['train'] == folder:
+        _refuse_splits_below(folder, classes)
     known = {same_name(name) for name in classes}
     if len(known) < len(classes):
         raise InputError(
@@ -486,7 +487,7 @@ def load_folder(
     private: bool = False,  # its model is never a seed for another task
     skip_broken: bool = False,  # leave broken files out; a run remembers which
 ) -> Task:
-    """A task from an image folder: split/class/file, or class/file with the 5% rule.
+    """A task from an image folder: split/class/file, or class/file, of which some are held out.
 
     Raises InputError if it is neither, or if files are no images.
     """

@@ -119,14 +119,14 @@ _OF_FILES = (
         metavar='[NAME=]FILE[@DIR]',
         help='a task from a CSV file: path,label or path,label,split; paths begin at its folder, or '
         'at DIR',
-        place='FILE',
+        place='FILE[@DIR]',
         can_skip=True,
     ),
     Source(
         'table-without',
         'a table but for some rows',
         load_table_without,
-        place='FILE',
+        place='FILE[@DIR]',
     ),
     Source(
         'idx',
@@ -232,7 +232,7 @@ def moved_source(
     kind, _, text = source.partition(':')
     row = SOURCES.get(kind)
     if row is None or not row.place:
-        raise InputError(f'task {name!r}: has no data whose place could be given{if_gone(name, source)}')
+        raise InputError(f'task {name!r}: --moved has no place for its data{if_gone(name, source)}')
     if not kind.endswith('-without'):
         return f'{kind}:{place}'
     _, left_out = parse_without(text)
