@@ -377,5 +377,6 @@ def read_config(
             return with_fields(start, **read_values(args, start))
         except InputError as e:
             wrong.setdefault(str(e), preset)
-    told = [f'{e} (preset {preset})' for e, preset in wrong.items()]
-    raise InputError('; or '.join(told) if len(told) > 1 else next(iter(wrong)))
+    if len(wrong) > 1:
+        wrong = ['; or '.join(f'{e} (preset {preset})' for e, preset in wrong.items())]
+    raise InputError(*wrong)

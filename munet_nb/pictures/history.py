@@ -155,7 +155,7 @@ def told_drawn(children: Mapping[str, Sequence], drawn: Mapping[str, Sequence]) 
 def left_out(children: Mapping[str, Sequence], drawn: Mapping[str, Sequence]) -> str:
     "What to add to a label if a picture leaves children out."
     told = told_drawn(children, drawn)
-    return f' (drawn: {told})' if ' of ' in told else ''
+    return '' if told == told_drawn(children, children) else f' ({told} are drawn)'
 
 # %% ../../nbs/80_pictures/02_history.ipynb #695ac155
 def curve_text(evaluations: Sequence[float]) -> str:
