@@ -341,8 +341,8 @@ def for_minutes(
     took, largest = seconds / 60 / minutes, many == MOST_CHILDREN
     if took > 1.3 or largest and took < 1 / 1.3:
         bound = 'smallest' if took > 1 else 'largest'
-        told_too = f'Even the {bound} budget takes about {seconds / 60:.1f} minutes here.'
-        warnings = (*warnings, told_too)
+        even = f'Even the {bound} budget takes about {seconds / 60:.1f} minutes here.'
+        warnings = (*warnings, even)
     reasons = *choice.reasons, told
     found = dict(reasons=reasons, warnings=warnings, longer='', seconds=seconds)
     return replace(choice, config=config, **found)

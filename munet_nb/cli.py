@@ -570,7 +570,7 @@ def _evaluate(args: argparse.Namespace):
         found = evaluate_splits(args.run, args.task, args.split, args.trust_sources, moved)
     else:
         if args.moved:
-            raise InputError('--moved: is of the tasks\' own images, and --folder gives others')
+            raise InputError("--moved: is of the tasks' own images, and --folder gives others")
         system = System.open(args.run)
         tasks = list(dict.fromkeys(args.task or system.models))
         if len(tasks) != 1:

@@ -15,7 +15,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from .models.hparams import AUTO_TUNE, HParams
 from .search.config import FIXED, PRESETS, Config, config_fields, config_values, with_fields
 from .search.meanings import MEANINGS
 from .tasks.benchmarks import BENCHMARKS, PACKAGED_BENCHMARKS, load_benchmark
-from .tasks.sources import SOURCES, Source, load_source, moved_source
+from .tasks.sources import SOURCES, load_source, moved_source
 from .tasks.task import Task
 
 if TYPE_CHECKING:
@@ -37,7 +36,14 @@ def add_sources(parser: argparse.ArgumentParser):
     group = parser.add_argument_group('tasks', 'At least one of them; each but --benchmark may be repeated.')
     for row in SOURCES.values():
         if row.metavar:
-            _add_source(group, row, row.metavar, row.help)
+            group.add_argument(
+                f'--{row.name}',
+                dest=f'from_{row.name}',
+                action='append',
+                default=[],
+                metavar=row.metavar,
+                help=row.help,
+            )
     names = [*PACKAGED_BENCHMARKS, *BENCHMARKS]
     group.add_argument(
         '--benchmark', choices=names, metavar='NAME', help=f"tasks of a benchmark: {', '.join(names)}"
@@ -49,10 +55,6 @@ def add_sources(parser: argparse.ArgumentParser):
         metavar='NAME',
         help='a task whose model no other task may start from',
     )
-    _add_skip_broken(parser)
-
-
-def _add_skip_broken(parser: argparse.ArgumentParser):
     parser.add_argument(
         '--skip-broken',
         action='store_true',
@@ -61,23 +63,7 @@ def _add_skip_broken(parser: argparse.ArgumentParser):
     )
 
 
-def _add_source(group, row: Source, metavar: str, help: str):
-    group.add_argument(
-        f'--{row.name}',
-        dest=f'from_{row.name}',
-        action='append',
-        default=[],
-        metavar=metavar,
-        help=help,
-    )
-
 # %% ../nbs/94_options.ipynb #cell-006
-def _load_of(row: Source, args: argparse.Namespace) -> Callable[[str, str | None], Task]:
-    "How tasks of a source are loaded."
-    skips = row.can_skip and args.skip_broken
-    return partial(row.load, skip_broken=True) if skips else row.load
-
-
 def _named(text: str, load: Callable[[str, str | None], Task]) -> Task:
     "A task from 'PATH' or 'NAME=PATH'."
     name, eq, path = text.partition('=')
@@ -93,7 +79,7 @@ def read_tasks(args: argparse.Namespace) -> list[Task]:
     tasks = load_benchmark(args.benchmark) if args.benchmark else []
     for row in rows:
         if row.takes_name:
-            load = _load_of(row, args)
+            load = row.loader(args.skip_broken)
             tasks += [_named(text, load) for text in getattr(args, f'from_{row.name}')]
     for row in rows:
         if not row.takes_name:

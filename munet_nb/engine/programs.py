@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'CACHE_BYTES', 'use_compilation_cache', 'mesh_of', 'whole_on', 'spread', 'Programs',
-    'shared_programs',
+    'jax_settings', 'shared_programs',
 ]
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-002
@@ -256,16 +256,22 @@ class Programs:
             return program(*args)
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-021
+_SETTINGS = (
+    'jax_enable_x64', 'jax_default_matmul_precision', 'jax_threefry_partitionable',
+    'jax_default_prng_impl',
+)
+
+
+def jax_settings() -> dict:
+    "The settings of JAX that results depend on."
+    return {name: getattr(jax.config, name) for name in _SETTINGS}
+
+
 _shared = {}  # settings -> programs: compiled code belongs to the process, as JAX's own does
 
 
 def shared_programs() -> Programs:
     "The programs of this process under the present settings of JAX, which must have a device."
     local_devices()
-    settings = (
-        jax.config.jax_enable_x64,
-        jax.config.jax_default_matmul_precision,
-        jax.config.jax_threefry_partitionable,
-        jax.config.jax_default_prng_impl,
-    )
+    settings = tuple(jax_settings().values())
     return _shared.get(settings) or _shared.setdefault(settings, Programs())

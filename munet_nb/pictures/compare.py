@@ -85,7 +85,7 @@ class Solved:
     charged: float  # parameters
     mega_flops: float  # of a prediction
     shares: str  # with whom it has layers in common
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # their names
     right: np.ndarray | None = None  # bool (test images,); None: unknown
     answers: Answers | None = None  # to the test images; None: not kept
 

@@ -25,7 +25,8 @@ from ..runs.rundir import RunDir
 from ..runs.system import System
 from .service import Limits, Service
 from ..workers.cluster import connect, room
-from ..workers.crews import jax_settings, use_settings
+from ..engine.programs import jax_settings
+from ..workers.crews import use_settings
 
 # %% ../../nbs/85_serving/02_deploy.ipynb #3bce29b9
 class Replica:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'SOURCES', 'Source', 'load_source', 'is_packaged', 'if_gone', 'moved_source', 'shown_source',
+    'SOURCES', 'Source', 'load_source', 'is_packaged', 'if_gone', 'shown_source', 'moved_source',
     'forms', 'load_task',
 ]
 
@@ -44,6 +44,10 @@ class Source:
     def takes_name(self) -> bool:
         "Whether the option of munet evolve takes NAME=..., another name for the task."
         return self.metavar.startswith('[NAME=]')
+
+    def loader(self, skip_broken: bool) -> Callable[[str, str | None], Task]:
+        "How it is loaded; broken files are left out if that is wanted and can be."
+        return partial(self.load, skip_broken=True) if skip_broken and self.can_skip else self.load
 
 # %% ../../nbs/30_tasks/10_sources.ipynb #cell-007
 def _from_arrays(text: str, name: str | None) -> Task:
@@ -220,6 +224,21 @@ def if_gone(
     return f'; if it was moved, give its new place ({again}), or put a link to it where it was'
 
 
+def shown_source(
+    source: str,  # as in Task.source
+) -> str:
+    "A source for people: the place that is read from, whole, and how many files are left out."
+    kind, _, text = source.partition(':')
+    if kind not in ('folder-without', 'table-without'):
+        return source
+    try:
+        place, names = parse_without(text)
+    except InputError:
+        return source
+    kind, what = ('folder', 'files') if kind == 'folder-without' else ('table', 'rows')
+    return f'{kind}:{place} (but for {len(names):,} of its {what})'
+
+# %% ../../nbs/30_tasks/10_sources.ipynb #c092c426
 def moved_source(
     name: str,  # of the task
     source: str,  # as in Task.source
@@ -237,21 +256,6 @@ def moved_source(
         return f'{kind}:{place}'
     _, left_out = parse_without(text)
     return source_of(kind.removesuffix('-without'), place, left_out)
-
-
-def shown_source(
-    source: str,  # as in Task.source
-) -> str:
-    "A source for people: the place that is read from, whole, and how many files are left out."
-    kind, _, text = source.partition(':')
-    if kind not in ('folder-without', 'table-without'):
-        return source
-    try:
-        place, names = parse_without(text)
-    except InputError:
-        return source
-    kind, what = ('folder', 'files') if kind == 'folder-without' else ('table', 'rows')
-    return f'{kind}:{place} (but for {len(names):,} of its {what})'
 
 # %% ../../nbs/30_tasks/10_sources.ipynb #cell-020
 def forms() -> str:
@@ -284,6 +288,5 @@ def load_task(
         folder = as_path(rest, 'image folder').resolve()
         if not folder.exists():
             raise InputError(f'image folder {folder}: does not exist; a source is {forms()}')
-    skips = {'skip_broken': True} if skip_broken and row.can_skip else {}
-    task = row.load(rest, name, **skips)
+    task = row.loader(skip_broken)(rest, name)
     return replace(task, private=True) if private else task

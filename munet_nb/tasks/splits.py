@@ -212,8 +212,8 @@ def of_every_class(
     labels = np.asarray(labels)
     missing = [s for s, has in (('test', has_test), ('validation', has_validation)) if not has]
     serves = np.full(len(labels), len(missing))  # the rest is trained on
-    for label, many in zip(*np.unique(labels, return_counts=True)):
-        n = _share(int(many), len(labels))
+    for label, count in zip(*np.unique(labels, return_counts=True)):
+        n = _share(int(count), len(labels))
         own = np.flatnonzero(labels == label)
         for number in range(len(missing)):
             serves[own[number * n : (number + 1) * n]] = number

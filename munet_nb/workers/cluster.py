@@ -26,7 +26,8 @@ from ..models.pool import Digest, Layer
 from ..network.chain import local_devices
 from ..tasks.task import Task
 from .board import Piece
-from .crews import Dispatcher, Event, jax_settings, use_settings
+from ..engine.programs import jax_settings
+from .crews import Dispatcher, Event, use_settings
 from .crews import worker_environment
 from .jobs import Job
 from .stations import Station, TaskAddress, address_of, layer_bytes

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'Event', 'Crew', 'cpu_threads', 'worker_environment', 'jax_settings', 'use_settings',
-    'Dispatcher',
+    'Event', 'Crew', 'cpu_threads', 'worker_environment', 'use_settings', 'Dispatcher',
 ]
 
 # %% ../../nbs/65_workers/05_crews.ipynb #3412ccd7
@@ -65,17 +64,6 @@ def worker_environment() -> dict[str, str]:
     "What a worker's environment must say, so that it computes as this process does."
     n = str(cpu_threads())
     return {'NPROC': n, 'OMP_NUM_THREADS': n, 'OPENBLAS_NUM_THREADS': n}
-
-
-_SETTINGS = (
-    'jax_enable_x64', 'jax_default_matmul_precision', 'jax_threefry_partitionable',
-    'jax_default_prng_impl',
-)
-
-
-def jax_settings() -> dict:
-    "The settings of JAX that results depend on."
-    return {name: getattr(jax.config, name) for name in _SETTINGS}
 
 
 def use_settings(settings: Mapping):

@@ -25,7 +25,8 @@ from ..models.pool import Digest
 from ..tasks.task import Task
 from ..words import heard_by
 from .board import Piece
-from .crews import Dispatcher, Event, jax_settings, use_settings
+from ..engine.programs import jax_settings
+from .crews import Dispatcher, Event, use_settings
 from .crews import worker_environment
 from .jobs import Job
 from .stations import Station, TaskAddress, address_of
