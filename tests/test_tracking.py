@@ -250,19 +250,26 @@ def logged(data: bytes):
             entry = b''
 
 
+def offline_records(path):
+    "What W&B wrote of a run."
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    return [Record.FromString(data) for data in logged(path.read_bytes())]
+
+
 def test_wandb_offline_has_a_row_per_record_tables_and_a_config(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, value in {'MODE': 'offline', 'SILENT': 'true', 'DIR': str(tmp_path)}.items():
         monkeypatch.setenv(f'WANDB_{name}', value)
     assert [track(run, 'wandb').new for _ in range(2)] == [9, 0]
     assert track(run, 'wandb', 'other').new == 9, 'another project was told nothing so far'
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    files = tmp_path.glob('wandb/offline-run-*/*.wandb')
-    (path,) = (p for p in files if b'other' not in p.read_bytes())
+    projects = {}
+    for path in tmp_path.glob('wandb/offline-run-*/*.wandb'):
+        records = offline_records(path)
+        projects[next(r.run.project for r in records if r.HasField('run'))] = records
+    assert set(projects) == {'munet', 'other'}
     rows, config = [], {}
-    for data in logged(path.read_bytes()):
-        record = Record.FromString(data)
+    for record in projects['munet']:
         if record.HasField('history'):
             items = record.history.item
             rows.append({'|'.join(i.nested_key): json.loads(i.value_json) for i in items})
@@ -277,6 +284,9 @@ def test_wandb_offline_has_a_row_per_record_tables_and_a_config(run, tmp_path, m
     assert last['system/children|nrows'] == sum(len(r.get('children', ())) for r in RECORDS)
     assert last['system/architectures|format'] == 'png'
     assert last['tasks/digits/model card|_type'] == 'html-file'
+    monkeypatch.setenv('WANDB_DIR', str(tmp_path / 'moved'))
+    assert track(run, 'wandb').new == 9, 'what it was told is noted beside what was written'
+    assert len([*tmp_path.glob('moved/wandb/offline-run-*/*.wandb')]) == 1
 
 
 def test_what_is_wrong_is_told_before_anything_is_written(run, tmp_path, monkeypatch, capsys):
