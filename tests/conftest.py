@@ -9,7 +9,13 @@ import re
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+# The same examples every time: what a new one finds is no reason for a change to fail.
+# `--hypothesis-profile default` draws others.
+settings.register_profile('suite', derandomize=True, deadline=None, database=None)
+settings.load_profile('suite')
 
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='munet-tests-')

@@ -1,5 +1,9 @@
 "A search and its predictions under what JAX can be told to refuse, or to do otherwise."
 
+import multiprocessing
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import jax
@@ -84,3 +88,70 @@ def test_what_is_refused_would_be_noticed(flag):
             return
         with pytest.raises(Exception, match='promotion|Disallowed'):
             jax.numpy.ones(2, np.float32) + np.ones((2, 2), np.int32)
+
+
+MESH = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import jax
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+from munet_nb import System
+from test_flags import colored, search
+
+set_mesh = getattr(jax, 'set_mesh', None) or jax.sharding.use_mesh
+with set_mesh(jax.make_mesh((2,), ('x',))):
+    _, predicted = search(Path({path!r}), [colored('a')], common_trunks=False)
+    folder = {path!r} + '/exported/'
+    system = System.open({path!r})
+program = export.deserialize(open(folder + 'model.stablehlo', 'rb').read())
+assert program.nr_devices == 1
+program.call(load_file(folder + 'model.safetensors'), np.zeros((1, 16, 16, 3), np.uint8))
+with jax.default_device(jax.devices()[1]):
+    again = system.predict('a', [colored('a').test[i][0] for i in range(2)])
+    placed = [p for p in jax.live_arrays() if p.devices() == {{jax.devices()[1]}}]
+    assert len(placed) > 10, 'the parameters of its layers'
+np.testing.assert_allclose(again[0], predicted[0], atol=1e-6)
+"""
+
+
+def test_a_mesh_and_a_device_that_the_user_set(tmp_path):
+    "Nothing was compiled before: a mesh tells in what is traced under it."
+    code = MESH.format(tests=os.path.dirname(__file__), path=str(tmp_path / 'run'))
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    env = {**os.environ, 'XLA_FLAGS': flags}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+FORK = """
+import os
+import sys
+import numpy as np
+from munet_nb import InputError, System
+from munet_nb.engine.programs import shared_programs
+
+system = System.open({path!r})
+image = np.zeros((1, 16, 16), np.uint8)
+system.predict('a', image)
+if not os.fork():
+    for ask in (lambda: system.predict('a', image), shared_programs):
+        try:
+            ask()
+        except InputError as e:
+            assert 'spawn' in str(e)
+        else:
+            os._exit(1)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='no forks here')
+def test_a_fork_of_a_process_that_used_jax_says_so_instead_of_waiting_for_ever(tmp_path):
+    search(tmp_path / 'run', [colored('a')], common_trunks=False)
+    code = FORK.format(path=str(tmp_path / 'run'))
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -119,7 +119,7 @@ def test_a_journal_of_1000_generations_is_checked_and_replayed_in_a_few_times_it
         reading = seconds(lambda: [json.loads(line) for line in lines])
         return seconds(lambda: open_records(RunDir(long_run).records())) / reading
 
-    assert median(compared() for _ in range(3)) < 8
+    assert min(compared() for _ in range(5)) < 8  # others' work can only make it more
 
 
 def test_pictures_do_not_load_the_panel():
@@ -432,11 +432,11 @@ def test_what_is_written_while_a_panel_is_made_is_shown(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Dashboard, '_open_history', grows)
     board = Dashboard.open(run)
-    for _ in range(500):
-        if len(board.history) == len(records):
+    for _ in range(3000):
+        if board.slider.value == len(records):
             break
         sleep(0.02)
-    assert board.slider.value == len(records)
+    assert board.slider.value == len(board.history) == len(records)
 
 
 def test_a_task_that_joins_leaves_the_choice_of_another_as_it_is(tmp_path):

@@ -57,7 +57,7 @@ def test_the_site_builds_without_warnings_and_no_link_is_dead(tmp_path):
     names = {p.relative_to(TOP / 'nbs').as_posix() for p in sync.notebooks(TOP)}
     assert pages >= {n.replace('.ipynb', '.html') for n in names - {'index.ipynb'}}
     assert pages >= {'index.html', 'map.html', 'changelog.html', 'api/index.html', 'api/search.html'}
-    assert (tmp_path / 'site/images/demo.png').exists()
+    assert (tmp_path / 'site/images/eight_tasks.png').exists()
     drawn = 0
     for page in tmp_path.rglob('site/**/*.html'):
         text = re.sub(r'<(pre|code)\b.*?</\1>', '', page.read_text(), flags=re.S)
@@ -86,15 +86,15 @@ def test_a_formula_that_cannot_be_drawn_is_told_with_its_page(hooks, caplog, tex
 def test_links_to_files_lead_to_their_pages_or_to_the_repository(hooks):
     text = (
         '[a](../90_bench/05_protocol.ipynb#The-third-round) [b](#Here) [c](https://example.org/x)'
-        ' ![d](../images/demo.png) [e](../../tests/run) [f](../../README.md)'
+        ' ![d](../images/eight_tasks.png) [e](../../tests/run) [f](../../README.md)'
     )
     path = TOP / 'nbs/results/quality.ipynb'
     alone = hooks.Links('')
     assert alone.turned(text, path) == (
         '[a](../90_bench/05_protocol.md#The-third-round) [b](#Here) [c](https://example.org/x)'
-        ' ![d](../images/demo.png) e [f](../index.md)'
+        ' ![d](../images/eight_tasks.png) e [f](../index.md)'
     )
-    assert alone.shown == {TOP / 'nbs/images/demo.png'}
+    assert alone.shown == {TOP / 'nbs/images/eight_tasks.png'}
     public = hooks.Links('https://example.org/blob/main')
     assert '[e](https://example.org/blob/main/tests/run)' in public.turned(text, path)
 

@@ -92,7 +92,7 @@ def test_what_no_task_has_seen_is_told_apart(run):
 
 
 def test_an_image_that_is_none_is_refused(run):
-    with pytest.raises(InputError, match='image'):
+    with pytest.raises(InputError, match='there is no such file'):
         System.open(run).route(['no/such/file.png'])
 
 

@@ -314,8 +314,7 @@ def test_torn_last_record_and_left_over_files_do_not_matter(whole, tmp_path):
 
 def test_ctrl_c_saves_the_generation_and_stops(whole, tmp_path):
     p = launch(tmp_path / 'c')
-    wait_for_lines(tmp_path / 'c', 1, p)
-    time.sleep(0.5)
+    wait_for_lines(tmp_path / 'c', 2, p)  # a generation: by then it listens to Ctrl-C
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=120)
     assert p.returncode == 0, err

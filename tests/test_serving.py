@@ -39,6 +39,7 @@ from munet_nb.search.config import Config
 from munet_nb.search.journal import replay
 from munet_nb.search.plans import TrainedChild
 from munet_nb.search.tell import end_of_iteration, tell, with_tests
+from munet_nb.serving import app as app_module
 from munet_nb.serving import service as service_module
 from munet_nb.serving.app import make_app
 from munet_nb.serving.service import Limits, Service
@@ -381,13 +382,21 @@ def in_threads(client, addresses) -> tuple[list, list]:
     return threads, found
 
 
-def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting):
+def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting, monkeypatch):
     system = waiting.current.system
+    queued, ask = [], app_module.Batcher.ask
+
+    async def counted(batcher, *told):
+        queued.append(told)
+        return await ask(batcher, *told)
+
+    monkeypatch.setattr(app_module.Batcher, 'ask', counted)
     with client_of(waiting) as client:  # one loop for all its requests
         first, _ = in_threads(client, ['/predict/parity'])
         wait_for(lambda: system.batches)
         others, found = in_threads(client, ['/predict', '/predict/digits', '/predict/parity'])
-        wait_for(lambda: 'munet_in_progress{replica=""} 4.0' in client.get('/metrics').text)
+        wait_for(lambda: len(queued) == 4)
+        assert 'munet_in_progress{replica=""} 4.0' in client.get('/metrics').text
         system.go_on.set()
         for thread in (*first, *others):
             thread.join()
@@ -399,14 +408,14 @@ def test_who_waits_makes_up_the_next_batch_whatever_the_tasks(waiting):
 
 
 def test_more_than_the_limit_come_again_and_nobody_waits_for_ever(waiting):
-    with client_of(waiting, Limits(requests=1, seconds=0.5)) as client:
+    with client_of(waiting, Limits(requests=1, seconds=3)) as client:
         threads, found = in_threads(client, ['/predict'])
         wait_for(lambda: waiting.current.system.batches)
         refused = client.post('/predict', content=GOOD, headers=PNG)
         threads[0].join()
         waiting.current.system.go_on.set()
     assert refused.status_code == 429 and refused.headers['retry-after'] == '1'
-    assert found[0].status_code == 503 and 'no answer after 0.5 s' in found[0].text
+    assert found[0].status_code == 503 and 'no answer after 3 s' in found[0].text
 
 
 def test_a_fault_of_the_server_is_told_in_a_sentence(waiting):
@@ -448,6 +457,7 @@ def page(served):
     with on_a_socket(client_of(served, token='open sesame').app) as address, browser() as chromium:
         page = chromium.new_page(viewport={'width': 360, 'height': 740})
         page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         page.complaints = []
         page.on('console', lambda m: page.complaints.append(m.text))
         page.on('pageerror', lambda e: page.complaints.append(str(e)))

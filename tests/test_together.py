@@ -4,6 +4,7 @@ Random trees of tiny models: layers shared or not, adapters, depths, image sizes
 images asked for random tasks.
 """
 
+import io
 from collections import Counter
 from functools import cache
 
@@ -153,6 +154,29 @@ def test_one_task_all_tasks_and_pairs_are_one_thing(system):
     assert np.array_equal([found['c'] for found in each], together_['c'])
 
 
+def test_what_pillow_opened_and_is_no_image_keeps_its_place(system, tmp_path):
+    "Cut files, closed ones, crops without pixels, addresses, and files that are open."
+    path = tmp_path / 'a.jpg'
+    Image.fromarray(np.full((300, 200, 3), 90, np.uint8)).save(path)
+    cut = Image.open(io.BytesIO(path.read_bytes()[:900]))
+    closed = Image.open(path)
+    closed.close()
+    empty = Image.open(path).crop((5, 5, 5, 9))
+    with open(path, 'rb') as file:
+        wrong = {
+            'can be decoded': cut,
+            'closed': closed,
+            'has 0 x 4 pixels': empty,
+            'is an address': 'https://example.org/a.jpg',
+            'is no image': file,
+        }
+        found = [*system.predict_each([*wrong.values(), Image.open(path)], skip_broken=True)]
+        assert file.read(2) == b'\xff\xd8', 'whoever opened it can still read it'
+    for message, error in zip(wrong, found):
+        assert isinstance(error, InputError) and message in str(error)
+    np.testing.assert_array_equal(found[-1]['a'], system.predict('a', [path])[0])
+
+
 def test_any_number_of_images_in_bounded_memory(system, tmp_path, monkeypatch):
     "Images are asked for when they are needed; files that do not decode keep their place."
     monkeypatch.setattr(together, 'GROUP', 2)
@@ -173,7 +197,7 @@ def test_any_number_of_images_in_bounded_memory(system, tmp_path, monkeypatch):
     assert len(taken) <= 30 + 2 + 4
     kinds = [type(one) for one in first]
     assert kinds == ([InputError, InputError, dict] * 10)
-    assert '1.png: is not an image' in str(first[0]) and 'No such file' in str(first[1])
+    assert '1.png: is not an image' in str(first[0]) and 'there is no such file' in str(first[1])
     assert np.array_equal(first[2]['a'], first[5]['a'])
     with pytest.raises(InputError, match='1.png'):
         system.predict_all(files)

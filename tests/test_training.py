@@ -25,7 +25,7 @@ from munet_nb.engine.programs import Programs, shared_programs
 from munet_nb.engine.steps import train_steps
 from munet_nb.engine.training import Times, train_generation
 from munet_nb.models.pool import make_layer
-from munet_nb.network import layers
+from munet_nb.network.products import narrow_product
 from munet_nb.network.arch import get_arch
 from munet_nb.runs import files
 from munet_nb.search.plans import Race
@@ -306,7 +306,7 @@ def test_an_awkward_number_of_rows_costs_no_memory():
     x, k, g = jnp.ones((4 * 577, 1024)), jnp.ones((1024, 32)), jnp.ones((4 * 577, 32))
 
     def product(x, k):
-        return layers._narrow_product(x, k, jnp.float32)
+        return narrow_product(x, k, jnp.float32)
 
     def gradient(x, k, g):
         return jax.vjp(product, x, k)[1](g)[1]

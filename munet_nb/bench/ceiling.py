@@ -18,7 +18,7 @@ from ..models.hparams import sizes_of
 from ..network.arch import Arch, grid_side
 from ..network.chain import chain_kinds
 from ..network.kinds import Sizes, n_tokens
-from ..network.layers import product
+from ..network.products import product
 from ..search.plans import ChildPlan
 
 # %% ../../nbs/90_bench/14_ceiling.ipynb #cell-005

@@ -169,6 +169,12 @@ def _label(name: str) -> str:
     return name.replace('+', '\n+')
 
 
+def _shared_ending(rivals: Sequence[str]) -> str:
+    "How they are compared, behind their names, if that is the same for all."
+    endings = {m[len(m.partition('@')[0]) :] for m in rivals}
+    return endings.pop() if len(endings) == 1 else ''
+
+
 def _draw_markers(ax, table, munet, rivals, colors, warm):
     marks = {
         m: {'marker': _MARKERS[i % len(_MARKERS)], 'color': colors[i]}
@@ -176,6 +182,7 @@ def _draw_markers(ax, table, munet, rivals, colors, warm):
     }
     for group, color in zip(munet.values(), warm):
         marks |= dict.fromkeys(group, {'marker': 'o', 'color': color})
+    ending = _shared_ending(rivals)
     for m, row in table.iterrows():
         ax.errorbar(
             _millions(row),
@@ -184,7 +191,7 @@ def _draw_markers(ax, table, munet, rivals, colors, warm):
             markersize=7,
             capsize=3,
             linestyle='',
-            label=_label(m) if m in rivals else None,
+            label=_label(m.removesuffix(ending)) if m in rivals else None,
             zorder=3,
             **_EDGE,
             **marks[m],
@@ -193,6 +200,8 @@ def _draw_markers(ax, table, munet, rivals, colors, warm):
 
 def _draw_lines(ax, table, munet, colors):
     "A line for each change of the configuration."
+    from matplotlib.patheffects import withStroke
+
     for (change, group), color in zip(munet.items(), colors):
         line = table.loc[list(group)].sort_values('parameters per task')
         name = 'munet' + _label(change)
@@ -206,10 +215,12 @@ def _draw_lines(ax, table, munet, colors):
             ax.annotate(
                 ', '.join(factors),
                 place,
-                xytext=(6, 6),
+                xytext=(7, -12),
                 textcoords='offset points',
-                fontsize=8,
+                fontsize=9,
                 color='#A04000',
+                path_effects=[withStroke(linewidth=3, foreground='white')],
+                zorder=4,
             )
 
 

@@ -21,7 +21,7 @@ from .together import ask_of, groups, load_images, packed_group
 from ..network.arch import Arch, grid_side
 from ..network.chain import apply_chain, chain_kinds
 from ..network.kinds import Sizes, kind_of, reads_one_token
-from ..network.layers import product
+from ..network.products import product
 
 # %% ../../nbs/50_engine/20_attention.ipynb #a5ccec75
 def _head_weights(

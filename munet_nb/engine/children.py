@@ -92,7 +92,8 @@ class ChildInTraining:
         "Take in an evaluation; the best one's parameters are kept."
         accuracy = int(correct.sum()) / len(correct)
         best = max(self.evaluations, default=-1)
-        if finite and (accuracy > best or keep_latest and accuracy == best):
+        better = accuracy > best or keep_latest and accuracy == best
+        if finite and (better or self.best is None):
             self.best = self.fit.params
             self.momentum = self.fit.state if self.keeps_momentum else None
             self.correct = correct

@@ -22,7 +22,7 @@ from .feeds import Chunk, Feed, eval_indices
 from .programs import Programs
 from ..models.pool import Digest
 from ..network.arch import Arch
-from ..network.chain import chain_kinds
+from ..network.chain import chain_kinds, default_device
 from ..network.kinds import kind_of
 from ..search.config import TrainingSettings
 
@@ -50,7 +50,7 @@ def below_head(
     programs: Programs,
 ) -> Iterator[tuple[Chunk, Float[Array, 'chunk batch ...']]]:
     "What the last layer of a model gets of a feed's examples, all of them in order."
-    arch, size, device = network.arch, network.image_size, jax.devices()[0]
+    arch, size, device = network.arch, network.image_size, default_device()
     kinds = chain_kinds(network.names)
     index = eval_indices(len(feed.split), settings.batch_size)
     static = (size, settings.precision)
@@ -129,7 +129,7 @@ def plan_images(
     "Plan how a feed's chunks are loaded to be evaluated. The shape of their images."
     batch_size, precision = settings.batch_size, settings.precision
     if chunk := feed.example_chunk(batch_size, batches, image_size):
-        pixels = chunk.on(jax.devices()[0])
+        pixels = chunk.on(default_device())
         programs.plan(load_eval, (image_size, precision), pixels, chunk.place, np.int32(1))
     return jax.ShapeDtypeStruct((batches, batch_size, image_size, image_size, 3), precision)
 

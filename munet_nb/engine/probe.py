@@ -23,7 +23,7 @@ from .feeds import Feed, TaskFeed, eval_indices
 from .predict import Network, plan_images
 from .programs import Programs
 from ..models.pool import Layer, make_layer
-from ..network.chain import chain_kinds
+from ..network.chain import chain_kinds, default_device
 from ..search.config import TrainingSettings
 
 # %% ../../nbs/50_engine/15_probe.ipynb #56f2fa58
@@ -123,7 +123,7 @@ def _chunk_batches(feed: Feed, trunks, sources, settings) -> int:
 
 def _passes(feed: Feed, index, trunks, sources, settings, programs) -> Iterator:
     "Chunk by chunk: labels, and what each trunk makes of the images."
-    size, device = trunks[0].image_size, jax.devices()[0]
+    size, device = trunks[0].image_size, default_device()
     batches = _chunk_batches(feed, trunks, sources, settings)
     for chunk in feed.chunks(index, batches, size):
         n = np.int32(chunk.n)

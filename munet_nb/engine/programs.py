@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'CACHE_BYTES', 'use_compilation_cache', 'mesh_of', 'whole_on', 'spread', 'Programs',
-    'jax_settings', 'shared_programs',
+    'jax_settings', 'refuse_fork', 'shared_programs',
 ]
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-002
@@ -22,7 +22,8 @@ import numpy as np
 import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ..network.chain import local_devices
+from ..checks import InputError
+from ..network.chain import as_usual, default_device, local_devices
 from ..words import count, doing
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-005
@@ -189,7 +190,7 @@ class Programs:
 
         If it is not compiled yet, it will be by `compile_planned`.
         """
-        on = on or (jax.devices()[0],)
+        on = on or (default_device(),)
         key = _key(fn, static, args, on)
         planned = self._planned[threading.get_ident()]
         if made := self._store.find(key):
@@ -197,7 +198,7 @@ class Programs:
         if key not in planned:
             started = time.perf_counter()
             structs = jax.tree.map(lambda leaf: _struct(leaf, on), args)
-            with doing('preparing programs'), jax.disable_jit(False):
+            with doing('preparing programs'), as_usual():
                 planned[key] = jax.jit(partial(fn, *static)).trace(*structs)
             with self._lock:
                 self.seconds += time.perf_counter() - started
@@ -230,7 +231,7 @@ class Programs:
 
         Who runs it many times spares looking it up: the larger part of what a small program costs.
         """
-        on = on or (jax.devices()[0],)
+        on = on or (default_device(),)
         key = _key(fn, static, args, on)
         while True:
             if made := self._store.find(key):
@@ -249,7 +250,7 @@ class Programs:
         on: tuple = (),  # devices; none: the default one
     ):
         "fn(*static, *args) on these devices, compiled if need be."
-        on = on or (jax.devices()[0],)
+        on = on or (default_device(),)
         args = _placed(args, on)
         program = self.program(fn, static, *args, on=on)
         with jax.disable_jit(False):
@@ -270,8 +271,33 @@ def jax_settings() -> dict:
 _shared = {}  # settings -> programs: compiled code belongs to the process, as JAX's own does
 
 
+_forked_from = []  # the process that this one was forked from, if that had used JAX
+
+
+def _note_the_fork():
+    if _shared:
+        _forked_from.append(os.getppid())
+
+
+if hasattr(os, 'register_at_fork'):  # Windows has no forks
+    os.register_at_fork(after_in_child=_note_the_fork)
+
+
+def refuse_fork():
+    "Raise InputError in a process that cannot compute: JAX's threads are not copied by a fork."
+    if _forked_from:
+        raise InputError(
+            'this process was forked from one that had used JAX, and would wait for ever: start '
+            "processes by multiprocessing.get_context('spawn') instead"
+        )
+
+
 def shared_programs() -> Programs:
-    "The programs of this process under the present settings of JAX, which must have a device."
+    """The programs of this process under the present settings of JAX, which must have a device.
+
+    Raises InputError as `local_devices` and `refuse_fork`.
+    """
+    refuse_fork()
     local_devices()
     settings = tuple(jax_settings().values())
     return _shared.get(settings) or _shared.setdefault(settings, Programs())

@@ -139,7 +139,9 @@ class Statistics:
         distances: Float[np.ndarray, ' images'],  # as `distances_of` gives them
     ) -> Float[np.ndarray, ' images']:  # above 0, at most 1
         "Which share of the task's own images is as far as these, the image itself among them."
-        nearer = np.interp(distances, self.distances, np.linspace(0, 1, LEVELS))
+        # A little less: of many that are exactly as far, none is nearer.
+        less = distances * (1 - 1e-6)
+        nearer = np.interp(less, self.distances, np.linspace(0, 1, LEVELS))
         return (1 + self.images * (1 - nearer)) / (1 + self.images)
 
 # %% ../../nbs/50_engine/18_routing.ipynb #368a05a8

@@ -148,7 +148,7 @@ def _widen(params, arch, least, fill):
 def _stand_in(arch, kind) -> Slot:
     "A layer of zeros before a block, in place of one that the child has not."
     least = {size: n for size, (n, _) in _COMMON.items()}
-    shapes = layer_shapes(arch, kind, Sizes(**least))
+    shapes = layer_shapes(arch, kind, Sizes(arch.patch, **least))  # they are those of any size
     nothing = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
     return Slot(kind, unflatten_dict(nothing, sep='/'), None, None)
 

@@ -24,11 +24,11 @@ from ..checks import InputError
 from .feeds import padded_pixels
 from .pixels import Pixels, pack, resize, shrink, shrink_factor
 from .predict import Network
-from .programs import Programs
+from .programs import Programs, refuse_fork
 from ..models.pool import Digest
 from ..network.arch import Arch
 from ..network.chain import apply_layer, chain_kinds
-from ..tasks.images import READERS, as_it_looks, is_path, read_file, to_image
+from ..tasks.images import READERS, as_it_looks, decoding, is_path, read_file, to_image
 
 # %% ../../nbs/50_engine/16_together.ipynb #d56bada2
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,8 @@ def ask_of(
     if is_path(image):
         return read_file(image, lambda im: _ask(as_it_looks(im, str(image)), sizes))
     if isinstance(image, Image.Image):
-        return _ask(as_it_looks(image, where), sizes)
+        with decoding(where):  # it may be of a file that is damaged, or closed
+            return _ask(as_it_looks(image, where), sizes)
     return _ask(to_image(image, where), sizes)
 
 # %% ../../nbs/50_engine/16_together.ipynb #c20329e4
@@ -298,7 +299,11 @@ def answers(
     forest: Forest,
     wanted: Iterable[tuple[object, Sequence[str]]],  # an image or a path, and the tasks asked for
 ) -> Iterator[dict[str, Float32[np.ndarray, ' classes']] | InputError]:
-    "Class probabilities by task, image by image; an error in place of those of what is no image."
+    """Class probabilities by task, image by image; an error in place of those of what is no image.
+
+    Raises InputError as `refuse_fork`.
+    """
+    refuse_fork()
     for group in groups(read_ahead(wanted, forest.sizes)):
         found = iter(answer(forest, [one for one in group if isinstance(one, Asked)]))
         for one in group:

@@ -31,8 +31,9 @@ def accounted_params(
         tasks = users.get(ref.digest, ())
         return ref.n_params / (len(tasks) + (model.task not in tasks))
 
+    distinct = {ref.digest: ref for ref in model.chain}  # norms that nobody trained may be equal
     # Python 3.12 and newer round a `sum` in another way, which would tell in the journal.
-    return reduce(add, map(share, model.chain), 0)
+    return reduce(add, map(share, distinct.values()), 0)
 
 
 def users_of_models(

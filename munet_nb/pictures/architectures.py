@@ -147,18 +147,20 @@ def _handles(grid: Grid, state: State) -> list[Patch]:
         if k in used:
             trained_by.append(patch(facecolor=grid.colors[k], label=name))
             tell(trained_by[-1], k or name)
+    models = grid.models.values()
+    layers = {name for model in models for name in model.layers}
+    blocks = [name for name in grid.rows if _can_be_dropped(name)]
+    dropped = any(name not in model.layers for model in models for name in blocks)
     put_in = []
     for kind in KINDS.values():
-        if _is_put_in(kind.name):
+        if _is_put_in(kind.name) and any(kind_of(name) is kind for name in layers):
             sized = hidden_units(kind.name, state.root.hparams) is not None
             label = f'{kind.label}, hidden units' if sized else kind.label
             put_in.append(patch(hatch=_HATCH, label=label))
-    return [
-        *trained_by,
-        patch(linewidth=2, label='trained by this task'),
-        *put_in,
-        patch(edgecolor=grid.theme.faint, linestyle=':', label='dropped block'),
-    ]
+    handles = [*trained_by, patch(linewidth=2, label='trained by this task'), *put_in]
+    if dropped:
+        handles.append(patch(edgecolor=grid.theme.faint, linestyle=':', label='dropped block'))
+    return handles
 
 # %% ../../nbs/80_pictures/04_architectures.ipynb #32c5652699d18f4de8dcb1a418c63112
 _MOST_FIGURES = 45  # columns that are wide enough for them

@@ -9,6 +9,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/80_pictures/01_axes.ipynb #d035c74f21a1cd3ebbff1f6fc7ebe2a8
+import math
 from collections.abc import Iterable
 
 import matplotlib
@@ -30,6 +31,8 @@ def few_ticks(
         2, integer=whole, min_n_ticks=fewest, steps=[1, 2, 5, 10]
     )
     at = [v for v in places.tick_values(low, high) if low <= v <= high]
+    if whole and len(at) < 2:
+        at = sorted({math.ceil(low), math.floor(high)})
     axis.set_ticks(at, [f'{100 * v:.6g}%' if share else f'{v:.6g}' for v in at])
 
 

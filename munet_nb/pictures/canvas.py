@@ -317,6 +317,16 @@ _OKABE_ITO = (
     '#CC79A7',
     '#7A4E2D',
 )
+_EIGHT_MORE = (
+    '#7896FF',
+    '#C3E196',
+    '#D2965A',
+    '#1EE1F0',
+    '#FFD269',
+    '#964B00',
+    '#87F0C3',
+    '#87783C',
+)
 _ROOT_COLOR = '#B8B8B8'
 _SLATES = ('#41566B', '#6C7A86', '#54465A', '#4F6358', '#8A7F86', '#2B2F45')
 
@@ -326,9 +336,8 @@ def task_colors(
     trunks: Sequence[str] = (),  # ids of common trunks, oldest first
 ) -> dict[str | None, str]:
     "A color per task, the root's under None, and one per common trunk; after six they repeat."
-    if len(tasks) <= len(_OKABE_ITO):
-        colors = _OKABE_ITO
-    else:
+    colors = _OKABE_ITO + _EIGHT_MORE
+    if len(tasks) > len(colors):
         places = np.linspace(0.2, 0.95, len(tasks))  # what is darker is lost on a dark page
         colors = [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps['viridis'](places)]
     slates = {id: _SLATES[i % len(_SLATES)] for i, id in enumerate(trunks)}

@@ -121,21 +121,22 @@ def plot_groups(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     height = min(sum(pads[1::2]) + max(0.3 * n, 0.6), 14)
     fig, (ax,) = new_picture(max(width, 4.6), height, theme, pads=pads, handles=handles)
     no_frame(ax)
-    joined = [f'{trunk_name(t.trunk)} by {listed(t.tasks)}' for t in trials if t.trunk]
+    joined = [f'{trunk_name(t.trunk)} by {listed(t.takers)}' for t in trials if t.trunk]
+    tried = sum(bool(t.tasks) for t in trials)
     fig.alt = (
-        f"{count(n, 'trial')} of common trunks for {count(len(columns), 'task')}, by the points "
-        f"of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
+        f"{count(tried, 'trial')} of common trunks for {count(len(columns), 'task')}, by the "
+        f"points of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
     )
     if not n:
         nothing_yet(ax, theme)
         return fig
     most = _most(trials)
-    for y, tried in enumerate(trials):
-        _draw_row(ax, y, tried, columns, most, theme)
-        for task in tried.takers:
+    for y, trial in enumerate(trials):
+        _draw_row(ax, y, trial, columns, most, theme)
+        for task in trial.takers:
             place = (columns.index(task) + 0.36, y - 0.3)
-            told = f'{task} took {trunk_name(tried.trunk)}'
-            draw_square(ax, place, colors[tried.trunk], theme, told=told)
+            told = f'{task} took {trunk_name(trial.trunk)}'
+            draw_square(ax, place, colors[trial.trunk], theme, told=told)
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(n - 0.4, -0.6), yticks=range(n))
     ax.set_yticklabels(labels, fontsize=8)
     ax.xaxis.tick_top()

@@ -208,21 +208,22 @@ def workers_html(status: Sequence[Mapping]) -> str:
 class Budget:
     "Lets drawing take a twentieth of the time of training. Times are in seconds."
 
-    def __init__(self):
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
         self.cost = 0.0  # what the last drawing took
         self.restart()
 
     def restart(self):
         "Training begins now: nothing was spent yet."
-        self._began = time.perf_counter()
+        self._began = self._clock()
         self.training = 0.0
         self.drawing = 0.0
 
     def measure(self, draw: Callable[[], None]):
         "Draw outside of training, and remember what it took."
-        started = time.perf_counter()
+        started = self._clock()
         draw()
-        self.cost = time.perf_counter() - started
+        self.cost = self._clock() - started
 
     def if_time(
         self,
@@ -230,7 +231,7 @@ class Budget:
         panels: int = 1,  # over the search, which share the time
     ):
         "Draw while training, unless that would take too much."
-        self.training = time.perf_counter() - self._began - self.drawing
+        self.training = self._clock() - self._began - self.drawing
         if self.drawing + self.cost > self.training / 20 / panels:
             return
         self.measure(draw)

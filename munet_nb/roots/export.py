@@ -31,7 +31,7 @@ from ..checks import InputError, as_path, check, is_one_of, unknown
 from ..engine.pixels import SMALLEST_SIDE
 from ..models.shared import ChainOf, Step, shared_steps
 from ..network.arch import Arch, cut_arch
-from ..network.chain import apply_layer, layer_shapes
+from ..network.chain import apply_layer, as_usual, layer_shapes
 from ..network.kinds import Sizes, kind_of, layer_kind
 from .counterparts import counterparts, to_theirs
 from .formats import HUGGING_FACE
@@ -183,7 +183,7 @@ def _check_places(content):
 # %% ../../nbs/60_roots/10_export.ipynb #5c1f0a79
 def _as_block(arch, adapter):
     "The parameters of a block that computes what an adapter does, or without one nothing."
-    shapes = layer_shapes(arch, 'block', Sizes())
+    shapes = layer_shapes(arch, 'block', Sizes(arch.patch))  # they are those of any size
     block = unflatten_dict({k: np.zeros(s, np.float32) for k, s in shapes.items()}, sep='/')
     if adapter:
         hidden = len(adapter['down']['bias'])
@@ -320,7 +320,8 @@ def _write_stablehlo(folder, content):
     images = jax.ShapeDtypeStruct(jax.export.symbolic_shape('n, h, w, 3'), jnp.uint8)
     flat = {k: jax.ShapeDtypeStruct(a.shape, a.dtype) for k, a in content.flat.items()}
     serve = partial(_serve, content.arch, *content.steps)
-    program = jax.export.export(jax.jit(serve), platforms=PLATFORMS)(flat, images)
+    with as_usual():
+        program = jax.export.export(jax.jit(serve), platforms=PLATFORMS)(flat, images)
     (folder / 'model.stablehlo').write_bytes(program.serialize())
 
 # %% ../../nbs/60_roots/10_export.ipynb #e1294937

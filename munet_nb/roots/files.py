@@ -154,7 +154,10 @@ def _find_in(folder):
     found = sorted(p.name for p in folder.iterdir())
     if any(n.endswith(('.bin', '.pt', '.pth')) for n in found):
         raise InputError(f'{folder}: has no model.safetensors, only {_only_code(found)}')
-    raise InputError(f'{folder}: has no model.safetensors')
+    raise InputError(
+        f'{folder}: has no model.safetensors. Checkpoints of Orbax, msgpack and Keras are not read: '
+        'save the arrays by numpy.savez(FILE, **arrays), with / between the levels of their names'
+    )
 
 
 def find_file(

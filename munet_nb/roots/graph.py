@@ -276,7 +276,8 @@ def _check_kinds(steps):
 
 
 def _check_names(g, outputs):
-    for name in {IMAGES, *g.arrays} & set(outputs):
+    used = {name for node in g.nodes for name in node.output}
+    for name in {IMAGES, *g.arrays, *used} & set(outputs):
         needs = f'a task cannot be called {name!r}: the graph needs the name'
         raise InputError(f"format = 'onnx': {needs}")
 

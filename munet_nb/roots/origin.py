@@ -109,6 +109,7 @@ class _Usual:
 _USUAL = {
     'vit': _Usual(HUGGING_FACE, 'gelu', 1e-12, None),
     'deit': _Usual(HUGGING_FACE, 'gelu', 1e-12, _IMAGENET),
+    'vit_msn': _Usual(HUGGING_FACE, 'gelu', 1e-6, _IMAGENET),
     'dinov2': _Usual(DINOV2, 'gelu', 1e-6, _IMAGENET),
     'dinov2_with_registers': _Usual(DINOV2, 'gelu', 1e-6, _IMAGENET),
     'clip_vision_model': _Usual(CLIP, 'quick_gelu', 1e-5, _CAPTIONS),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'probe_examples', 'probe_record', 'group_examples', 'models_to_test', 'images_of', 'Costs',
+    'probe_examples', 'probe_record', 'group_examples', 'known_tests', 'models_to_test',
+    'images_of', 'Costs',
 ]
 
 # %% ../../nbs/70_runs/07_common.ipynb #29dd1496
@@ -72,6 +73,14 @@ def group_examples(
     return found
 
 # %% ../../nbs/70_runs/07_common.ipynb #a2b02b9e
+def known_tests(view: State, task: str) -> dict[str, float]:
+    "Test accuracies of the models that a task keeps, as far as they were found out."
+    found = dict(view.fronts.get(task, {}))
+    if task in view.tests:
+        found[view.kept[task]] = view.tests[task]
+    return found
+
+
 def models_to_test(
     view: State,  # at the end of a task iteration
     end: Mapping,  # its record, as `end_of_iteration` makes it
@@ -79,7 +88,7 @@ def models_to_test(
     "The models whose answers are wanted when a task iteration ends, the kept one first."
     if not end['kept']:
         return []
-    known = view.fronts.get(end['task'], {})
+    known = known_tests(view, end['task'])
     ids = [end['kept'], *(m['id'] for m in end.get('front', ()))]
     new = [view.models[id] for id in ids if id not in known]
     before = [ancestor_of(model, view) for model in new]

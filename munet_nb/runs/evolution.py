@@ -21,7 +21,8 @@ from ..models.soundness import check_layers
 from ..network.chain import local_devices
 from .advance import accepted_layers, run_to_end
 from .ahead import Ahead
-from .common import Costs, group_examples, images_of, models_to_test, probe_record
+from .common import Costs, group_examples, images_of, known_tests, models_to_test
+from .common import probe_record
 from .files import StoredPool
 from .interrupts import interrupt_later
 from .report import GenerationReport, GroupReport
@@ -51,6 +52,10 @@ from ..workers.worker import Done
 # %% ../../nbs/70_runs/09_evolution.ipynb #97aa0cbb
 _ASK_AGAIN = 0.2  # seconds until a thread that waits for its turn asks again
 _NEW_PATHS = ('round', 'config_changed', 'extended')  # records after which tasks go other ways
+_OWN_MU = (
+    'mutation_prob: models of this run have their own (mu), so that from now on only the '
+    'hyperparameters of images move by the new one'
+)
 
 
 def _check_generation(generation):
@@ -417,8 +422,10 @@ class Evolution:
     def change(self, **values):
         """Another scale factor, compute factor or mutation probability, for all that comes.
 
-        A generation that trains meanwhile is judged by the new ones. The journal tells. Raises
-        InputError for another field, or a value out of range.
+        A generation that trains meanwhile is judged by the new ones. The journal tells. Where
+        models have a mutation probability of their own (`mu`), the new one is that of the
+        hyperparameters of images alone, and a notice says so. Raises InputError for another
+        field, or a value out of range.
         """
         for name in values:
             if name not in CHANGEABLE:
@@ -426,6 +433,8 @@ class Evolution:
         with self._moving:
             config = with_fields(self.config, **values)
             values = {name: getattr(config, name) for name in values}
+            if 'mutation_prob' in values and config.defaults.mu:
+                notice(_OWN_MU)
             self._commit({'kind': 'config_changed', 'values': values})
 
     def common_trunk(
@@ -577,7 +586,7 @@ class Evolution:
         if not view.task or left >= self.config.training.segments:
             return False
         record = end_of_iteration(view, self.config, self.arch)
-        known = dict(view.fronts.get(view.task, {}))
+        known = known_tests(view, view.task)
         for model in models_to_test(view, record):
             known[model.id] = self._test(model)
         self._commit(with_tests(record, known.__getitem__))

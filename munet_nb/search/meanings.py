@@ -30,7 +30,8 @@ _CHILDREN = {
     'race_segments': 'segments after which the worse half of those stops, which pays for more '
     'children; one worker trains them all; 0: nobody stops',
     'concurrent_tasks': 'tasks that are worked on at the same time, to keep many workers busy',
-    'mutation_prob': "chance of each possible change of a child's layers and hyperparameters",
+    'mutation_prob': "chance of each possible change of a child's layers and hyperparameters; if "
+    'models have their own, mu, of the hyperparameters of images alone',
     'cloning_prob': 'chance of a layer to get a copy that is trained; 0: mutation_prob',
     'adapter_prob': 'chance of a block to get an adapter; 0: mutation_prob',
     'mutate_adapters': 'whether adapters are inserted at all',
@@ -73,7 +74,7 @@ _TRAINING = {
 _HYPERPARAMETERS = {
     'adapter_dim': 'hidden units of an adapter',
     'schedule': 'of the learning rate: constant, cosine or restarts',
-    'warmup_ratio': 'share of the steps in which the learning rate rises from 0',
+    'warmup_ratio': 'share of the steps in which the learning rate rises to its peak',
     'momentum': 'of the gradient; 0: plain gradient descent',
     'nesterov': "whether the momentum is Nesterov's",
     'mu': "mutation_prob of a model's children; 0: mutation_prob",

@@ -75,11 +75,11 @@ SCORES = {'product': score, 'chebyshev': chebyshev_score}  # by a configuration'
 
 # %% ../../nbs/40_search/03_selection.ipynb #cell-012
 def ranked(
-    active: Sequence[Model],  # the older first
+    active: Sequence[Model],  # in the order in which they joined the population
     scores: Mapping[str, float],  # of each of them, by id
     newest_first: bool = False,  # of equal ones
 ) -> list[Model]:
-    "The models by falling score; of equal ones the older first, unless the newest is wanted."
+    "The models by falling score; of equal ones who joined first, unless the newest is wanted."
     order = active[::-1] if newest_first else active
     return sorted(order, key=lambda m: -scores[m.id])
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = [
     'LARGEST_IMAGE', 'DECODED_SIDE', 'READERS', 'check_size', 'as_it_looks', 'from_pillow',
-    'picture_formats', 'read_file', 'read_bytes', 'open_image', 'read_all', 'is_path', 'is_array',
-    'as_array', 'to_image', 'as_images', 'each_image', 'stream_images', 'to_images',
+    'picture_formats', 'decoding', 'read_file', 'read_bytes', 'open_image', 'read_all', 'is_path',
+    'is_array', 'as_array', 'to_image', 'as_images', 'each_image', 'stream_images', 'to_images',
 ]
 
 # %% ../../nbs/30_tasks/00_images.ipynb #cell-002
@@ -54,8 +54,10 @@ LARGEST_IMAGE = 2**26  # pixels
 
 
 def check_size(im: Image.Image, where: str):
-    "Raise InputError if an image has more pixels than `LARGEST_IMAGE`."
+    "Raise InputError if an image has no pixels, or more than `LARGEST_IMAGE`."
     pixels = im.width * im.height
+    if not pixels:
+        raise InputError(f'{where}: has {im.width} x {im.height} pixels: must have one at least')
     if pixels > LARGEST_IMAGE:
         raise InputError(
             f'{where}: has {im.width:,} x {im.height:,} = {pixels:,} pixels: '
@@ -115,12 +117,14 @@ DECODED_SIDE = 1024  # pixels that the shorter side of a JPEG keeps at least: tw
 
 
 @contextmanager
-def _decoding(where: str) -> Iterator[None]:
+def decoding(where: str) -> Iterator[None]:
     "Whatever goes wrong is an InputError that says where."
     try:
         yield
     except InputError:
         raise
+    except FileNotFoundError:
+        raise InputError(f'{where}: there is no such file') from None
     except Exception as e:
         why = 'it is no picture of a known kind' if isinstance(e, UnidentifiedImageError) else e
         raise InputError(f'{where}: is not an image that can be decoded ({why})') from None
@@ -131,7 +135,7 @@ def _read_picture(
 ):
     if is_empty:
         raise InputError(f'{where}: is not an image that can be decoded (it is empty)')
-    with _decoding(where), Image.open(file, formats=picture_formats()) as im:
+    with decoding(where), Image.open(file, formats=picture_formats()) as im:
         check_size(im, where)
         im.draft(None, (DECODED_SIDE, DECODED_SIDE))  # only JPEG knows how
         return read(im)
@@ -145,6 +149,8 @@ def read_file(
 
     Raises InputError if the image is too large, or does not decode.
     """
+    if '://' in str(path) or isinstance(path, str) and path.startswith('data:'):
+        raise InputError(f'{path}: is an address: download the image first')
     path = as_path(path, 'image file')
     is_empty = path.is_file() and not path.stat().st_size
     return _read_picture(path, is_empty, read, str(path))
@@ -207,7 +213,7 @@ def is_array(value) -> bool:
 
 def _is_tensor(value) -> bool:
     "Whether `value` is PyTorch's, which has the channels of images first."
-    return callable(getattr(value, 'detach', None))
+    return callable(getattr(value, 'detach', None)) and hasattr(value, 'is_floating_point')
 
 
 def _read_array(value) -> np.ndarray:
@@ -248,7 +254,7 @@ def to_image(
     Raises InputError for another shape, NaN, or a value out of range.
     """
     if isinstance(image, Image.Image):
-        with _decoding(where):  # it may be of a file that is damaged
+        with decoding(where):  # it may be of a file that is damaged
             image = from_pillow(image, where)
     elif is_path(image):
         image = open_image(image)

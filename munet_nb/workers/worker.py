@@ -25,7 +25,7 @@ from ..engine.routing import learn_statistics, routing_trunk
 from ..engine.training import Times, no_progress, train_generation
 from ..models.model import LayerRef, Model
 from ..models.pool import Digest, Layer
-from ..network.chain import fold_key, seed_key
+from ..network.chain import as_usual, fold_key, seed_key
 from ..network.kinds import kind_of
 from ..search.config import Config, TrainingSettings
 from ..search.groups import TrainedGroup
@@ -148,7 +148,7 @@ class Worker:
         "Do a job. Raises InputError if its images cannot be read."
         times, programs = Times(), shared_programs()
         seconds, compiled = programs.seconds, programs.compilations.total()
-        with doing(job.doing):
+        with doing(job.doing), as_usual():
             result = _HOW[type(job)](self, job, layers, programs, times, progress)
         times.compiling += programs.seconds - seconds
         times.programs += programs.compilations.total() - compiled
@@ -202,7 +202,8 @@ def _test(worker, job: EvaluateJob, layers, programs, times, progress):
     network = _network(job.model, job.model.chain, job.arch, layers)
     task, settings = worker.tasks[job.model.task], job.config.training
     with _evaluating(times, programs):
-        test = Feed(task.test, settings.share(1 / 2), network.classes)
+        # The images of a training, half of the budget, may still be there, and chunks take a quarter.
+        test = Feed(task.test, settings.share(1 / 4), network.classes)
         with worker._feeds.validation(task, settings) as validation:
             feeds = {'validation': validation, 'test': test}
             return examine(network, feeds, settings, programs)
