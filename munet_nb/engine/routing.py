@@ -51,7 +51,9 @@ def _class_tokens(
     x: Float[Array, 'batch size size 3'],
 ) -> Float32[Array, 'batch width']:
     x = apply_chain(arch, kinds, params, x)
-    x = x if reads_one_token(arch) else mean_patch(x, arch.front)
+    # Before the first block the class token is the same for all images.
+    attends = any(kind_of(kind).place == 'block' for kind in kinds)
+    x = x if attends and reads_one_token(arch) else mean_patch(x, arch.front)
     return x[:, 0].astype(jnp.float32)
 
 
