@@ -156,7 +156,10 @@ def test_facts_are_those_of_the_images():
 @example(minutes=1.0, head=0.005675174661527654, times=4.0, tasks=1, name='demo')
 @example(minutes=5.0, head=0.009494356187324427, times=5.0, tasks=1, name='characters8')
 def test_a_budget_in_minutes_is_met_where_the_time_is_enough(minutes, head, times, tasks, name):
-    "As far as whole numbers of children, segments and batches can meet it."
+    """As far as whole numbers of children, segments and batches can meet it.
+
+    In the examples a segment more or less is a third of the whole.
+    """
     speed = Speed(head, head * times, head / 2, 0.1, 14)
     sizes = [(2000, 300, 300)] * tasks
     config = Config.preset(name)

@@ -109,8 +109,11 @@ with set_mesh(jax.make_mesh((2,), ('x',))):
 program = export.deserialize(open(folder + 'model.stablehlo', 'rb').read())
 assert program.nr_devices == 1
 program.call(load_file(folder + 'model.safetensors'), np.zeros((1, 16, 16, 3), np.uint8))
+images = [colored('a').test[i][0] for i in range(2)]
+system.predict('a', images)
+
 with jax.default_device(jax.devices()[1]):
-    again = system.predict('a', [colored('a').test[i][0] for i in range(2)])
+    again = system.predict('a', images)
     placed = [p for p in jax.live_arrays() if p.devices() == {{jax.devices()[1]}}]
     assert len(placed) > 10, 'the parameters of its layers'
 np.testing.assert_allclose(again[0], predicted[0], atol=1e-6)
@@ -128,16 +131,22 @@ def test_a_mesh_and_a_device_that_the_user_set(tmp_path):
 
 FORK = """
 import os
+import signal
 import sys
 import numpy as np
-from munet_nb import InputError, System
+from munet_nb import InputError, System, load_root
 from munet_nb.engine.programs import shared_programs
 
 system = System.open({path!r})
 image = np.zeros((1, 16, 16), np.uint8)
-system.predict('a', image)
+if {predicts!r}:
+    system.predict('a', image)
+else:
+    load_root('random:Ti1')
 if not os.fork():
-    for ask in (lambda: system.predict('a', image), shared_programs):
+    signal.alarm(60)
+    asked = lambda: system.predict('a', image), lambda: load_root('random:Ti1'), shared_programs
+    for ask in asked:
         try:
             ask()
         except InputError as e:
@@ -150,8 +159,9 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 
 
 @pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='no forks here')
-def test_a_fork_of_a_process_that_used_jax_says_so_instead_of_waiting_for_ever(tmp_path):
+@pytest.mark.parametrize('predicts', [True, False])
+def test_a_fork_of_a_process_that_used_jax_says_so_instead_of_waiting_for_ever(tmp_path, predicts):
     search(tmp_path / 'run', [colored('a')], common_trunks=False)
-    code = FORK.format(path=str(tmp_path / 'run'))
+    code = FORK.format(path=str(tmp_path / 'run'), predicts=predicts)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -249,7 +249,10 @@ def plot_quality(records: Sequence[Mapping]) -> Picture:
     ax.set(xlabel='parameters per task (millions)', ylabel='mean test accuracy (%)')
     ax.set_xlim(left=0)
     ax.grid(alpha=0.3)
-    legend = fig.legend(loc='outside right upper', fontsize=8, frameon=False)
+    ending = _shared_ending(rivals)
+    title = f'rivals: {ending}' if ending else None
+    how = dict(fontsize=8, title_fontsize=8, frameon=False)
+    legend = fig.legend(loc='outside right upper', title=title, **how)
     lines = sum(1 + t.get_text().count('\n') for t in legend.get_texts())
     fig.set_figheight(max(4.6, 0.2 * lines))  # as long as its legend
     return fig

@@ -39,7 +39,8 @@ class ChildInTraining:
     fixed: Fixed
     keeps_momentum: bool  # of the layers that it trains
     fit: Fit  # the values that training changes
-    best: list | None = None  # the trained layers of the best evaluation so far
+    accuracy: float = -1.0  # of the best evaluation so far whose logits were all finite
+    best: list | None = None  # the trained layers then
     momentum: list | None = None  # theirs then, if it is kept
     correct: np.ndarray | None = None  # which validation examples it got right then
     evaluations: list[float] = field(default_factory=list)
@@ -91,9 +92,9 @@ class ChildInTraining:
     ):
         "Take in an evaluation; the best one's parameters are kept."
         accuracy = int(correct.sum()) / len(correct)
-        best = max(self.evaluations, default=-1)
-        better = accuracy > best or keep_latest and accuracy == best
-        if finite and (better or self.best is None):
+        better = accuracy > self.accuracy or keep_latest and accuracy == self.accuracy
+        if finite and better:
+            self.accuracy = accuracy
             self.best = self.fit.params
             self.momentum = self.fit.state if self.keeps_momentum else None
             self.correct = correct

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'CACHE_BYTES', 'use_compilation_cache', 'mesh_of', 'whole_on', 'spread', 'Programs',
-    'jax_settings', 'refuse_fork', 'shared_programs',
+    'jax_settings', 'shared_programs',
 ]
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-002
@@ -22,7 +22,6 @@ import numpy as np
 import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ..checks import InputError
 from ..network.chain import as_usual, default_device, local_devices
 from ..words import count, doing
 
@@ -271,33 +270,11 @@ def jax_settings() -> dict:
 _shared = {}  # settings -> programs: compiled code belongs to the process, as JAX's own does
 
 
-_forked_from = []  # the process that this one was forked from, if that had used JAX
-
-
-def _note_the_fork():
-    if _shared:
-        _forked_from.append(os.getppid())
-
-
-if hasattr(os, 'register_at_fork'):  # Windows has no forks
-    os.register_at_fork(after_in_child=_note_the_fork)
-
-
-def refuse_fork():
-    "Raise InputError in a process that cannot compute: JAX's threads are not copied by a fork."
-    if _forked_from:
-        raise InputError(
-            'this process was forked from one that had used JAX, and would wait for ever: start '
-            "processes by multiprocessing.get_context('spawn') instead"
-        )
-
-
 def shared_programs() -> Programs:
     """The programs of this process under the present settings of JAX, which must have a device.
 
-    Raises InputError as `local_devices` and `refuse_fork`.
+    Raises InputError as `local_devices`.
     """
-    refuse_fork()
     local_devices()
     settings = tuple(jax_settings().values())
     return _shared.get(settings) or _shared.setdefault(settings, Programs())

@@ -142,7 +142,7 @@ class Statistics:
     ) -> Float[np.ndarray, ' images']:  # above 0, at most 1
         "Which share of the task's own images is as far as these, the image itself among them."
         # A little less: of many that are exactly as far, none is nearer.
-        less = distances * (1 - 1e-6)
+        less = np.nextafter(distances * (1 - 1e-6), -np.inf)
         nearer = np.interp(less, self.distances, np.linspace(0, 1, LEVELS))
         return (1 + self.images * (1 - nearer)) / (1 + self.images)
 

@@ -24,10 +24,10 @@ from ..checks import InputError
 from .feeds import padded_pixels
 from .pixels import Pixels, pack, resize, shrink, shrink_factor
 from .predict import Network
-from .programs import Programs, refuse_fork
+from .programs import Programs
 from ..models.pool import Digest
 from ..network.arch import Arch
-from ..network.chain import apply_layer, chain_kinds
+from ..network.chain import apply_layer, chain_kinds, default_device, refuse_fork
 from ..tasks.images import READERS, as_it_looks, decoding, is_path, read_file, to_image
 
 # %% ../../nbs/50_engine/16_together.ipynb #d56bada2
@@ -203,11 +203,12 @@ class Forest:
         self.roots = grow_forest(networks)
         self._arch = next((network.arch for network in networks.values()), None)
         self._precision = precision
-        self._placed = {}  # digest -> parameters on the device
-        self._ready = {}  # what is run, on what shape -> program
+        self._placed = {}  # device, digest -> parameters
+        self._ready = {}  # device, what is run, on what shape -> program
 
     def _run(self, key, fn: Callable, static: tuple, *args):
         "fn(*static, *args), by the program that a short key tells."
+        key = default_device(), *key
         if key not in self._ready:
             self._ready[key] = self.programs.program(fn, static, *args)
         return self._ready[key](*args)
@@ -224,9 +225,10 @@ class Forest:
 
     def run_layer(self, node: Node, x: Float[Array, 'n ...']) -> Float[Array, 'n ...']:
         "What comes out of a layer; class probabilities, if it is the last."
-        if node.digest not in self._placed:
-            self._placed[node.digest] = jax.device_put(node.params)
-        params = self._placed[node.digest]
+        place = default_device(), node.digest
+        if place not in self._placed:
+            self._placed[place] = jax.device_put(node.params, place[0])
+        params = self._placed[place]
         fn = last_layer if node.ends else apply_layer
         return self._run((node, len(x)), fn, (self._arch, node.kind), params, x)
 

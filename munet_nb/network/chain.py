@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'as_usual',
-    'compiled', 'local_devices', 'default_device', 'seed_key', 'fold_key', 'init_layer',
+    'layer_names', 'root_names', 'chain_kinds', 'apply_layer', 'apply_chain', 'refuse_fork',
+    'as_usual', 'compiled', 'local_devices', 'default_device', 'seed_key', 'fold_key', 'init_layer',
     'layer_shapes', 'count_params', 'reference_params', 'layer_flops', 'chain_flops',
     'reference_flops', 'layer_key', 'init_chain', 'resize_posembed',
 ]
@@ -110,37 +110,59 @@ def apply_chain(
         x = apply_layer(arch, kind, layer_params, x)
     return x
 
+# %% ../../nbs/10_network/04_chain.ipynb #4987247e
+_used_by = []  # the process that used JAX first in here
+
+
+def refuse_fork():
+    "Raise InputError in a process that was forked from one that had used JAX."
+    if not _used_by:
+        _used_by.append(os.getpid())
+    if _used_by[0] != os.getpid():
+        raise InputError(
+            'this process was forked from one that had used JAX, and would wait for ever: start '
+            "processes by multiprocessing.get_context('spawn') instead"
+        )
+
 # %% ../../nbs/10_network/04_chain.ipynb #7d01d617
-_SET_MESH = getattr(jax, 'set_mesh', None) or jax.sharding.use_mesh  # the latter in JAX 0.7
+_SET_MESH = getattr(jax, 'set_mesh', None) or jax.sharding.use_mesh  # the latter in JAX 0.7.0
 _NO_MESH = jax.sharding.Mesh(np.empty((), object), ())
 
 
 @contextmanager
 def as_usual() -> Iterator[None]:
-    "JAX as if nobody had told it of a mesh, or not to compile."
+    "JAX as if nobody had told it of a mesh, or not to compile. Not inside of a trace."
     with jax.disable_jit(False), _SET_MESH(_NO_MESH):
         yield
 
 
 def compiled(fn: Callable, **told) -> Callable:
-    "`jax.jit(fn, **told)`, which compiles even under `jax_disable_jit`."
+    "`jax.jit(fn, **told)`, called `as_usual`. Raises InputError as `refuse_fork`."
     program = jax.jit(fn, **told)
 
     @wraps(fn)
     def call(*args):
+        refuse_fork()
         with as_usual():
             return program(*args)
 
     return call
 
 # %% ../../nbs/10_network/04_chain.ipynb #afef1b7e
-def local_devices() -> tuple:
-    "The devices of this process. Raises InputError if JAX can use none, as it may have been told."
+def local_devices(
+    platform: str | None = None,  # the usual one
+) -> tuple:
+    """The devices of this process.
+
+    Raises InputError if JAX can use none, as it may have been told, and as `refuse_fork`.
+    """
+    refuse_fork()
     try:
-        return tuple(jax.local_devices())
+        return tuple(jax.local_devices(backend=platform))
     except (RuntimeError, AssertionError) as e:  # the latter of a platform that it has no part for
         told = os.environ.get('JAX_PLATFORMS', '')
         where = f'JAX_PLATFORMS = {told!r}' if told else 'the platforms of JAX'
+        where = f'jax_default_device = {platform!r}' if platform else where
         reason = ' '.join(str(e).split()) or 'it is not installed'
         raise InputError(f'{where}: there is no device to compute on ({reason})') from None
 
@@ -151,9 +173,7 @@ def default_device() -> jax.Device:
     Raises InputError as `local_devices`.
     """
     told = jax.config.jax_default_device
-    if isinstance(told, jax.Device):
-        return told
-    return jax.local_devices(backend=told)[0] if told else local_devices()[0]
+    return told if isinstance(told, jax.Device) else local_devices(told)[0]
 
 # %% ../../nbs/10_network/04_chain.ipynb #2ff093ff
 _seeded = compiled(jax.random.key)

@@ -85,7 +85,7 @@ def _summed(a, b):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def narrow_product(x, kernel, dtype):
-    "A matrix product of inputs rounded to a type, whose gradients are the same on any number of cores."
+    "A product of matrices rounded to a type; its gradients do not depend on the number of cores."
     return _narrow_forward(x, kernel, dtype)[0]
 
 

@@ -31,7 +31,7 @@ def few_ticks(
         2, integer=whole, min_n_ticks=fewest, steps=[1, 2, 5, 10]
     )
     at = [v for v in places.tick_values(low, high) if low <= v <= high]
-    if whole and len(at) < 2:
+    if whole and len(at) < 2 and math.ceil(low) < math.floor(high):
         at = sorted({math.ceil(low), math.floor(high)})
     axis.set_ticks(at, [f'{100 * v:.6g}%' if share else f'{v:.6g}' for v in at])
 

@@ -121,11 +121,11 @@ def plot_groups(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     height = min(sum(pads[1::2]) + max(0.3 * n, 0.6), 14)
     fig, (ax,) = new_picture(max(width, 4.6), height, theme, pads=pads, handles=handles)
     no_frame(ax)
-    joined = [f'{trunk_name(t.trunk)} by {listed(t.takers)}' for t in trials if t.trunk]
+    joined = [f'{trunk_name(t.trunk)}, for {listed(t.takers)}' for t in trials if t.trunk]
     tried = sum(bool(t.tasks) for t in trials)
     fig.alt = (
-        f"{count(tried, 'trial')} of common trunks for {count(len(columns), 'task')}, by the "
-        f"points of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
+        f"{count(tried, 'trial')} of common trunks for {count(len(columns), 'task')}, "
+        f"by the points of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
     )
     if not n:
         nothing_yet(ax, theme)

@@ -53,8 +53,8 @@ from ..workers.worker import Done
 _ASK_AGAIN = 0.2  # seconds until a thread that waits for its turn asks again
 _NEW_PATHS = ('round', 'config_changed', 'extended')  # records after which tasks go other ways
 _OWN_MU = (
-    'mutation_prob: models of this run have their own (mu), so that from now on only the '
-    'hyperparameters of images move by the new one'
+    'mutation_prob: models of this run have their own (mu); the new one applies to the '
+    'hyperparameters of images only'
 )
 
 

@@ -30,8 +30,8 @@ _CHILDREN = {
     'race_segments': 'segments after which the worse half of those stops, which pays for more '
     'children; one worker trains them all; 0: nobody stops',
     'concurrent_tasks': 'tasks that are worked on at the same time, to keep many workers busy',
-    'mutation_prob': "chance of each possible change of a child's layers and hyperparameters; if "
-    'models have their own, mu, of the hyperparameters of images alone',
+    'mutation_prob': "chance of each possible change of a child's layers and hyperparameters; where "
+    'models have their own, mu, it applies to the hyperparameters of images only',
     'cloning_prob': 'chance of a layer to get a copy that is trained; 0: mutation_prob',
     'adapter_prob': 'chance of a block to get an adapter; 0: mutation_prob',
     'mutate_adapters': 'whether adapters are inserted at all',

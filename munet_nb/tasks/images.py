@@ -149,8 +149,8 @@ def read_file(
 
     Raises InputError if the image is too large, or does not decode.
     """
-    if '://' in str(path) or isinstance(path, str) and path.startswith('data:'):
-        raise InputError(f'{path}: is an address: download the image first')
+    if isinstance(path, str) and '://' in path:
+        raise InputError(f'{path}: is an address; download the image first')
     path = as_path(path, 'image file')
     is_empty = path.is_file() and not path.stat().st_size
     return _read_picture(path, is_empty, read, str(path))

@@ -382,7 +382,7 @@ class WandB:
                 id=self._which.digest[:16],
                 name=self._which.label,
                 resume='allow',
-                dir=str(self._folder.parent),  # W&B reads WANDB_DIR once in a process, and it may change
+                dir=str(self._folder.parent),  # W&B itself reads WANDB_DIR once in a process
                 settings=wandb.Settings(console='off'),
             )
         return self._run

@@ -202,7 +202,7 @@ def _test(worker, job: EvaluateJob, layers, programs, times, progress):
     network = _network(job.model, job.model.chain, job.arch, layers)
     task, settings = worker.tasks[job.model.task], job.config.training
     with _evaluating(times, programs):
-        # The images of a training, half of the budget, may still be there, and chunks take a quarter.
+        # Images of a training may still take half of the budget, and chunks take a quarter.
         test = Feed(task.test, settings.share(1 / 4), network.classes)
         with worker._feeds.validation(task, settings) as validation:
             feeds = {'validation': validation, 'test': test}
