@@ -1,6 +1,5 @@
 "A search and its predictions under what JAX can be told to refuse, or to do otherwise."
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -158,7 +157,6 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-@pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='no forks here')
 @pytest.mark.parametrize('predicts', [True, False])
 def test_a_fork_of_a_process_that_used_jax_says_so_instead_of_waiting_for_ever(tmp_path, predicts):
     search(tmp_path / 'run', [colored('a')], common_trunks=False)

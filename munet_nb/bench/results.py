@@ -175,14 +175,13 @@ def _shared_ending(rivals: Sequence[str]) -> str:
     return endings.pop() if len(endings) == 1 else ''
 
 
-def _draw_markers(ax, table, munet, rivals, colors, warm):
+def _draw_markers(ax, table, munet, rivals, colors, warm, ending):
     marks = {
         m: {'marker': _MARKERS[i % len(_MARKERS)], 'color': colors[i]}
         for i, m in enumerate(rivals)
     }
     for group, color in zip(munet.values(), warm):
         marks |= dict.fromkeys(group, {'marker': 'o', 'color': color})
-    ending = _shared_ending(rivals)
     for m, row in table.iterrows():
         ax.errorbar(
             _millions(row),
@@ -243,13 +242,13 @@ def plot_quality(records: Sequence[Mapping]) -> Picture:
     rivals = [m for m in table.index if not any(m in group for group in munet.values())]
     colors = colormaps['viridis'](np.linspace(0, 0.92, len(rivals)))
     warm = colormaps['YlOrRd_r'](np.linspace(0.2, 0.6, len(munet)))
-    _draw_markers(ax, table, munet, rivals, colors, warm)
+    ending = _shared_ending(rivals)
+    _draw_markers(ax, table, munet, rivals, colors, warm, ending)
     _draw_lines(ax, table, munet, warm)
     _draw_front(ax, table)
     ax.set(xlabel='parameters per task (millions)', ylabel='mean test accuracy (%)')
     ax.set_xlim(left=0)
     ax.grid(alpha=0.3)
-    ending = _shared_ending(rivals)
     title = f'rivals: {ending}' if ending else None
     how = dict(fontsize=8, title_fontsize=8, frameon=False)
     legend = fig.legend(loc='outside right upper', title=title, **how)

@@ -17,7 +17,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from ..checks import InputError
 from .pixels import MAX_PIXELS, Packed, Pixels, pack, shrink, shrink_factor
@@ -173,6 +173,18 @@ def _streamed_chunks(pieces, packs, count: int) -> Iterator[Chunk]:
         labels[:n] = np.where(piece[:n] < 0, -1, packed.labels.reshape(-1, piece.shape[1]))
         yield Chunk(first, n, place, labels, partial(jax.device_put, pixels))
 
+# %% ../../nbs/50_engine/02_feeds.ipynb #7588fa66
+def _factors(shapes: Int[np.ndarray, 'images 3'], image_size: int) -> Int[np.ndarray, ' images']:
+    "By which images are shrunk for models of an image size; 0: for the smallest."
+    return shrink_factor(shapes[:, 0], shapes[:, 1], image_size)
+
+
+def _mean_bytes(shapes: Int[np.ndarray, 'images 3'], image_size: int) -> float:
+    "That an image takes then."
+    height, width, channels = shapes.T
+    factors = _factors(shapes, image_size)
+    return float(np.mean(-(-height // factors) * -(-width // factors) * channels))
+
 # %% ../../nbs/50_engine/02_feeds.ipynb #5f1d20ab
 def _shrunk(split, image_size: int) -> list[tuple]:
     "Of each example of a split the shape, the image shrunk, and the label; threads decode files."
@@ -210,31 +222,23 @@ class Feed:
         self._on = {}  # device -> the resident pixels
         self._shapes = split.shapes  # of all images, or of a sample
         self._factors = None  # by which those are shrunk
-        if (self._factors_at(0) == 1).all():  # what no model has shrunk is read at once
+        if (_factors(self._shapes, 0) == 1).all():  # what no model has shrunk is read at once
             self.prepare(0)
-
-    def _factors_at(self, image_size):
-        return shrink_factor(self._shapes[:, 0], self._shapes[:, 1], image_size)
-
-    def _mean_bytes(self, image_size) -> float:
-        height, width, channels = self._shapes.T
-        factors = self._factors_at(image_size)
-        return float(np.mean(-(-height // factors) * -(-width // factors) * channels))
 
     def prepare(self, image_size: int):
         "Hold the images as models of this image size take them, if they fit the budget."
-        factors = self._factors_at(image_size)
+        factors = _factors(self._shapes, image_size)
         if np.array_equal(factors, self._factors):
             return
         self.resident, self._on, self._factors = None, {}, factors
-        if self._mean_bytes(image_size) * len(self.split) <= self.budget:
+        if _mean_bytes(self._shapes, image_size) * len(self.split) <= self.budget:
             self._read(image_size)
 
     def _read(self, image_size):
         found = _shrunk(self.split, image_size)
         packed = self._pack([(image, label) for _, image, label in found])
         self._shapes = np.array([shape for shape, *_ in found])
-        self._factors = self._factors_at(image_size)
+        self._factors = _factors(self._shapes, image_size)
         self.resident = resident_pixels(packed, self.budget)
         self.labels = packed.labels
 
@@ -258,7 +262,7 @@ class Feed:
         self.prepare(image_size)
         if self.resident is not None:
             return 0
-        return int(2 * self._mean_bytes(image_size))  # room is made for up to twice as many pixels
+        return int(2 * _mean_bytes(self._shapes, image_size))  # room is made for up to twice as many pixels
 
     def _pack(self, examples, channels=0):
         return _checked_pack(examples, channels, self.classes, self.split.where)

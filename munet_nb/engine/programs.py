@@ -206,7 +206,7 @@ class Programs:
     def compile_one(self, key, traced):
         "Lower and compile one traced program, and count it."
         fn, *_, on = key
-        with jax.disable_jit(False):
+        with as_usual():
             program = traced.lower().compile(_OPTIONS.get(on[0].platform))
         with self._lock:
             self.compilations[fn.__name__] += 1
@@ -252,7 +252,7 @@ class Programs:
         on = on or (default_device(),)
         args = _placed(args, on)
         program = self.program(fn, static, *args, on=on)
-        with jax.disable_jit(False):
+        with as_usual():
             return program(*args)
 
 # %% ../../nbs/50_engine/03_programs.ipynb #cell-021

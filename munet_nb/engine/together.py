@@ -27,7 +27,8 @@ from .predict import Network
 from .programs import Programs
 from ..models.pool import Digest
 from ..network.arch import Arch
-from ..network.chain import apply_layer, chain_kinds, default_device, refuse_fork
+from ..network.chain import apply_layer, as_usual, chain_kinds, default_device
+from ..network.chain import refuse_fork
 from ..tasks.images import READERS, as_it_looks, decoding, is_path, read_file, to_image
 
 # %% ../../nbs/50_engine/16_together.ipynb #d56bada2
@@ -225,10 +226,10 @@ class Forest:
 
     def run_layer(self, node: Node, x: Float[Array, 'n ...']) -> Float[Array, 'n ...']:
         "What comes out of a layer; class probabilities, if it is the last."
-        place = default_device(), node.digest
-        if place not in self._placed:
-            self._placed[place] = jax.device_put(node.params, place[0])
-        params = self._placed[place]
+        device = default_device()
+        if (device, node.digest) not in self._placed:
+            self._placed[device, node.digest] = jax.device_put(node.params, device)
+        params = self._placed[device, node.digest]
         fn = last_layer if node.ends else apply_layer
         return self._run((node, len(x)), fn, (self._arch, node.kind), params, x)
 
@@ -265,7 +266,7 @@ def answer(
 ) -> list[dict[str, Float32[np.ndarray, ' classes']]]:
     "Class probabilities by task, of each image for the tasks that are asked about it."
     made = []
-    with jax.disable_jit(False):
+    with as_usual():
         for size, root in forest.roots.items():
             rows = [i for i, asked in enumerate(group) if size in asked.images]
             if rows:

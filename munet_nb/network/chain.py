@@ -115,7 +115,7 @@ _used_by = []  # the process that used JAX first in here
 
 
 def refuse_fork():
-    "Raise InputError in a process that was forked from one that had used JAX."
+    "This process uses JAX: raise InputError if it was forked from one that did."
     if not _used_by:
         _used_by.append(os.getpid())
     if _used_by[0] != os.getpid():

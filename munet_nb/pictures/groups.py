@@ -124,8 +124,9 @@ def plot_groups(records: Sequence[Mapping], theme: Theme = LIGHT) -> Picture:
     joined = [f'{trunk_name(t.trunk)}, for {listed(t.takers)}' for t in trials if t.trunk]
     tried = sum(bool(t.tasks) for t in trials)
     fig.alt = (
-        f"{count(tried, 'trial')} of common trunks for {count(len(columns), 'task')}, "
-        f"by the points of accuracy that they gain. Trained to stay: {listed(joined, joint='; ') or 'none'}."
+        f"{count(tried, 'trial')} of common trunks for {count(len(columns), 'task')}, by the "
+        'points of accuracy that they gain. '
+        f"Trained to stay: {listed(joined, joint='; ') or 'none'}."
     )
     if not n:
         nothing_yet(ax, theme)
